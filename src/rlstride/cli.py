@@ -1,0 +1,332 @@
+"""The command line: each verb parses its flags and calls one function of the library."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from rlstride.errors import RequestError, RlstrideError
+
+# Verbs import what they need when they run: torch, TRL and lm-eval take seconds that `rlstride check` need not wait for.
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns 0 when done, 1 when the work failed, 2 when the request was wrong."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except RlstrideError as error:
+        if options.debug:
+            raise
+        print(f"rlstride {options.verb}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"rlstride {options.verb}: interrupted", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if options.debug:
+            raise
+        print(
+            f"rlstride {options.verb}: {type(error).__name__}: {' '.join(str(error).split())} (--debug shows where)",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="rlstride",
+        description="Train language models with RL, keep the trajectory of their weights, take it apart and predict where it goes.",
+    )
+    parser.add_argument("--version", action="version", version=f"rlstride {version('rlstride')}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    verb = _verb(verbs, "check", _check, "validate a study; print its cells, and the disk and time it will take")
+    verb.add_argument("--study", type=Path, required=True, metavar="FILE")
+
+    verb = _verb(verbs, "pretrain", _pretrain, "make a base: a tiny one from scratch, a published one by copying it")
+    verb.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+    verb.add_argument("--model", required=True, metavar="NAME", help="one of the study's models")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    verb = _verb(verbs, "train", _train, "run one cell's RL and keep its trajectory; an interrupted run resumes")
+    verb.add_argument("--study", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--cell", required=True, metavar="MODEL/ALGORITHM/SEED")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the trajectory's folder")
+    verb.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="optimiser, RNG and data order of an unfinished run (default: DIR/../training)",
+    )
+
+    verb = _verb(verbs, "spectra", _spectra, "norms, singular triplets, ranks and sparsity of every kept update")
+    verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    verb.add_argument(
+        "--rank", default="8", metavar="K|full", help="singular triplets kept for each matrix (default: 8)"
+    )
+    verb.add_argument(
+        "--tolerances", type=_floats, default=None, metavar="T,T", help="tolerances of the sparsity sweep"
+    )
+    verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+    verb = _verb(verbs, "ablate", _ablate, "write edited models of one kept step")
+    verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
+    verb.add_argument("--step", default="last", metavar="N|last")
+    which = verb.add_mutually_exclusive_group(required=True)
+    which.add_argument("--rank", type=int, metavar="K", help="one model: the best rank-K update, written to --out")
+    which.add_argument(
+        "--variants",
+        type=_names,
+        metavar="NAME,NAME",
+        help="several models, such as rank_1,in_scope_full: one folder each in --out",
+    )
+    verb.add_argument(
+        "--rescale",
+        choices=("frobenius", "none"),
+        default="frobenius",
+        help="with --rank: give the edit the full update's norm",
+    )
+    verb.add_argument("--scale", type=float, default=1.0, help="with --rank: a further factor on the update")
+    verb.add_argument(
+        "--scope", choices=("linear",), default="linear", help="which tensors change: the 2-D weights inside the layers"
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    verb = _verb(
+        verbs, "dynamics", _dynamics, "how linear the trajectory is, beside its nulls and held-out future steps"
+    )
+    verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
+    verb.add_argument(
+        "--evaluations",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="accuracy of the kept steps, from rlstride evaluate",
+    )
+    verb.add_argument("--decoding", default="t1.0", metavar="NAME")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+
+    verb = _verb(verbs, "extrapolate", _extrapolate, "predict a later model from a first part of the trajectory")
+    verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
+    verb.add_argument("--method", type=_names, required=True, metavar="NAME[,NAME]")
+    verb.add_argument(
+        "--window", type=_floats, required=True, metavar="W[,W]", help="share of the steps that may be seen, in (0, 1]"
+    )
+    target = verb.add_mutually_exclusive_group()
+    target.add_argument("--target-accuracy", type=float, default=1.0, metavar="A")
+    target.add_argument("--target-step", type=int, metavar="T", help="default: the run's last step")
+    verb.add_argument(
+        "--evaluations", type=Path, metavar="FILE", help="accuracy of the kept steps, for methods that use it"
+    )
+    verb.add_argument("--decoding", default="t1.0", metavar="NAME", help="which of the evaluations' decodings is meant")
+    verb.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the model's folder; with several methods or windows, a folder of them",
+    )
+
+    verb = _verb(verbs, "evaluate", _evaluate, "score models with lm-eval, all in one process")
+    verb.add_argument(
+        "models",
+        nargs="+",
+        metavar="[NAME=]MODEL_DIR|TRAJECTORY",
+        help="a model folder, or a trajectory: the base and all its kept steps",
+    )
+    verb.add_argument("--study", type=Path, metavar="FILE", help="score on a study's task with its decodings")
+    verb.add_argument("--cell", metavar="MODEL/ALGORITHM/SEED", help="labels the rows")
+    verb.add_argument(
+        "--split", choices=("validation", "test"), default="test", help="which of the study task's problems"
+    )
+    verb.add_argument(
+        "--decodings", type=_names, metavar="NAME,NAME", help="some of the study's decodings (default: all)"
+    )
+    verb.add_argument("--tasks", type=_names, metavar="NAME,NAME", help="without --study: any task that lm-eval knows")
+    verb.add_argument("--limit", type=int, metavar="N", help="with --tasks: the first N problems only")
+    verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+
+    verb = _verb(verbs, "collect", _collect, "gather the cells' Parquet files into the study's CSV tables")
+    verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
+    verb.add_argument("--study", type=Path, metavar="FILE", help="only this study's cells (default: every cell found)")
+
+    verb = _verb(verbs, "report", _report, "claims, figures and one HTML page from the study's tables")
+    verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}, after rlstride collect")
+    verb.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="where the headline decoding is named (default: RESULTS_DIR/study.yaml)",
+    )
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+    verb = _verb(verbs, "track", _track, "write the ledgers, tables and figures to MLflow")
+    verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
+    verb.add_argument("--study", type=Path, metavar="FILE", help="default: RESULTS_DIR/study.yaml")
+    verb.add_argument(
+        "--tracking-uri", metavar="URI", help="default: the study's, else sqlite:///RESULTS_DIR/../mlflow.db"
+    )
+    return parser
+
+
+def _verb(
+    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: object, text: str
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _floats(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _names(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected numbers separated by commas, not {text!r}") from error
+
+
+def _check(options: argparse.Namespace) -> None:
+    from rlstride.study.estimate import describe
+    from rlstride.study.load import load_study
+
+    print(describe(load_study(options.study)))
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    from rlstride.study.load import load_study
+    from rlstride.zoo.bases import make_base
+
+    make_base(load_study(options.study), options.model, options.out)
+
+
+def _train(options: argparse.Namespace) -> None:
+    from rlstride.study.load import load_study
+    from rlstride.training.launch import train_cell
+
+    study = load_study(options.study)
+    train_cell(study, study.cell(options.cell), options.out, options.state or options.out.parent / "training")
+
+
+def _spectra(options: argparse.Namespace) -> None:
+    from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
+
+    rank = None if options.rank == "full" else _positive(options.rank, "--rank")
+    write_spectra(
+        options.trajectory,
+        options.out,
+        rank=rank,
+        tolerances=options.tolerances or DEFAULT_TOLERANCES,
+        device=options.device,
+    )
+
+
+def _ablate(options: argparse.Namespace) -> None:
+    from rlstride.study.variants import AblationVariant, parse_ablation
+    from rlstride.surgery.ablate import write_ablations
+    from rlstride.trajectory.store import Trajectory
+
+    trajectory = Trajectory(options.trajectory)
+    step = trajectory.full_last_step if options.step == "last" else _positive(options.step, "--step")
+    if options.variants is None:
+        if options.rank < 1:
+            raise RequestError(f"--rank: expected a whole number from 1, not {options.rank}")
+        variant = AblationVariant(options.out.name, options.rank, options.rescale, scale=options.scale)
+        write_ablations(trajectory, step, {options.out: variant})
+        return
+    try:
+        variants = {options.out / name: parse_ablation(name) for name in options.variants}
+    except ValueError as error:
+        raise RequestError(f"--variants: {error}") from error
+    write_ablations(trajectory, step, variants)
+
+
+def _dynamics(options: argparse.Namespace) -> None:
+    from rlstride.dynamics.table import write_dynamics
+
+    write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding)
+
+
+def _extrapolate(options: argparse.Namespace) -> None:
+    from rlstride.extrapolation.predict import write_predictions
+    from rlstride.study.variants import window_variant
+    from rlstride.trajectory.store import Trajectory
+
+    pairs = [(method, window) for window in options.window for method in options.method]
+    single = len(pairs) == 1
+    folders = {
+        options.out if single else options.out / window_variant(window, method): (method, window)
+        for method, window in pairs
+    }
+    write_predictions(
+        Trajectory(options.trajectory),
+        folders,
+        evaluations=options.evaluations,
+        decoding=options.decoding,
+        target_accuracy=options.target_accuracy,
+        target_step=options.target_step,
+    )
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
+    from rlstride.study.load import load_study
+
+    if (options.study is None) == (options.tasks is None):
+        raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")
+    if options.study is None:
+        score_on_lm_eval_tasks(options.models, options.tasks, options.out, limit=options.limit, device=options.device)
+        return
+    study = load_study(options.study)
+    cell = study.cell(options.cell) if options.cell else None
+    score_on_study(
+        study, cell, options.models, options.split, options.out, decodings=options.decodings, device=options.device
+    )
+
+
+def _collect(options: argparse.Namespace) -> None:
+    from rlstride.report.collect import collect
+    from rlstride.study.load import load_study
+
+    collect(options.results, load_study(options.study) if options.study else None)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from rlstride.report.page import write_report
+    from rlstride.study.load import load_study
+
+    write_report(options.results, load_study(options.study or options.results / "study.yaml"), options.out)
+
+
+def _track(options: argparse.Namespace) -> None:
+    from rlstride.study.load import load_study
+    from rlstride.tracking.mlflow_writer import track
+
+    study = load_study(options.study or options.results / "study.yaml")
+    track(
+        options.results,
+        study,
+        options.tracking_uri
+        or study.spec.tracking.uri
+        or f"sqlite:///{(options.results.parent / 'mlflow.db').resolve()}",
+    )
+
+
+def _positive(text: str, flag: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise RequestError(f"{flag}: expected a whole number from 1, not {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

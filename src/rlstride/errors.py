@@ -1,0 +1,19 @@
+"""The two ways in which a verb can fail, and their exit statuses."""
+
+
+class RlstrideError(Exception):
+    """Base of the errors that are shown to a person as one sentence."""
+
+    exit_status = 1
+
+
+class WorkError(RlstrideError):
+    """The request was sound, but the work failed (exit status 1)."""
+
+    exit_status = 1
+
+
+class RequestError(RlstrideError):
+    """The request itself was wrong: a file, a key, a name or a number (exit status 2)."""
+
+    exit_status = 2

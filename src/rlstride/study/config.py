@@ -1,0 +1,234 @@
+"""What a study is made of, key by key: the one description behind validation, docs and config/schema.json."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from rlstride.study.variants import parse_ablation
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Window = Annotated[float, Field(gt=0, le=1)]
+
+
+class Strict(BaseModel):
+    """A section in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---- catalogues: config/tasks.yaml, models.yaml, algorithms.yaml ------------------------------------------------------
+
+
+class ChainMixture(Strict):
+    """Shares of the solution formats in the text that a tiny base is pretrained on."""
+
+    careful: Share = Field(description="Traces that are right.")
+    careless: Share = Field(description="Traces that read every minus as plus: a systematic mistake.")
+    guess: Share = Field(description="Answers without a trace.")
+    informed: Share = Field(description="Share of the guesses that state the right answer; the others are random.")
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> "ChainMixture":
+        if abs(self.careful + self.careless + self.guess - 1) > 1e-9:
+            raise ValueError("careful, careless and guess must sum to 1")
+        return self
+
+
+class ChainSpec(Strict):
+    """Chain arithmetic: digits added and subtracted modulo 10."""
+
+    kind: Literal["chain"] = Field(description="The problem generator.")
+    min_digits: int = Field(ge=2, description="Digits in the shortest chain.")
+    max_digits: int = Field(ge=2, description="Digits in the longest chain.")
+    minus: Share = Field(description="Share of the operators that are minus.")
+    mixture: ChainMixture = Field(description="The pretraining mixture of solution formats.")
+
+
+class Pretraining(Strict):
+    """How a tiny base is trained from scratch: constant rate to a target accuracy, then a cool-down."""
+
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW (betas 0.9, 0.95).")
+    batch_size: int = Field(default=128, ge=1, description="Sequences in a step.")
+    warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
+    cooldown_steps: int = Field(default=100, ge=1, description="Steps of linear decay to zero after the target is met.")
+    max_steps: int = Field(
+        ge=1, description="Cap on the steps, cool-down included; a base that misses its target by then is an error."
+    )
+    target_accuracy: Share = Field(description="Validation accuracy at temperature 1 at which the cool-down starts.")
+    check_every: int = Field(default=50, ge=1, description="Steps between two looks at the validation accuracy.")
+    seed: int = Field(default=0, description="Seed of weights, data and sampling.")
+
+
+class TinyModel(Strict):
+    """A base that is built from its family's transformers class and pretrained here."""
+
+    model_type: Name = Field(description="A transformers model type, such as qwen3 or llama.")
+    stands_for: str = Field(description="The published model that this one takes the place of.")
+    architecture: dict[str, Any] = Field(description="Arguments of the family's configuration class.")
+    pretraining: Pretraining = Field(description="How it is trained from scratch.")
+
+
+class PublishedModel(Strict):
+    """A base that already exists: a folder, or a repository on the Hugging Face hub."""
+
+    source: str = Field(description="Path of a Hugging Face folder, or org/name on the hub.")
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit on the hub; the default branch if left out."
+    )
+
+
+class Algorithm(Strict):
+    """A trainer and its hyper-parameters."""
+
+    trainer: Literal["grpo", "rloo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    learning_rate: float = Field(ge=0, description="AdamW's rate; 0 makes a frozen control.")
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base.")
+    epsilon: float = Field(default=0.2, gt=0, description="Clip range of the importance ratio.")
+    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up of the rate.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+
+
+# ---- the study -------------------------------------------------------------------------------------------------------
+
+
+class Training(Strict):
+    """The part of RL that all algorithms of a study share."""
+
+    steps: int = Field(ge=1, description="Optimiser steps of each run.")
+    keep_every: int = Field(
+        default=2, ge=1, description="Steps between two kept checkpoints; the last step is always kept."
+    )
+    problems_per_step: int = Field(default=16, ge=1, description="Distinct prompts in a step.")
+    completions_per_problem: int = Field(default=8, ge=2, description="Rollouts of each prompt.")
+    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature of the rollouts.")
+
+
+class SpectraSpec(Strict):
+    """What is measured of every kept update."""
+
+    rank: int = Field(default=8, ge=1, description="Singular triplets kept for each matrix.")
+    tolerances: list[float] = Field(
+        default=[0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4],
+        description="Tolerances of the sparsity sweep: |change| <= tolerance counts as unchanged.",
+    )
+
+
+class Ablation(Strict):
+    """The edited models of each run's last step."""
+
+    variants: list[str] = Field(
+        default=["in_scope_full", "rank_1", "rank_2", "rank_4", "rank_8", "rank_1_unscaled", "rank_1_random"],
+        description="in_scope_full, rank_K, rank_K_unscaled (no norm rescaling), rank_K_random (random vectors of equal norm).",
+    )
+
+    @model_validator(mode="after")
+    def _variants_parse(self) -> "Ablation":
+        for variant in self.variants:
+            parse_ablation(variant)
+        return self
+
+
+class Extrapolation(Strict):
+    """The models predicted from a first part of each run."""
+
+    methods: list[Literal["last", "linear", "alpharl"]] = Field(
+        default=["last", "linear", "alpharl"], description="Names in the registry of rlstride.extrapolation."
+    )
+    windows: list[Window] = Field(
+        default=[0.2, 0.4], description="Shares of the steps that a method may see, in (0, 1]."
+    )
+    target_accuracy: Share = Field(default=1.0, description="The raw accuracy that AlphaRL extrapolates to.")
+
+
+class Decoding(Strict):
+    """How completions are drawn when a model is scored."""
+
+    temperature: float = Field(ge=0, description="0 decodes greedily.")
+    samples: int = Field(default=1, ge=1, description="Completions for each problem; accuracy is their mean (avg@n).")
+
+    @model_validator(mode="after")
+    def _greedy_draws_once(self) -> "Decoding":
+        if self.temperature == 0 and self.samples != 1:
+            raise ValueError("greedy decoding (temperature 0) always gives the same completion: samples must be 1")
+        return self
+
+
+class Evaluation(Strict):
+    """The benchmark of every model."""
+
+    headline: str = Field(default="t1.0", description="The decoding that claims are read at.")
+    decodings: dict[Name, Decoding] = Field(
+        default={
+            "t1.0": Decoding(temperature=1.0, samples=4),
+            "t0.6": Decoding(temperature=0.6, samples=4),
+            "greedy": Decoding(temperature=0),
+        },
+        description="Named decodings; every variant is scored at each.",
+    )
+    test_problems: int = Field(default=512, ge=1, description="Problems that results are reported on.")
+    validation_problems: int = Field(
+        default=256, ge=1, description="Problems that methods may look at: never those reported on."
+    )
+
+    @model_validator(mode="after")
+    def _headline_exists(self) -> "Evaluation":
+        if self.headline not in self.decodings:
+            raise ValueError(f"headline {self.headline!r} is not one of the decodings: {', '.join(self.decodings)}")
+        return self
+
+
+class Tracking(Strict):
+    """Where the ledgers are logged to."""
+
+    uri: str | None = Field(
+        default=None, description="An MLflow tracking URI; a SQLite file in the results folder if left out."
+    )
+
+
+class Definitions(Strict):
+    """Tasks, models and algorithms that a study defines itself, before those of the catalogues."""
+
+    tasks: dict[Name, ChainSpec] = Field(default={}, description="As in tasks.yaml.")
+    models: dict[Name, TinyModel | PublishedModel] = Field(default={}, description="As in models.yaml.")
+    algorithms: dict[Name, Algorithm] = Field(default={}, description="As in algorithms.yaml.")
+
+
+class StudyFile(Strict):
+    """A study as its YAML file states it."""
+
+    name: Name = Field(description="Names the results folder and the MLflow experiment.")
+    task: Name = Field(description="The task that RL trains on; a name in tasks.yaml.")
+    models: list[Name] = Field(min_length=1, description="Bases; names in models.yaml.")
+    algorithms: list[Name] = Field(min_length=1, description="RL algorithms; names in algorithms.yaml.")
+    controls: list[Name] = Field(
+        default=["frozen"], description="Controls trained alongside; names in algorithms.yaml."
+    )
+    sweep: dict[Name, dict[str, list[Any]]] = Field(
+        default={},
+        description="For an algorithm, values of its hyper-parameters: each combination becomes an algorithm of its own, such as grpo-lr3e-4.",
+    )
+    seeds: list[int] = Field(default=[0], min_length=1, description="Seeds of the RL runs.")
+    training: Training = Field(description="The part of RL that all algorithms share.")
+    spectra: SpectraSpec = Field(default=SpectraSpec(), description="What is measured of every kept update.")
+    ablation: Ablation = Field(default=Ablation(), description="The edited models of each run's last step.")
+    extrapolation: Extrapolation = Field(
+        default=Extrapolation(), description="The models predicted from a first part of each run."
+    )
+    evaluation: Evaluation = Field(default=Evaluation(), description="The benchmark of every model.")
+    tracking: Tracking = Field(default=Tracking(), description="Where the ledgers are logged to.")
+    define: Definitions = Field(default=Definitions(), description="Tasks, models and algorithms of this study's own.")
+    results: str = Field(default="results", description="Folder that everything is written to.")
+    device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where models run.")
+
+
+class ModelsFile(RootModel[dict[Name, TinyModel | PublishedModel]]):
+    """models.yaml: bases by name."""
+
+
+class AlgorithmsFile(RootModel[dict[Name, Algorithm]]):
+    """algorithms.yaml: algorithms and controls by name."""
+
+
+class TasksFile(RootModel[dict[Name, ChainSpec]]):
+    """tasks.yaml: tasks by name."""

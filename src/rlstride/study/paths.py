@@ -1,0 +1,83 @@
+"""Where everything of a study lies. Snakemake's rules and the verbs read their paths from here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlstride.study.load import Cell, Study, digest
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """results/{study}/..."""
+
+    root: Path
+
+    @property
+    def tables(self) -> Path:
+        return self.root / "tables"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report"
+
+    def cell(self, cell: Cell) -> "CellPaths":
+        return CellPaths(self.root / cell.model / cell.algorithm / f"seed{cell.seed}")
+
+
+@dataclass(frozen=True)
+class CellPaths:
+    """results/{study}/{model}/{algorithm}/seed{n}/..."""
+
+    root: Path
+
+    @property
+    def trajectory(self) -> Path:
+        return self.root / "trajectory"
+
+    @property
+    def manifest(self) -> Path:
+        return self.trajectory / "manifest.json"
+
+    @property
+    def training_state(self) -> Path:
+        """Optimiser, RNG and data order of an unfinished run: never a declared output, so a failed job keeps it."""
+        return self.root / "training"
+
+    @property
+    def spectra(self) -> Path:
+        return self.root / "spectra.parquet"
+
+    @property
+    def models(self) -> Path:
+        """Edited and extrapolated models, one HF folder for each variant."""
+        return self.root / "models"
+
+    @property
+    def validation(self) -> Path:
+        """Accuracy of the kept steps on validation problems: all that methods may look at."""
+        return self.root / "validation.parquet"
+
+    @property
+    def accuracy(self) -> Path:
+        """Accuracy of every variant on test problems."""
+        return self.root / "accuracy.parquet"
+
+    @property
+    def dynamics(self) -> Path:
+        return self.root / "dynamics.parquet"
+
+    @property
+    def ledger(self) -> Path:
+        """One JSONL file for each stage, so that parallel jobs never write to the same file."""
+        return self.root / "ledger"
+
+
+def study_paths(study: Study) -> StudyPaths:
+    """The folders of a study."""
+    return StudyPaths(Path(study.spec.results) / study.spec.name)
+
+
+def base_folder(study: Study, model: str) -> Path:
+    """Where a model's base lies. Bases are shared by studies, and named by the hash of all that they are made from."""
+    made_from = {"model": study.models[model].model_dump(mode="json"), "task": study.task.model_dump(mode="json")}
+    return Path(study.spec.results) / "bases" / f"{model}-{digest(made_from)}"

@@ -1,0 +1,46 @@
+"""What a study will make, known before anything runs: the kept steps of its runs, and the models predicted from them."""
+
+from dataclasses import dataclass
+
+from rlstride.study.config import StudyFile, Training
+from rlstride.study.variants import window_variant
+
+# Fewest kept steps in a window that a method can work with; any other method needs one.
+MINIMUM_STEPS = {"alpharl": 3}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A model that a method predicts from a window of a run."""
+
+    variant: str
+    method: str
+    window: float
+    step: int  # the window's last kept step
+
+
+def kept_steps(training: Training) -> list[int]:
+    """The steps that a run keeps, ascending: every ``keep_every``-th and the last; the base (0) is not among them."""
+    return sorted({*range(training.keep_every, training.steps + 1, training.keep_every), training.steps})
+
+
+def window_steps(training: Training, window: float) -> list[int]:
+    """The kept steps t with t <= window * (last step)."""
+    # The tiny term keeps 0.3 * 10 (2.9999...) from losing step 3.
+    return [step for step in kept_steps(training) if step <= int(window * training.steps + 1e-9)]
+
+
+def step_folder(step: int) -> str:
+    """The name of a kept step's folder in a trajectory that `rlstride train` writes."""
+    return f"step_{step:06d}"
+
+
+def predictions(spec: StudyFile) -> list[Prediction]:
+    """The predicted models of each run, window by window; a method that needs more kept steps than a window has is left out."""
+    found = []
+    for window in spec.extrapolation.windows:
+        steps = window_steps(spec.training, window)
+        for method in spec.extrapolation.methods:
+            if len(steps) >= MINIMUM_STEPS.get(method, 1):
+                found.append(Prediction(window_variant(window, method), method, window, steps[-1]))
+    return found

@@ -1,0 +1,96 @@
+"""What every task offers, and how its problems are split.
+
+A problem belongs to exactly one split, decided by a hash of its prompt. Pretraining, RL and evaluation all
+draw from here, so no test problem can be seen in training, whatever the seeds.
+"""
+
+import hashlib
+import random
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+# Shares of the problem space in per cent. Training gets most: RL and pretraining draw from it without end.
+_UPPER_BOUNDS: dict[Split, int] = {"train": 80, "validation": 90, "test": 100}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A prompt as the model reads it, and the answer that the verifier expects."""
+
+    prompt: str
+    answer: str
+
+
+class Task(Protocol):
+    """A family of problems with a verifier. Implementations live in one module each."""
+
+    @property
+    def name(self) -> str:
+        """The task's name in tables."""
+        ...
+
+    @property
+    def alphabet(self) -> str:
+        """Every character that prompts and completions are made of."""
+        ...
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt."""
+        ...
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Tokens of the longest completion, the end-of-sequence token included."""
+        ...
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Names of the solution formats in the pretraining mixture."""
+        ...
+
+    def draw(self, rng: random.Random) -> Problem:
+        """A problem of any split."""
+        ...
+
+    def demonstrate(self, problem: Problem, rng: random.Random) -> str:
+        """A completion in a solution format drawn from the pretraining mixture."""
+        ...
+
+    def format_of(self, completion: str) -> str:
+        """The solution format that a completion is written in, or ``"other"``."""
+        ...
+
+    def extract_answer(self, completion: str) -> str | None:
+        """The final answer stated in a completion, or None where it states none."""
+        ...
+
+    def verify(self, problem: Problem, completion: str) -> bool:
+        """Whether the completion solves the problem: the reward of RL and the score of the benchmark."""
+        ...
+
+
+def split_of(prompt: str) -> Split:
+    """The one split that a prompt belongs to."""
+    bucket = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % 100
+    return next(split for split in SPLITS if bucket < _UPPER_BOUNDS[split])
+
+
+def draw_problem(task: Task, split: Split, rng: random.Random) -> Problem:
+    """One problem of the given split."""
+    while True:
+        problem = task.draw(rng)
+        if split_of(problem.prompt) == split:
+            return problem
+
+
+def draw_problems(task: Task, split: Split, count: int, seed: int) -> list[Problem]:
+    """``count`` distinct problems of a split; the same ones for the same seed."""
+    rng = random.Random(f"{task.name}/{split}/{seed}")
+    problems: dict[str, Problem] = {}
+    while len(problems) < count:
+        problem = draw_problem(task, split, rng)
+        problems.setdefault(problem.prompt, problem)
+    return list(problems.values())

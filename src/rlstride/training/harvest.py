@@ -1,0 +1,66 @@
+"""The callback that keeps a run's trajectory, for any trainer built on transformers' Trainer."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlstride.trajectory.files import write_text
+from rlstride.trajectory.writer import TrajectoryWriter
+
+COMPLETE_MARKER = "complete"
+
+
+class HarvestCallback(TrainerCallback):
+    """Writes the weights of every ``keep_every``-th step, and of the last one, into a trajectory store.
+
+    It also times each step (the key ``seconds`` in the trainer's log history, without the time spent on keeping weights), and
+    marks each of the trainer's own checkpoints as complete once all of its files are written, so that a half-written one is
+    never resumed from. Weights are kept before the trainer saves its checkpoint: a resumed run may write a step again, and
+    never misses one.
+    """
+
+    def __init__(self, folder: Path, keep_every: int) -> None:
+        self.writer = TrajectoryWriter(folder)
+        self.keep_every = keep_every
+        self.harvest_seconds = 0.0
+        self._began = time.perf_counter()
+        self._step_seconds = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        *,
+        model: PreTrainedModel,
+        **kwargs: Any,
+    ) -> None:
+        ended = time.perf_counter()
+        self._step_seconds = ended - self._began
+        is_due = state.global_step % self.keep_every == 0 or state.global_step >= state.max_steps
+        if is_due and state.is_world_process_zero:
+            self.writer.keep(state.global_step, model)
+            self.harvest_seconds += time.perf_counter() - ended
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        # The history is saved with the trainer's checkpoints, so the times of the steps before an interruption are not lost.
+        if "reward" in state.log_history[-1]:
+            state.log_history[-1]["seconds"] = self._step_seconds
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        assert args.output_dir is not None
+        if state.is_world_process_zero:
+            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_MARKER, "")
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The trainer's latest checkpoint whose files are all there, or None."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
+    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)

@@ -1,0 +1,16 @@
+"""RLOO (Back to Basics, arXiv 2402.14740, eq. 6 to 8) as TRL expresses it."""
+
+from transformers import Trainer
+from trl import RLOOConfig, RLOOTrainer
+
+from rlstride.training.run import Run, problem_dataset, trainer_arguments, verifier_reward
+
+
+def build(run: Run) -> Trainer:
+    """Each completion's baseline is the mean reward of the others in its group; the KL divergence is part of the reward."""
+    return RLOOTrainer(
+        model=str(run.base_folder),
+        reward_funcs=verifier_reward(run.task),
+        args=RLOOConfig(**trainer_arguments(run)),
+        train_dataset=problem_dataset(run),
+    )

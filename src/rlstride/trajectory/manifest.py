@@ -1,0 +1,96 @@
+"""The manifest of a trajectory: what was kept, what it came from, and what it cost."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rlstride.errors import RequestError
+from rlstride.trajectory.files import write_text
+
+FORMAT_VERSION = 1
+_LIBRARIES = ("rlstride", "torch", "transformers", "trl", "accelerate", "safetensors", "tokenizers")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class BaseRecord(_Section):
+    """The model that the trajectory starts from, as step 0."""
+
+    name: str
+    path: str  # relative to the manifest's folder, so that results can be moved
+    sha256: dict[str, str]  # digest of each weight file
+
+
+class StepRecord(_Section):
+    """One kept checkpoint."""
+
+    step: int
+    folder: str  # relative to the manifest's folder
+    sha256: dict[str, str]  # digest of each weight file
+    dtype: str
+    reward: float | None = None  # mean reward of this step's rollouts
+    tokens: int | None = None  # completion tokens sampled since step 0
+    seconds: float | None = None  # wall-clock seconds of training since step 0
+
+
+class TrainingRecord(_Section):
+    """One optimiser step, kept or not."""
+
+    step: int
+    reward: float
+    tokens: int  # completion tokens sampled in this step
+    seconds: float  # wall-clock seconds of this step
+
+
+class Manifest(_Section):
+    """manifest.json: written last, so a trajectory that has one is whole."""
+
+    format_version: int = FORMAT_VERSION
+    base: BaseRecord
+    algorithm: str
+    seed: int
+    config_hash: str
+    steps: list[StepRecord]
+    training: list[TrainingRecord] = []
+    libraries: dict[str, str] = {}
+
+    def write(self, folder: Path) -> None:
+        """Writes manifest.json into a trajectory's folder, whole or not at all."""
+        write_text(folder / "manifest.json", self.model_dump_json(indent=1) + "\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a trajectory's folder.
+
+    Raises:
+        RequestError: there is none, it is damaged, or a newer rlstride wrote it.
+    """
+    path = folder / "manifest.json"
+    try:
+        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RequestError(
+            f"{folder}: no manifest.json here; expected a finished trajectory (rlstride train or rlstride ingest makes one)"
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RequestError(f"{path}: damaged manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    if manifest.format_version > FORMAT_VERSION:
+        raise RequestError(
+            f"{path}: format {manifest.format_version} was written by a newer rlstride; this one reads up to {FORMAT_VERSION}"
+        )
+    return manifest
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide what a run's weights are."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,65 @@
+"""A trajectory as its readers see it: the base, the kept steps, and windows that refuse to look ahead."""
+
+from pathlib import Path
+
+from rlstride.errors import RequestError
+from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
+from rlstride.trajectory.sources import HFFolder, TensorSource
+
+
+class Trajectory:
+    """The base (step 0) and the kept steps of one run, read lazily.
+
+    Attributes:
+        folder: where manifest.json lies.
+        manifest: the whole manifest.
+        steps: the kept steps that may be read, ascending; the base (0) is not among them.
+        full_last_step: the last step of the whole run, even where only a window of it may be read.
+    """
+
+    def __init__(self, folder: str | Path, *, limit: int | None = None) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder)
+        records = sorted(self.manifest.steps, key=lambda record: record.step)
+        if not records:
+            raise RequestError(f"{self.folder}: the manifest lists no kept step")
+        self.full_last_step = records[-1].step
+        self._limit = self.full_last_step if limit is None else limit
+        self._records = {record.step: record for record in records if record.step <= self._limit}
+        self.steps = list(self._records)
+
+    @property
+    def base_folder(self) -> Path:
+        """The base's Hugging Face folder."""
+        return (self.folder / self.manifest.base.path).resolve()
+
+    def window(self, share: float) -> "Trajectory":
+        """The trajectory's first part: kept steps t with t <= share * (last step). Later steps cannot be read through it.
+
+        Raises:
+            RequestError: ``share`` is not in (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise RequestError(f"a window is a share of the steps in (0, 1], not {share:g}")
+        # The tiny term keeps 0.3 * 10 (2.9999...) from losing step 3.
+        return Trajectory(self.folder, limit=int(share * self.full_last_step + 1e-9))
+
+    def record(self, step: int) -> StepRecord:
+        """The manifest's entry of a kept step.
+
+        Raises:
+            RequestError: the step was not kept, or lies beyond this window.
+        """
+        if step > self._limit:
+            raise RequestError(f"{self.folder}: step {step} lies beyond the window, which ends at step {self._limit}")
+        if step not in self._records:
+            raise RequestError(f"{self.folder}: step {step} was not kept; kept: {', '.join(map(str, self.steps))}")
+        return self._records[step]
+
+    def model_folder(self, step: int) -> Path:
+        """The Hugging Face folder of a kept step; 0 is the base."""
+        return self.base_folder if step == 0 else self.folder / self.record(step).folder
+
+    def source(self, step: int) -> TensorSource:
+        """The tensors of a kept step; 0 is the base."""
+        return HFFolder(self.model_folder(step))

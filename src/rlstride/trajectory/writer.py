@@ -1,0 +1,87 @@
+"""Writes a trajectory so that a kill at any moment loses at most the step in hand."""
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from rlstride.trajectory.files import atomic_folder, sha256
+from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
+
+_RECORD = "step.json"
+
+
+class TrajectoryWriter:
+    """Keeps checkpoints of one run. Each step's folder appears whole or not at all; the manifest comes last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, step: int, model: PreTrainedModel) -> StepRecord:
+        """Writes the model's weights as a kept step, in place of an earlier attempt at the same step."""
+        name = f"step_{step:06d}"
+        with atomic_folder(self.folder / name) as partial:
+            model.save_pretrained(partial)
+            dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+            record = StepRecord(step=step, folder=name, sha256=weight_digests(partial), dtype=dtype)
+            (partial / _RECORD).write_text(record.model_dump_json(indent=1) + "\n")
+        return record
+
+    def kept(self) -> list[StepRecord]:
+        """The steps kept so far, ascending; a folder without a whole record is passed over."""
+        records = []
+        for path in sorted(self.folder.glob(f"step_*/{_RECORD}")):
+            try:
+                records.append(StepRecord.model_validate_json(path.read_text()))
+            except ValidationError:
+                continue
+        return sorted(records, key=lambda record: record.step)
+
+    def finish(
+        self,
+        base_name: str,
+        base_folder: Path,
+        *,
+        algorithm: str,
+        seed: int,
+        config_hash: str,
+        training: list[TrainingRecord],
+        last_step: int,
+    ) -> Manifest:
+        """Writes the manifest over every step kept up to ``last_step``: the trajectory is whole from here on.
+
+        Args:
+            training: every optimiser step, from which kept steps get their reward, tokens and seconds.
+        """
+        base = BaseRecord(
+            name=base_name,
+            path=os.path.relpath(base_folder.resolve(), self.folder.resolve()),
+            sha256=weight_digests(base_folder),
+        )
+        manifest = Manifest(
+            base=base,
+            algorithm=algorithm,
+            seed=seed,
+            config_hash=config_hash,
+            steps=[_with_costs(record, training) for record in self.kept() if record.step <= last_step],
+            training=training,
+            libraries=library_versions(),
+        )
+        manifest.write(self.folder)
+        return manifest
+
+
+def _with_costs(record: StepRecord, training: list[TrainingRecord]) -> StepRecord:
+    """The record with its step's reward, and with the tokens and seconds from step 0 up to it."""
+    until = [entry for entry in training if entry.step <= record.step]
+    if not until or until[-1].step != record.step:
+        return record
+    tokens, seconds = sum(entry.tokens for entry in until), sum(entry.seconds for entry in until)
+    return record.model_copy(update={"reward": until[-1].reward, "tokens": tokens, "seconds": round(seconds, 4)})
+
+
+def weight_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each safetensors file in a folder."""
+    return {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}

@@ -1,0 +1,142 @@
+"""Pretraining of a tiny base on the task's mixture of solution formats, to a target accuracy with a cap on steps."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from rlstride.study.config import Pretraining
+from rlstride.tasks.problems import Problem, Task, draw_problem, draw_problems
+
+_VALIDATION_PROBLEMS = 512
+_IGNORED = -100  # the label that transformers' loss leaves out
+
+
+@dataclass(frozen=True)
+class PretrainingReport:
+    """How the pretraining of a base went."""
+
+    steps: int
+    seconds: float
+    loss: float  # mean cross-entropy per completion token over the last check interval, in nats
+    accuracy: float  # validation accuracy at temperature 1 of the finished base
+    reached_target: bool
+
+    def as_dict(self) -> dict[str, float | int | bool]:
+        return asdict(self)
+
+
+def learning_rate_factor(step: int, warmup_steps: int, cooldown_start: int | None, cooldown_steps: int) -> float:
+    """The share of the peak rate at a step: linear warm-up, constant, then linear decay from ``cooldown_start`` on."""
+    warmup = min(1.0, (step + 1) / max(warmup_steps, 1))
+    if cooldown_start is None:
+        return warmup
+    return warmup * max(0.0, 1 - (step - cooldown_start) / cooldown_steps)
+
+
+def encode_batch(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels of (prompt, completion) pairs, padded on the right, without a mask.
+
+    Padding needs no mask on the right: no real token attends to what follows it, and the labels leave it out.
+
+    Returns:
+        ids (B, T) and labels (B, T), with prompt and padding positions of the labels ignored.
+    """
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
+    completions = tokenizer([completion for _, completion in pairs])["input_ids"]
+    rows = [prompt + completion + [eos] for prompt, completion in zip(prompts, completions, strict=True)]
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])  # (B, T)
+    labels = ids.clone()
+    for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        labels[index, : len(prompt)] = _IGNORED
+        labels[index, len(row) :] = _IGNORED
+    return ids, labels
+
+
+@torch.no_grad()
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: list[Problem],
+    max_new_tokens: int,
+    temperature: float,
+) -> list[str]:
+    """One completion for each problem; temperature 0 decodes greedily. Samples come from torch's global generator."""
+    batch = tokenizer(
+        [problem.prompt for problem in problems], return_tensors="pt", padding=True, return_token_type_ids=False
+    )
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature
+        else {"do_sample": False}
+    )
+    ids = model.generate(**batch.to(model.device), max_new_tokens=max_new_tokens, **sampling)
+    completions: list[str] = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    return completions
+
+
+def accuracy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task, problems: list[Problem], temperature: float
+) -> float:
+    """Share of the problems that one completion each solves."""
+    completions = sample_completions(model, tokenizer, problems, task.max_completion_tokens, temperature)
+    return sum(task.verify(problem, text) for problem, text in zip(problems, completions, strict=True)) / len(problems)
+
+
+def pretrain(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    recipe: Pretraining,
+    on_check: Callable[[int, float, float], None] = lambda step, loss, accuracy: None,
+) -> PretrainingReport:
+    """Trains ``model`` in place on demonstrations of training problems.
+
+    The rate is constant until the validation accuracy at temperature 1 reaches the target, then falls to zero over the cool-down.
+
+    Args:
+        on_check: called with (step, mean loss, validation accuracy) at every look.
+    """
+    started = time.monotonic()
+    rng = random.Random(f"pretrain/{task.name}/{recipe.seed}")
+    torch.manual_seed(recipe.seed)
+    validation = draw_problems(task, "validation", _VALIDATION_PROBLEMS, seed=recipe.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
+    cooldown_start: int | None = None
+    last_step = recipe.max_steps
+    losses: list[float] = []
+    reached = False
+    step = 0
+    while step < last_step:
+        factor = learning_rate_factor(step, recipe.warmup_steps, cooldown_start, recipe.cooldown_steps)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * factor
+        model.train()
+        problems = [draw_problem(task, "train", rng) for _ in range(recipe.batch_size)]
+        ids, labels = encode_batch(
+            tokenizer, [(problem.prompt, task.demonstrate(problem, rng)) for problem in problems]
+        )
+        loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        step += 1
+        if step % recipe.check_every == 0 and cooldown_start is None:
+            model.eval()
+            measured = accuracy(model, tokenizer, task, validation, temperature=1.0)
+            on_check(step, sum(losses[-recipe.check_every :]) / len(losses[-recipe.check_every :]), measured)
+            if measured >= recipe.target_accuracy:
+                reached, cooldown_start, last_step = True, step, min(step + recipe.cooldown_steps, recipe.max_steps)
+            elif step + recipe.cooldown_steps >= recipe.max_steps:
+                cooldown_start = step
+    model.eval()
+    final = accuracy(model, tokenizer, task, validation, temperature=1.0)
+    recent = losses[-recipe.check_every :]
+    return PretrainingReport(step, time.monotonic() - started, sum(recent) / len(recent), final, reached)

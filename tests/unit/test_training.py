@@ -1,0 +1,141 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlstride.errors import RequestError
+from rlstride.study.load import load_study
+from rlstride.study.paths import base_folder
+from rlstride.tasks import build_task
+from rlstride.training.launch import train_cell, training_records
+from rlstride.training.run import verifier_reward
+from rlstride.trajectory.manifest import read_manifest
+from rlstride.zoo.bases import make_base
+from rlstride.zoo.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str) -> Path:
+    """A study of a few steps on a random model, which reaches the pipeline as a published one does: from a folder."""
+    root = tmp_path_factory.mktemp("study")
+    task = build_task("chain", load_study(default_study_file).task)
+    tokenizer = build_tokenizer(task.alphabet)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        head_dim=8,
+        initializer_range=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(root / "published")
+    tokenizer.save_pretrained(root / "published")
+    study = {
+        "name": "few-steps",
+        "task": "chain",
+        "models": ["random"],
+        "algorithms": ["grpo", "rloo"],
+        "training": {"steps": 10, "keep_every": 2, "problems_per_step": 4, "completions_per_problem": 4},
+        "results": str(root / "results"),
+        "define": {
+            "models": {"random": {"source": str(root / "published")}},
+            "tasks": {"chain": load_study(default_study_file).task.model_dump()},
+            "algorithms": {
+                name: {"trainer": trainer, "learning_rate": rate}
+                for name, trainer, rate in [("grpo", "grpo", 1e-3), ("rloo", "rloo", 1e-3), ("frozen", "grpo", 0.0)]
+            },
+        },
+    }
+    file = root / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    loaded = load_study(file)
+    make_base(loaded, "random", base_folder(loaded, "random"))
+    return file
+
+
+def digests(trajectory: Path) -> dict[int, dict[str, str]]:
+    return {record.step: record.sha256 for record in read_manifest(trajectory).steps}
+
+
+def train(study_file: Path, cell: str, out: Path) -> None:
+    study = load_study(study_file)
+    train_cell(study, study.cell(cell), out, out.parent / "training")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
+    study_file: Path, tmp_path: Path, algorithm: str
+) -> None:
+    cell = f"random/{algorithm}/0"
+    whole, broken = tmp_path / "whole" / "trajectory", tmp_path / "broken" / "trajectory"
+    train(study_file, cell, whole)
+
+    command = [sys.executable, "-m", "rlstride.cli", "train", "--study", study_file, "--cell", cell, "--out", broken]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not (broken / "step_000006").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (broken / "manifest.json").exists(), "the run ended before it could be killed"
+
+    train(study_file, cell, broken)
+    ledger = [json.loads(line) for line in (broken.parent / "ledger" / "train.jsonl").read_text().splitlines()]
+    assert ledger[-1]["resumed_from"] in (4, 6)
+    assert digests(broken) == digests(whole)
+    assert [record.step for record in read_manifest(broken).training] == list(range(1, 11))
+
+
+@pytest.mark.slow
+def test_a_frozen_control_keeps_the_weights_of_its_base(study_file: Path, tmp_path: Path) -> None:
+    train(study_file, "random/frozen/0", tmp_path / "trajectory")
+    manifest = read_manifest(tmp_path / "trajectory")
+    assert {record.sha256["model.safetensors"] for record in manifest.steps} == {
+        manifest.base.sha256["model.safetensors"]
+    }
+    assert not (tmp_path / "training").exists()
+
+
+def test_checkpoints_of_a_run_with_other_settings_are_refused(study_file: Path, tmp_path: Path) -> None:
+    state = tmp_path / "training"
+    state.mkdir()
+    (state / "config_hash").write_text("another")
+    with pytest.raises(RequestError, match="belong to a run with other settings"):
+        train(study_file, "random/grpo/0", tmp_path / "trajectory")
+
+
+def test_a_missing_base_is_named_with_the_command_that_makes_it(study_file: Path, tmp_path: Path) -> None:
+    moved = yaml.safe_load(study_file.read_text()) | {"results": str(tmp_path)}
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(moved))
+    with pytest.raises(RequestError, match="rlstride pretrain --model random"):
+        train(file, "random/grpo/0", tmp_path / "trajectory")
+
+
+def test_the_reward_is_the_verifiers_verdict(study_file: Path) -> None:
+    reward = verifier_reward(build_task("chain", load_study(study_file).task))
+    scores = reward(prompts=["3+5-9=", "3+5-9=", "1+1+1="], completions=["T+58-99#9", "G#4", "G#3"], answer=["9", "9", "3"])
+    assert scores == [1.0, 0.0, 1.0]
+
+
+def test_training_records_are_read_from_the_steps_of_the_log_only() -> None:
+    history = [
+        {"step": 1, "reward": 0.25, "completions/mean_length": 10.5, "seconds": 0.3},
+        {"step": 1, "train_runtime": 3.0},
+    ]
+    [record] = training_records(history, completions=16)
+    assert (record.step, record.reward, record.tokens, record.seconds) == (1, 0.25, 168, 0.3)
