@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rlstride.errors import RequestError, RlstrideError
 
-# Verbs import what they need when they run: torch, TRL and lm-eval take seconds that `rlstride check` need not wait for.
+# Verbs import what they need when they run: torch, TRL and lm-eval take seconds that `rlstride check` need not wait.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs."""
     parser = argparse.ArgumentParser(
         prog="rlstride",
-        description="Train language models with RL, keep the trajectory of their weights, take it apart and predict where it goes.",
+        description="Train language models with RL, keep the trajectory of their weights, "
+        "take it apart and predict where it goes.",
     )
     parser.add_argument("--version", action="version", version=f"rlstride {version('rlstride')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")

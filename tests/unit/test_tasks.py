@@ -14,7 +14,7 @@ def chain(default_study_file: str) -> Task:
 
 
 def evaluate_chain(prompt: str) -> int:
-    """The answer by Python's own arithmetic: modulo is compatible with sums, so the order of reduction does not matter."""
+    """The answer by Python's own arithmetic: the order of reduction modulo 10 does not matter to a sum."""
     return int(eval(prompt.removesuffix("="))) % 10
 
 

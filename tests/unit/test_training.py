@@ -18,6 +18,7 @@ from rlstride.tasks import build_task
 from rlstride.training.launch import train_cell, training_records
 from rlstride.training.run import verifier_reward
 from rlstride.trajectory.manifest import read_manifest
+from rlstride.trajectory.writer import TrajectoryWriter
 from rlstride.zoo.bases import make_base
 from rlstride.zoo.tokenizer import build_tokenizer
 
@@ -109,12 +110,32 @@ def test_a_frozen_control_keeps_the_weights_of_its_base(study_file: Path, tmp_pa
     }
     assert not (tmp_path / "training").exists()
 
+    train(study_file, "random/frozen/0", tmp_path / "trajectory")
+    assert len((tmp_path / "ledger" / "train.jsonl").read_text().splitlines()) == 1, "a finished run was trained again"
 
-def test_checkpoints_of_a_run_with_other_settings_are_refused(study_file: Path, tmp_path: Path) -> None:
-    state = tmp_path / "training"
-    state.mkdir()
+
+@pytest.mark.slow
+def test_what_an_unfinished_run_of_other_settings_left_is_cleared(
+    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, state = tmp_path / "trajectory", tmp_path / "training"
+    (state / "checkpoint-4").mkdir(parents=True)
+    (state / "checkpoint-4" / "complete").touch()
     (state / "config_hash").write_text("another")
-    with pytest.raises(RequestError, match="belong to a run with other settings"):
+    stale = out / "step_000003"
+    stale.mkdir(parents=True)
+    (stale / "step.json").write_text('{"step": 3, "folder": "step_000003", "sha256": {}, "dtype": "float32"}')
+    train(study_file, "random/grpo/0", out)
+    assert "an unfinished run of other settings was here; starts anew" in capsys.readouterr().out
+    assert [record.step for record in read_manifest(out).steps] == [2, 4, 6, 8, 10]
+    assert not stale.exists()
+
+
+def test_a_finished_trajectory_of_other_settings_is_not_overwritten(study_file: Path, tmp_path: Path) -> None:
+    base = base_folder(load_study(study_file), "random")
+    writer = TrajectoryWriter(tmp_path / "trajectory")
+    writer.finish("random", base, algorithm="grpo", seed=0, config_hash="another", training=[])
+    with pytest.raises(RequestError, match="a finished trajectory of other settings is here"):
         train(study_file, "random/grpo/0", tmp_path / "trajectory")
 
 
@@ -128,7 +149,9 @@ def test_a_missing_base_is_named_with_the_command_that_makes_it(study_file: Path
 
 def test_the_reward_is_the_verifiers_verdict(study_file: Path) -> None:
     reward = verifier_reward(build_task("chain", load_study(study_file).task))
-    scores = reward(prompts=["3+5-9=", "3+5-9=", "1+1+1="], completions=["T+58-99#9", "G#4", "G#3"], answer=["9", "9", "3"])
+    scores = reward(
+        prompts=["3+5-9=", "3+5-9=", "1+1+1="], completions=["T+58-99#9", "G#4", "G#3"], answer=["9", "9", "3"]
+    )
     assert scores == [1.0, 0.0, 1.0]
 
 

@@ -35,7 +35,7 @@ def folder(model: LlamaForCausalLM, tmp_path: Path) -> Path:
         if step % 2 == 0:
             writer.keep(step, model)
     training = [TrainingRecord(step=step, reward=step / 10, tokens=100, seconds=0.5) for step in range(1, 11)]
-    writer.finish("tiny", base, algorithm="grpo", seed=0, config_hash="abc", training=training, last_step=10)
+    writer.finish("tiny", base, algorithm="grpo", seed=0, config_hash="abc", training=training)
     return tmp_path / "run"
 
 

@@ -7,7 +7,7 @@ from rlstride.training.run import Run, problem_dataset, trainer_arguments, verif
 
 
 def build(run: Run) -> Trainer:
-    """Group-normalised advantages, the clipped ratio averaged over each completion, and the k3 estimate of the KL in the loss."""
+    """Group-normalised advantages, the clipped ratio averaged over each completion, the k3 estimate of the KL."""
     return GRPOTrainer(
         model=str(run.base_folder),
         reward_funcs=verifier_reward(run.task),

@@ -15,10 +15,10 @@ COMPLETE_MARKER = "complete"
 class HarvestCallback(TrainerCallback):
     """Writes the weights of every ``keep_every``-th step, and of the last one, into a trajectory store.
 
-    It also times each step (the key ``seconds`` in the trainer's log history, without the time spent on keeping weights), and
-    marks each of the trainer's own checkpoints as complete once all of its files are written, so that a half-written one is
-    never resumed from. Weights are kept before the trainer saves its checkpoint: a resumed run may write a step again, and
-    never misses one.
+    It also times each step (the key ``seconds`` in the trainer's log history, without the time spent on keeping
+    weights), and marks each of the trainer's own checkpoints as complete once all of its files are written, so that a
+    half-written one is never resumed from. Weights are kept before the trainer saves its checkpoint: a resumed run may
+    write a step again, and never misses one.
     """
 
     def __init__(self, folder: Path, keep_every: int) -> None:
@@ -50,7 +50,7 @@ class HarvestCallback(TrainerCallback):
             self.harvest_seconds += time.perf_counter() - ended
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # The history is saved with the trainer's checkpoints, so the times of the steps before an interruption are not lost.
+        # The history is saved with the trainer's checkpoints: the times of steps before an interruption are not lost.
         if "reward" in state.log_history[-1]:
             state.log_history[-1]["seconds"] = self._step_seconds
 
@@ -63,4 +63,9 @@ class HarvestCallback(TrainerCallback):
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The trainer's latest checkpoint whose files are all there, or None."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_MARKER}")]
-    return max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return max(complete, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step at which one of the trainer's checkpoints was written."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))

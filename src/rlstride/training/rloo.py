@@ -7,7 +7,7 @@ from rlstride.training.run import Run, problem_dataset, trainer_arguments, verif
 
 
 def build(run: Run) -> Trainer:
-    """Each completion's baseline is the mean reward of the others in its group; the KL divergence is part of the reward."""
+    """Each completion's baseline is the mean reward of the others in its group; the KL is part of the reward."""
     return RLOOTrainer(
         model=str(run.base_folder),
         reward_funcs=verifier_reward(run.task),

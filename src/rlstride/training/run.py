@@ -50,7 +50,7 @@ def verifier_reward(task: Task) -> Reward:
 def trainer_arguments(run: Run) -> dict[str, Any]:
     """The arguments that every TRL trainer of this project shares.
 
-    TRL's defaults of bf16 and gradient checkpointing are active on a CPU too: both are switched off, since masters are fp32.
+    TRL's defaults of bf16 and gradient checkpointing are active on a CPU too: both are off here, as masters are fp32.
     """
     return {
         "output_dir": str(run.state_folder),

@@ -73,14 +73,14 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RequestError(
-            f"{folder}: no manifest.json here; expected a finished trajectory (rlstride train or rlstride ingest makes one)"
+            f"{folder}: no manifest.json here; expected a finished trajectory, as rlstride train makes one"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(f"{path}: damaged manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     if manifest.format_version > FORMAT_VERSION:
         raise RequestError(
-            f"{path}: format {manifest.format_version} was written by a newer rlstride; this one reads up to {FORMAT_VERSION}"
+            f"{path}: format {manifest.format_version} is a newer rlstride's; this one reads up to {FORMAT_VERSION}"
         )
     return manifest
 

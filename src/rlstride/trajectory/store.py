@@ -34,7 +34,7 @@ class Trajectory:
         return (self.folder / self.manifest.base.path).resolve()
 
     def window(self, share: float) -> "Trajectory":
-        """The trajectory's first part: kept steps t with t <= share * (last step). Later steps cannot be read through it.
+        """The first part: kept steps t with t <= share * (last step). Later steps cannot be read through it.
 
         Raises:
             RequestError: ``share`` is not in (0, 1].

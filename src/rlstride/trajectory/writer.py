@@ -48,9 +48,8 @@ class TrajectoryWriter:
         seed: int,
         config_hash: str,
         training: list[TrainingRecord],
-        last_step: int,
     ) -> Manifest:
-        """Writes the manifest over every step kept up to ``last_step``: the trajectory is whole from here on.
+        """Writes the manifest over every kept step: the trajectory is whole from here on.
 
         Args:
             training: every optimiser step, from which kept steps get their reward, tokens and seconds.
@@ -65,7 +64,7 @@ class TrajectoryWriter:
             algorithm=algorithm,
             seed=seed,
             config_hash=config_hash,
-            steps=[_with_costs(record, training) for record in self.kept() if record.step <= last_step],
+            steps=[_with_costs(record, training) for record in self.kept()],
             training=training,
             libraries=library_versions(),
         )

@@ -56,7 +56,8 @@ def pretrain_tiny(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     cap = spec.pretraining.max_steps
     print(
-        f"{name}: {parameters:,} parameters, to a validation accuracy of {spec.pretraining.target_accuracy}, at most {cap} steps"
+        f"{name}: {parameters:,} parameters, to a validation accuracy of {spec.pretraining.target_accuracy}, "
+        f"at most {cap} steps"
     )
     result = pretrain(model, tokenizer, task, spec.pretraining, on_check=lambda *numbers: _print_check(name, *numbers))
     if not result.reached_target:

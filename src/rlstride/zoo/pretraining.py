@@ -97,7 +97,8 @@ def pretrain(
 ) -> PretrainingReport:
     """Trains ``model`` in place on demonstrations of training problems.
 
-    The rate is constant until the validation accuracy at temperature 1 reaches the target, then falls to zero over the cool-down.
+    The rate is constant until the validation accuracy at temperature 1 reaches the target, then falls to zero over the
+    cool-down.
 
     Args:
         on_check: called with (step, mean loss, validation accuracy) at every look.

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlstride.cli import main
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit status and standard error of the installed command."""
+    result = subprocess.run([sys.executable, "-m", "rlstride.cli", *arguments], capture_output=True, text=True)
+    return result.returncode, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["check", "--study", "nowhere.yaml"], "rlstride check: nowhere.yaml: there is no such file"),
+        (["spectra", "nowhere", "--out", "x.parquet"], "rlstride spectra: nowhere: no manifest.json here"),
+        (
+            ["spectra", "nowhere", "--rank", "0", "--out", "x"],
+            "rlstride spectra: --rank: expected a whole number from 1",
+        ),
+        (["ablate", "nowhere", "--rank", "1", "--out", "x"], "rlstride ablate: nowhere: no manifest.json here"),
+        (["evaluate", "nowhere", "--out", "x"], "rlstride evaluate: give either --study"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_exit_status_2(
+    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, error = run(*arguments)
+    assert status == 2
+    assert error.startswith(sentence)
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_wrong_cell_names_those_that_there_are(default_study_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["train", "--study", default_study_file, "--cell", "tiny-llama/ppo/0", "--out", "x"])
+    assert status == 2
+    assert "there is no cell 'tiny-llama/ppo/0'; the study has tiny-qwen3/grpo/0," in capsys.readouterr().err
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    status, error = run("check", "--study", "nowhere.yaml", "--debug")
+    assert status == 1
+    assert "Traceback" in error
+
+
+def test_checking_a_study_does_not_wait_for_torch(default_study_file: str) -> None:
+    code = (
+        "import sys; from rlstride.cli import main; main(['check', '--study', sys.argv[1]]); "
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, default_study_file], check=True, capture_output=True)
