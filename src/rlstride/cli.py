@@ -138,8 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "models",
         nargs="+",
-        metavar="[NAME=]MODEL_DIR|TRAJECTORY",
-        help="a model folder, or a trajectory: the base and all its kept steps",
+        metavar="[NAME[@STEP]=]MODEL_DIR|TRAJECTORY",
+        help="a model folder, as variant NAME (default: its own name) at STEP (default: a kept step's own, else -1);"
+        " or a trajectory: its base and all kept steps; with --tasks also org/name on the Hugging Face hub",
     )
     verb.add_argument("--study", type=Path, metavar="FILE", help="score on a study's task with its decodings")
     verb.add_argument("--cell", metavar="MODEL/ALGORITHM/SEED", help="labels the rows")
@@ -149,7 +150,9 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--decodings", type=_names, metavar="NAME,NAME", help="some of the study's decodings (default: all)"
     )
-    verb.add_argument("--tasks", type=_names, metavar="NAME,NAME", help="without --study: any task that lm-eval knows")
+    verb.add_argument(
+        "--tasks", type=_names, metavar="NAME,NAME", help="without --study: tasks that lm-eval knows, or YAML files"
+    )
     verb.add_argument("--limit", type=int, metavar="N", help="with --tasks: the first N problems only")
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")

@@ -17,7 +17,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-# ---- catalogues: config/tasks.yaml, models.yaml, algorithms.yaml ------------------------------------------------------
+# ---- catalogues: config/tasks.yaml, models.yaml, algorithms.yaml ----
 
 
 class ChainMixture(Strict):
@@ -89,7 +89,7 @@ class Algorithm(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
 
 
-# ---- the study -------------------------------------------------------------------------------------------------------
+# ---- the study ----
 
 
 class Training(Strict):
@@ -119,7 +119,7 @@ class Ablation(Strict):
 
     variants: list[str] = Field(
         default=["in_scope_full", "rank_1", "rank_2", "rank_4", "rank_8", "rank_1_unscaled", "rank_1_random"],
-        description="in_scope_full, rank_K, rank_K_unscaled (no norm rescaling), rank_K_random (random vectors of equal norm).",
+        description="in_scope_full, rank_K, rank_K_unscaled (no norm rescaling), rank_K_random (equal norm).",
     )
 
     @model_validator(mode="after")
@@ -206,7 +206,7 @@ class StudyFile(Strict):
     )
     sweep: dict[Name, dict[str, list[Any]]] = Field(
         default={},
-        description="For an algorithm, values of its hyper-parameters: each combination becomes an algorithm of its own, such as grpo-lr3e-4.",
+        description="Values of an algorithm's hyper-parameters: each combination is an algorithm too (grpo-lr3e-4).",
     )
     seeds: list[int] = Field(default=[0], min_length=1, description="Seeds of the RL runs.")
     training: Training = Field(description="The part of RL that all algorithms share.")

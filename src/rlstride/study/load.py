@@ -1,4 +1,4 @@
-"""Reads and validates a study: its own file, and the catalogues (models.yaml, algorithms.yaml, tasks.yaml) found from there."""
+"""Reads and validates a study: its own file, and the catalogues that its names refer to."""
 
 import difflib
 import hashlib

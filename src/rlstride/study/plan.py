@@ -1,4 +1,4 @@
-"""What a study will make, known before anything runs: the kept steps of its runs, and the models predicted from them."""
+"""What a study will make, known before anything runs: the kept steps of its runs, and the models predicted."""
 
 from dataclasses import dataclass
 
@@ -36,7 +36,7 @@ def step_folder(step: int) -> str:
 
 
 def predictions(spec: StudyFile) -> list[Prediction]:
-    """The predicted models of each run, window by window; a method that needs more kept steps than a window has is left out."""
+    """The predicted models of each run; a method that needs more kept steps than a window has is left out."""
     found = []
     for window in spec.extrapolation.windows:
         steps = window_steps(spec.training, window)

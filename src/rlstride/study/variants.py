@@ -30,7 +30,7 @@ def parse_ablation(name: str) -> AblationVariant:
     match = _RANK.match(name)
     if not match:
         raise ValueError(
-            f"{name!r} is not a variant: use in_scope_full, rank_K, rank_K_unscaled or rank_K_random, with K a whole number from 1"
+            f"{name!r} is not a variant: use in_scope_full, rank_K, rank_K_unscaled or rank_K_random, with K from 1"
         )
     suffix = match["suffix"]
     return AblationVariant(

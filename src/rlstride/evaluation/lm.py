@@ -1,0 +1,155 @@
+"""lm-eval's Hugging Face model, loaded once, with other models' weights put into it in place."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlstride.errors import RequestError
+from rlstride.evaluation.models import Candidate
+from rlstride.trajectory.sources import HFFolder
+
+_TINY_PARAMETERS = 10_000_000
+_TINY_BATCH = 1024  # on one core a larger batch gains nothing for models this small
+_DESCRIBES_NO_COMPUTATION = ("_name_or_path", "transformers_version")
+_CONFIGURATION = ("config.json", "generation_config.json")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+class CountingHFLM(HFLM):
+    """HFLM that counts the tokens it generates, and leaves progress to its caller.
+
+    Attributes:
+        tokens: completion tokens generated so far, end-of-sequence tokens included, padding not.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        batch_size: int | str = _TINY_BATCH if parameters < _TINY_PARAMETERS else "auto" if _on_gpu(model) else 8
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self.tokens = 0
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        completions: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return completions
+
+    def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
+        self.tokens += count_tokens(ids[:, context.shape[1] :], self._end_tokens())
+        return ids
+
+    def _end_tokens(self) -> list[int]:
+        configured = self.model.generation_config.eos_token_id
+        ends = configured if isinstance(configured, list) else [] if configured is None else [configured]
+        return [*ends, self.eot_token_id]
+
+
+def count_tokens(completions: torch.Tensor, end_tokens: list[int]) -> int:
+    """Tokens in a batch of completions (B, T): each up to its first end token, which counts, or to T."""
+    ends = torch.isin(completions, torch.tensor(end_tokens, device=completions.device)).int()  # (B, T)
+    already_over = ends.cumsum(dim=1) - ends > 0
+    return int((~already_over).sum())
+
+
+class Bench:
+    """Holds one model at a time. Models that compute alike share it: only the weights are exchanged."""
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+        self._lm: CountingHFLM | None = None
+        self._fingerprint: str | None = None
+
+    def seat(self, candidate: Candidate) -> CountingHFLM:
+        """lm-eval's model with the candidate's weights in it.
+
+        Raises:
+            RequestError: transformers cannot load the model or its tokenizer.
+        """
+        fingerprint = _fingerprint(candidate)
+        reusable = self._lm is not None and fingerprint is not None and fingerprint == self._fingerprint
+        if self._lm is None or not reusable or not put_weights(self._lm.model, HFFolder(candidate.source)):
+            self._lm = self._fingerprint = None  # frees the old model before the new one takes its memory
+            self._lm, self._fingerprint = _load(candidate, self._device), fingerprint
+        return self._lm
+
+
+@torch.no_grad()
+def put_weights(model: PreTrainedModel, source: HFFolder) -> bool:
+    """Copies a checkpoint's tensors into a model of the same architecture.
+
+    Returns:
+        False if names, shapes or dtypes differ: the model then has to be loaded by itself.
+    """
+    places = model.state_dict()
+    names = source.names()
+    if any(name not in places or source.shape(name) != tuple(places[name].shape) for name in names):
+        return False
+    filled = {places[name].data_ptr() for name in names}
+    if any(place.data_ptr() not in filled for place in places.values()):  # tied tensors share one place
+        return False
+    for name in names:
+        tensor = source.tensor(name)
+        if tensor.dtype != places[name].dtype:
+            return False
+        places[name].copy_(tensor)
+    return True
+
+
+@contextmanager
+def quiet_lm_eval() -> Iterator[None]:
+    """Without lm-eval's own running commentary: the caller knows the tasks and models that it passes."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _load(candidate: Candidate, device: str) -> CountingHFLM:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RequestError("--device cuda: this machine has no CUDA device that torch can use; use cpu")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(candidate.tokenizer)
+        model = AutoModelForCausalLM.from_pretrained(candidate.source, dtype="auto").to(device)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{candidate.source}: transformers cannot load this model ({_first_line(error)})") from error
+    with quiet_lm_eval():  # it warns of every preloaded model
+        return CountingHFLM(model, tokenizer)
+
+
+def _fingerprint(candidate: Candidate) -> str | None:
+    """A digest of all but the weights: equal for models that only differ in them. None where files cannot tell."""
+    if candidate.folder is None or not any(candidate.folder.glob("*.safetensors")):
+        return None
+    digest = hashlib.sha256()
+    for name in _CONFIGURATION:
+        digest.update(_configuration(candidate.folder / name))
+    for name in _TOKENIZER:
+        file = Path(candidate.tokenizer) / name
+        digest.update(file.read_bytes() if file.is_file() else b"-")
+    return digest.hexdigest()
+
+
+def _configuration(file: Path) -> bytes:
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return json.dumps(
+        {key: value for key, value in content.items() if key not in _DESCRIBES_NO_COMPUTATION}, sort_keys=True
+    ).encode()
+
+
+def _on_gpu(model: PreTrainedModel) -> bool:
+    return bool(model.device.type == "cuda")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,114 @@
+"""The models that a benchmark is asked to score: what the command line's words stand for."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rlstride.errors import RequestError
+from rlstride.trajectory.files import sha256
+from rlstride.trajectory.store import Trajectory
+
+UNKNOWN_STEP = -1
+_NAMED = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)(@(?P<step>\d+))?=(?P<path>.+)$")
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[\w.-]+$")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model to score, and its place in the tables.
+
+    Attributes:
+        variant: such as base, full, rank_1 or checkpoint.
+        step: RL steps behind it; -1 where nothing tells.
+        source: its Hugging Face folder, or a repository's name on the hub.
+        tokenizer: where its tokenizer lies.
+        labels: model, algorithm and seed of the trajectory that it was found in, if it was.
+    """
+
+    variant: str
+    step: int
+    source: str
+    tokenizer: str
+    labels: dict[str, str | int] = field(default_factory=dict, compare=False)
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder; None for a model on the hub."""
+        return Path(self.source) if Path(self.source).is_dir() else None
+
+    def weights_digest(self) -> str | None:
+        """A digest of the weight files; None for a model on the hub."""
+        if self.folder is None:
+            return None
+        return "".join(sha256(file) for file in sorted(self.folder.glob("*.safetensors"))) or None
+
+
+def parse_models(texts: Sequence[str], *, hub: bool = False) -> list[Candidate]:
+    """What ``[NAME[@STEP]=]PATH`` stand for: a model folder is one model, a trajectory its base and every kept step.
+
+    A model folder's variant is NAME, else the folder's name; its step is STEP, else a kept step's own, else -1.
+
+    Args:
+        texts: the words of the command line.
+        hub: whether org/name may stand for a repository on the hub.
+
+    Raises:
+        RequestError: a path does not exist or is no model, or two models would share a row.
+    """
+    candidates = [candidate for text in texts for candidate in _candidates(text, hub)]
+    seen: set[tuple[str, int]] = set()
+    for candidate in candidates:
+        key = (candidate.variant, candidate.step)
+        if key in seen:
+            raise RequestError(
+                f"two models are called {candidate.variant} at step {candidate.step}: name them apart (NAME@STEP=PATH)"
+            )
+        seen.add(key)
+    return candidates
+
+
+def _candidates(text: str, hub: bool) -> Iterable[Candidate]:
+    named = None if Path(text).exists() else _NAMED.match(text)
+    path = Path(named["path"] if named else text)
+    if (path / "manifest.json").is_file():
+        if named:
+            raise RequestError(f"{text}: a trajectory takes no name, its rows are called base and checkpoint")
+        return _trajectory_candidates(Trajectory(path))
+    name = named["name"] if named else path.resolve().name
+    if not (path / "config.json").is_file():
+        if hub and not path.exists() and _HUB_ID.match(str(path)):
+            return [Candidate(name, _step(named, path), str(path), str(path))]
+        raise RequestError(f"{path}: neither a model folder (no config.json) nor a trajectory (no manifest.json)")
+    return [Candidate(name, _step(named, path), str(path), str(_tokenizer_folder(path)))]
+
+
+def _trajectory_candidates(trajectory: Trajectory) -> list[Candidate]:
+    manifest, base = trajectory.manifest, str(trajectory.base_folder)
+    labels: dict[str, str | int] = {"model": manifest.base.name, "algorithm": manifest.algorithm, "seed": manifest.seed}
+    kept = [
+        Candidate("checkpoint", step, str(trajectory.model_folder(step)), base, labels) for step in trajectory.steps
+    ]
+    return [Candidate("base", 0, base, base, labels), *kept]
+
+
+def _step(named: re.Match[str] | None, folder: Path) -> int:
+    if named and named["step"]:
+        return int(named["step"])
+    trajectory = _trajectory_around(folder)
+    kept = trajectory.steps if trajectory else []
+    return next((step for step in kept if trajectory and trajectory.record(step).folder == folder.name), UNKNOWN_STEP)
+
+
+def _tokenizer_folder(folder: Path) -> Path:
+    """The folder itself, or for a kept step, which holds weights alone, its trajectory's base."""
+    if (folder / "tokenizer_config.json").is_file() or (folder / "tokenizer.json").is_file():
+        return folder
+    trajectory = _trajectory_around(folder)
+    if trajectory is None:
+        raise RequestError(f"{folder}: there is no tokenizer here (tokenizer.json); copy the base's into this folder")
+    return trajectory.base_folder
+
+
+def _trajectory_around(folder: Path) -> Trajectory | None:
+    return Trajectory(folder.parent) if (folder.parent / "manifest.json").is_file() else None

@@ -1,0 +1,115 @@
+"""What a benchmark measured: its tables, and the journal that an interrupted run goes on from."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rlstride.tracking.ledger import append
+from rlstride.trajectory.files import atomic_file
+
+ROW_KEYS = ("study", "model", "algorithm", "seed", "variant", "step", "task", "split", "decoding")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model's score on one task with one decoding.
+
+    Attributes:
+        n: problems.
+        samples: completions for each of them.
+        accuracy, low, high: mean over problems, and its 95 % interval.
+        seconds: of generating and scoring.
+        tokens: generated, end-of-sequence tokens included.
+        scores: each problem's mean over its samples, in the task's order; empty if the metric is no mean over problems.
+        more: further columns of the row, such as format_careful.
+    """
+
+    n: int
+    samples: int
+    accuracy: float
+    low: float
+    high: float
+    seconds: float
+    tokens: int
+    scores: list[float]
+    more: dict[str, float | str] = field(default_factory=dict)
+
+    def row(self) -> dict[str, Any]:
+        """The measurement's columns of the accuracy table."""
+        columns = asdict(self)
+        del columns["scores"], columns["more"]
+        return columns | self.more
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement and what it is of."""
+
+    labels: Mapping[str, str | int]  # by ROW_KEYS
+    measurement: Measurement
+
+
+class Journal:
+    """Measurements of a run that has not written its tables yet, one JSON line each, beside the table to come."""
+
+    def __init__(self, out: Path) -> None:
+        self._file = out.with_name(f".{out.stem}.unfinished.jsonl")
+        self._known: dict[str, Measurement] = {}
+        if self._file.is_file():
+            for line in self._file.read_text(encoding="utf-8").splitlines():
+                try:
+                    entry = json.loads(line)
+                    self._known[entry.pop("key")] = Measurement(**entry)
+                except (ValueError, TypeError, KeyError):  # torn by a kill, or of another version: measure again
+                    continue
+
+    def find(self, key: str | None) -> Measurement | None:
+        """The measurement that was made under a key."""
+        return self._known.get(key) if key else None
+
+    def add(self, key: str | None, measurement: Measurement) -> None:
+        """Keeps a measurement; without a key (a model whose weights have no digest) it is not kept."""
+        if key:
+            append(self._file, {"key": key, **asdict(measurement)})
+
+    def remove(self) -> None:
+        """Forgets everything: the tables are written."""
+        self._file.unlink(missing_ok=True)
+
+
+def measurement_key(**all_that_decides: Any) -> str:
+    """A digest of everything that a measurement depends on."""
+    return hashlib.sha256(json.dumps(all_that_decides, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_tables(out: Path, rows: Sequence[Row]) -> None:
+    """Writes ``out`` (one line for each row) and ``*-problems`` beside it (one for each row and problem)."""
+    accuracy = pd.DataFrame([{**row.labels, **row.measurement.row()} for row in rows])
+    problems = pd.DataFrame(
+        [
+            {
+                "variant": row.labels["variant"],
+                "step": row.labels["step"],
+                "task": row.labels["task"],
+                "decoding": row.labels["decoding"],
+                "problem": problem,
+                "score": score,
+            }
+            for row in rows
+            for problem, score in enumerate(row.measurement.scores)
+        ],
+        columns=["variant", "step", "task", "decoding", "problem", "score"],
+    )
+    for path, table in ((problems_file(out), problems), (out, accuracy)):
+        with atomic_file(path) as partial:
+            table.to_parquet(partial, index=False)
+
+
+def problems_file(out: Path) -> Path:
+    """Where the scores of single problems lie: accuracy-problems.parquet beside accuracy.parquet."""
+    return out.with_name(f"{out.stem}-problems{out.suffix}")

@@ -1,0 +1,164 @@
+"""AlphaRL (arXiv 2510.00553): the rank-1 update, regressed on accuracy and read off at the target accuracy.
+
+Per in-scope matrix, from the window's kept steps t_1 .. m only:
+
+1. x(t) = |D(t)|F u1(t), signs chained from the window's last step;
+2. PLS1 of x on accuracy y(t), features standardised; OLS y = a z + b on the score z;
+3. z* = (y* - b) / a and x* = mean + std * (z* p1), p1 the X-loadings;
+4. W* = W0 + x* v1(m)^T. No rescaling; out-of-scope tensors stay at W0.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlstride.extrapolation.method import Prediction, Target
+from rlstride.progress import track
+from rlstride.spectra.svd import NEAR_TIE
+from rlstride.spectra.updates import UpdateReader, movement
+from rlstride.trajectory.store import Trajectory
+
+Array = NDArray[np.float64]
+_SMALLEST_EFFECT = 1e-9  # accuracy explained by one standard deviation of the score; below it the line is flat
+
+
+class AlphaRL:
+    """Rank-1 extrapolation to a target accuracy."""
+
+    name = "alpharl"
+    fewest_steps = 3
+    uses_accuracy = True
+
+    def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "AlphaRLPredictor":
+        reader = UpdateReader(window)
+        y = np.array([accuracies[step] for step in window.steps])
+        modules = {}
+        for weight in track(reader.in_scope, f"alpharl: modules, {len(window.steps)} steps"):
+            found = movement(reader, weight, 2)
+            s = found.s[-1]
+            modules[weight.name] = ModuleFit(
+                line=fit_line(found.coordinates().numpy(), y),
+                last=found.coordinates()[-1].numpy(),
+                v=found.v[-1, :, 0].double().numpy(),
+                near_tie=len(s) > 1 and float(s[1]) > 0 and float(s[0] / s[1]) < NEAR_TIE,
+            )
+        return AlphaRLPredictor(modules)
+
+
+@dataclass(frozen=True)
+class AccuracyLine:
+    """Accuracy along the one direction in which x(t) moves with it; features (d,) include the constant ones.
+
+    Attributes:
+        mean: of x (d,).
+        std: of x, ddof 1 (d,); 0 where a feature is constant.
+        loadings: p1 (d,); 0 where a feature is constant.
+        a: slope of accuracy on the score z.
+        b: intercept.
+    """
+
+    mean: Array
+    std: Array
+    loadings: Array
+    a: float
+    b: float
+
+    def score(self, accuracy: float) -> float:
+        """z* = (y* - b) / a."""
+        return (accuracy - self.b) / self.a
+
+    def at(self, accuracy: float) -> Array:
+        """x* (d,) where the line reaches an accuracy."""
+        x: Array = self.mean + self.std * (self.score(accuracy) * self.loadings)
+        return x
+
+
+@dataclass(frozen=True)
+class ModuleFit:
+    """One matrix: its line (None where there is none), x(m), v1(m), and whether v1(m) is ill-defined."""
+
+    line: AccuracyLine | None
+    last: Array
+    v: Array
+    near_tie: bool
+
+    def at(self, accuracy: float) -> Array | None:
+        """x*, or None where there is no line or it gives no finite point."""
+        x = None if self.line is None else self.line.at(accuracy)
+        return x if x is not None and bool(np.isfinite(x).all()) else None
+
+
+@dataclass(frozen=True)
+class AlphaRLPredictor:
+    """The fitted matrices by tensor name."""
+
+    modules: dict[str, ModuleFit]
+
+    def predict(self, target: Target) -> Prediction:
+        points = {name: fit.at(target.accuracy) for name, fit in self.modules.items()}
+        return Prediction(self._deltas(points), {"target_accuracy": target.accuracy, **self._info(points, target)})
+
+    def _deltas(self, points: dict[str, Array | None]) -> Iterator[tuple[str, Tensor]]:
+        for name, point in points.items():
+            fit = self.modules[name]
+            x = fit.last if point is None else point  # without a line: the window's last rank-1 model
+            if not fit.last.any():
+                x = np.zeros_like(x)  # D(m) = 0 has no v1
+            yield name, torch.from_numpy(np.outer(x, fit.v))
+
+    def _info(self, points: dict[str, Array | None], target: Target) -> dict[str, Any]:
+        """How far the prediction reaches, and every matrix for which something else than AlphaRL stands in."""
+        scores, ratios = [], []
+        for name, point in points.items():
+            fit = self.modules[name]
+            if point is not None and fit.line is not None and fit.last.any():
+                scores.append(fit.line.score(target.accuracy))
+                ratios.append(float(np.linalg.norm(point) / np.linalg.norm(fit.last)))
+        info: dict[str, Any] = {
+            "fitted": len(scores),
+            "fallbacks": [name for name, point in points.items() if point is None and self.modules[name].last.any()],
+            "unmoved": [name for name, fit in self.modules.items() if not fit.last.any()],
+            "near_ties": [name for name, fit in self.modules.items() if fit.near_tie],
+        }
+        if scores:
+            info["z_star_median_abs"] = float(np.median(np.abs(scores)))
+            info["x_norm_over_last"] = dict(
+                zip(("min", "median", "max"), np.quantile(ratios, [0, 0.5, 1]).tolist(), strict=True)
+            )
+        return info
+
+
+def fit_line(X: Array, y: Array) -> AccuracyLine | None:
+    """PLS1 of x on accuracy, then OLS of accuracy on the score.
+
+    Args:
+        X: rows x(t), (T, d).
+        y: accuracy (T,).
+
+    Returns:
+        the line, or None where it is flat or undefined: constant accuracy, constant x, or a slope of about 0.
+    """
+    from sklearn.cross_decomposition import PLSRegression
+
+    moves = np.ptp(X, axis=0) > 0
+    if not moves.any() or np.ptp(y) == 0:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a residual of 0: the slope below says the same
+        pls = PLSRegression(n_components=1, scale=True).fit(X[:, moves], y)
+    z = pls.x_scores_[:, 0]  # (T,)
+    centred = z - z.mean()
+    energy = float(centred @ centred)
+    a = float(centred @ (y - y.mean())) / energy if energy > 0 else 0.0
+    if not np.isfinite(a) or abs(a) * float(z.std()) <= _SMALLEST_EFFECT:
+        return None
+    mean, std, loadings = X.mean(axis=0), np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    std[moves] = X[:, moves].std(axis=0, ddof=1)
+    loadings[moves] = pls.x_loadings_[:, 0]
+    return AccuracyLine(mean, std, loadings, a, float(y.mean() - a * z.mean()))

@@ -1,0 +1,29 @@
+"""The window's last checkpoint: the floor. A method that ends below it does harm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlstride.extrapolation.linear import scaled_updates
+from rlstride.extrapolation.method import Prediction, Target
+from rlstride.trajectory.store import Trajectory
+
+
+class Last:
+    """Stays where the window ends."""
+
+    name = "last"
+    fewest_steps = 1
+    uses_accuracy = False
+
+    def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LastPredictor":
+        return LastPredictor(window)
+
+
+@dataclass(frozen=True)
+class LastPredictor:
+    """Wm, whatever the target."""
+
+    window: Trajectory
+
+    def predict(self, target: Target) -> Prediction:
+        return Prediction(scaled_updates(self.window, self.window.steps[-1], factor=1.0))

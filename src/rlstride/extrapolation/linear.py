@@ -1,0 +1,40 @@
+"""Linear extrapolation (RL-Extra, ExPO): W* = W0 + (T/m) (Wm - W0) for all tensors, m the window's last kept step."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rlstride.extrapolation.method import Prediction, Target
+from rlstride.spectra.updates import UpdateReader
+from rlstride.trajectory.store import Trajectory
+
+
+class Linear:
+    """Goes on in a straight line from the base through the window's last checkpoint."""
+
+    name = "linear"
+    fewest_steps = 1
+    uses_accuracy = False
+
+    def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LinearPredictor":
+        return LinearPredictor(window)
+
+
+@dataclass(frozen=True)
+class LinearPredictor:
+    """The line through W0 and Wm."""
+
+    window: Trajectory
+
+    def predict(self, target: Target) -> Prediction:
+        m = self.window.steps[-1]
+        c = target.step / m
+        return Prediction(scaled_updates(self.window, m, c), {"target_step": target.step, "factor": c})
+
+
+def scaled_updates(window: Trajectory, step: int, factor: float) -> Iterator[tuple[str, Tensor]]:
+    """factor * (Wt - W0) for every tensor, in float64: W0 plus it is then Wt to the bit where the factor is 1."""
+    reader = UpdateReader(window)
+    for weight in reader.weights:
+        yield weight.name, factor * (reader.stored(weight, step).double() - reader.stored(weight, 0).double())

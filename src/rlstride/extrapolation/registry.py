@@ -1,0 +1,21 @@
+"""Extrapolation methods by name."""
+
+from rlstride.errors import RequestError
+from rlstride.extrapolation.alpharl import AlphaRL
+from rlstride.extrapolation.last import Last
+from rlstride.extrapolation.linear import Linear
+from rlstride.extrapolation.method import Method
+
+_ALL: tuple[Method, ...] = (Last(), Linear(), AlphaRL())
+METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+
+
+def method_named(name: str) -> Method:
+    """The method of a name.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if name not in METHODS:
+        raise RequestError(f"there is no extrapolation method {name!r}; known: {', '.join(METHODS)}")
+    return METHODS[name]

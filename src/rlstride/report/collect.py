@@ -1,0 +1,170 @@
+"""Gathers the cells' Parquet files, manifests and ledgers into the study's CSV tables, for people.
+
+Each table is written whole or not at all, in an order that depends on its content alone, with floats at six significant
+digits: the same cells give the same bytes.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from rlstride.dynamics.table import summary
+from rlstride.errors import RequestError
+from rlstride.study.load import Cell, Study
+from rlstride.study.paths import CellPaths, StudyPaths, base_folder
+from rlstride.tracking.ledger import read_ledger
+from rlstride.trajectory.files import atomic_file
+from rlstride.trajectory.manifest import read_manifest
+
+CELL_COLUMNS = ["study", "model", "algorithm", "seed"]
+_FLOAT_FORMAT = "%.6g"
+# A missing table has these columns and no row, so that its reader finds a table and the report says "not run".
+_EMPTY = {
+    "accuracy": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
+    "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
+    "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
+    "dynamics": ["quantity", "value", "low", "high", "modules"],
+    "training": ["step", "reward", "tokens", "seconds"],
+    "ledger": ["stage", "status", "started", "seconds", "peak_rss_mib"],
+}
+_ORDER = {
+    "accuracy": ["variant", "step", "decoding"],
+    "validation": ["step", "decoding"],
+    "spectra": ["step", "layer", "kind"],
+    "dynamics": ["quantity"],
+    "training": ["step"],
+    "ledger": ["stage", "started"],
+}
+
+
+def collect(results_dir: Path, study: Study | None) -> None:
+    """Writes ``results_dir/tables/*.csv``: accuracy, validation, spectra, dynamics, training and ledger.
+
+    Args:
+        results_dir: results/{study}.
+        study: whose cells and controls are gathered; cells of an earlier grid stay out. None: every cell found.
+
+    Raises:
+        RequestError: the folder holds no cell.
+    """
+    paths = StudyPaths(results_dir)
+    cells = [cell for cell in _cells(results_dir, study) if paths.cell(cell).root.is_dir()]
+    if not cells:
+        raise RequestError(f"{results_dir}: there is no cell (MODEL/ALGORITHM/seedN) here; run rlstride train first")
+    name = study.spec.name if study else results_dir.resolve().name
+    for table, read in _READERS.items():
+        frames = [_labelled(read(paths.cell(cell)), name, cell) for cell in cells]
+        if table == "ledger":
+            frames += _base_ledgers(results_dir, study, name)
+        write_table(paths.tables / f"{table}.csv", _joined(frames, table))
+
+
+def write_table(file: Path, frame: pd.DataFrame) -> None:
+    """Writes a CSV file whole or not at all, floats at six significant digits."""
+    with atomic_file(file) as partial:
+        frame.to_csv(partial, index=False, float_format=_FLOAT_FORMAT, lineterminator="\n")
+
+
+def find_cells(results_dir: Path) -> list[Cell]:
+    """Every cell below results/{study}, controls included, by name."""
+    cells = []
+    for folder in sorted(results_dir.glob("*/*/seed*")):
+        seed = folder.name.removeprefix("seed")
+        if folder.is_dir() and seed.isdigit():
+            cells.append(Cell(folder.parent.parent.name, folder.parent.name, int(seed)))
+    return cells
+
+
+def _cells(results_dir: Path, study: Study | None) -> list[Cell]:
+    return find_cells(results_dir) if study is None else [*study.cells, *study.control_cells]
+
+
+def _accuracy(paths: CellPaths) -> pd.DataFrame:
+    return _parquet(paths.accuracy)
+
+
+def _validation(paths: CellPaths) -> pd.DataFrame:
+    return _parquet(paths.validation)
+
+
+def _spectra(paths: CellPaths) -> pd.DataFrame:
+    """One row for each kept step, layer and kind of in-scope matrix; singular values stay in the Parquet file."""
+    frame = _parquet(paths.spectra)
+    if frame.empty:
+        return frame
+    frame = frame[frame["in_scope"]]
+    if "tie_1" in frame:
+        frame = frame.assign(tie_1=frame["tie_1"].astype(int))
+    measures = [name for name in ("frobenius", "share_1", "stable_rank", "entropy_rank") if name in frame]
+    measures += sorted(
+        (name for name in map(str, frame) if name.startswith("sparsity_")), key=lambda name: float(name[9:])
+    )
+    sizes = {"modules": ("module", "size"), "rows": ("rows", "first"), "cols": ("cols", "first")}
+    means = {name: (name, "mean") for name in measures}
+    ties = {"ties_1": ("tie_1", "sum")} if "tie_1" in frame else {}
+    grouped = frame.groupby(["step", "layer", "kind"], as_index=False)
+    return grouped.agg(**sizes, **means, **ties)
+
+
+def _dynamics(paths: CellPaths) -> pd.DataFrame:
+    frame = _parquet(paths.dynamics)
+    return frame if frame.empty else summary(frame)
+
+
+def _training(paths: CellPaths) -> pd.DataFrame:
+    if not paths.manifest.is_file():
+        return pd.DataFrame()
+    return pd.DataFrame([record.model_dump() for record in read_manifest(paths.trajectory).training])
+
+
+def _ledger(paths: CellPaths) -> pd.DataFrame:
+    return _ledger_frame(paths.ledger)
+
+
+_READERS: dict[str, Callable[[CellPaths], pd.DataFrame]] = {
+    "accuracy": _accuracy,
+    "validation": _validation,
+    "spectra": _spectra,
+    "dynamics": _dynamics,
+    "training": _training,
+    "ledger": _ledger,
+}
+
+
+def _ledger_frame(folder: Path) -> pd.DataFrame:
+    entries = read_ledger(folder)
+    return pd.DataFrame([{name: entry.get(name) for name in _EMPTY["ledger"]} for entry in entries])
+
+
+def _base_ledgers(results_dir: Path, study: Study | None, name: str) -> list[pd.DataFrame]:
+    """The bases' ledgers; bases are shared by studies, so they lie beside the study's folder, not in it."""
+    if study is None:
+        return []
+    frames = []
+    for model in study.models:
+        frame = _ledger_frame(results_dir.parent / "bases" / "ledger" / base_folder(study, model).name)
+        if not frame.empty:
+            frames.append(frame.assign(study=name, model=model, algorithm="", seed=None))
+    return frames
+
+
+def _parquet(file: Path) -> pd.DataFrame:
+    return pd.read_parquet(file) if file.is_file() else pd.DataFrame()
+
+
+def _labelled(frame: pd.DataFrame, study: str, cell: Cell) -> pd.DataFrame:
+    return frame.assign(study=study, model=cell.model, algorithm=cell.algorithm, seed=cell.seed)
+
+
+def _joined(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
+    """All cells' rows, cell columns first, sorted by content. Whole numbers stay whole where some are missing."""
+    full = [frame for frame in frames if not frame.empty]
+    if not full:
+        return pd.DataFrame(columns=CELL_COLUMNS + _EMPTY[table])
+    joined = pd.concat(full, ignore_index=True)
+    for name in ("seed", "step", "n", "samples", "tokens", "layer", "modules"):
+        if name in joined:
+            joined[name] = joined[name].astype("Int64")
+    joined = joined[CELL_COLUMNS + [name for name in joined if name not in CELL_COLUMNS]]
+    return joined.sort_values([*CELL_COLUMNS, *_ORDER[table]], kind="stable", ignore_index=True)

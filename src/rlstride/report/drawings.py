@@ -1,0 +1,274 @@
+"""What each figure shows: from the study's tables to a figure and the tidy frame that it was drawn from."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rlstride.report import style
+from rlstride.report.evidence import gaussian_share
+from rlstride.report.style import Series
+from rlstride.study.load import Study
+from rlstride.study.variants import IN_SCOPE_FULL, window_variant
+
+Tables = dict[str, pd.DataFrame]
+_KIND_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure and what it was drawn from."""
+
+    figure: Figure
+    data: pd.DataFrame
+
+
+def draw_accuracy_over_steps(tables: Tables, study: Study) -> Drawing | None:
+    """Validation accuracy of the kept steps, a panel for each model and a line for each algorithm."""
+    frame = _headline(tables["validation"], study)
+    if frame.empty:
+        return None
+    frame = _over_seeds(frame, ["model", "algorithm", "step"])
+    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    looks = style.series_of(algorithms)
+    tests = _headline(tables["accuracy"], study)
+    # Where the frozen control's steps were scored too it is a series of its own; else its last step is a line.
+    references: dict[str, object] = {"base": ":"} if "frozen" in algorithms else {"base": ":", "frozen": (0, (6, 3))}
+    figure, grid = style.panels([""], models)
+    for (_, model), axes in grid.items():
+        for algorithm in algorithms:
+            _line(
+                axes, _select(frame, model=model, algorithm=algorithm), "step", algorithm, looks[algorithm], band=True
+            )
+        _accuracy_references(axes, _select(tests, model=model), references)
+        axes.set_ylim(0, 1.02)
+    style.whole_steps(grid)
+    style.label_outer(grid, "RL step", _accuracy_label(study, "validation"))
+    style.legend_below(figure, grid)
+    return Drawing(figure, frame)
+
+
+def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
+    """Test accuracy of rank-k models, with the rank-1 controls, in-scope-full and full."""
+    frame = _headline(tables["accuracy"], study)
+    ranks = sorted({int(name.split("_")[1]) for name in frame["variant"] if _is_rank(name)})
+    places = {f"rank_{rank}": str(rank) for rank in ranks} | {IN_SCOPE_FULL: "all\nin scope", "full": "full\nrun"}
+    wanted = [*places, "rank_1_unscaled", "rank_1_random", "base"]
+    frame = _over_seeds(frame[frame["variant"].isin(wanted)], ["model", "algorithm", "variant"])
+    if not ranks or frame.empty:
+        return None
+    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    looks = style.series_of(algorithms)
+    order = {name: position for position, name in enumerate(places)}
+    figure, grid = style.panels([""], models)
+    for (_, model), axes in grid.items():
+        for index, algorithm in enumerate(algorithms):
+            rows = _select(frame, model=model, algorithm=algorithm)
+            shift = 0.12 * (index - (len(algorithms) - 1) / 2)
+            line = rows[rows["variant"].isin(places)]
+            line = line.assign(place=line["variant"].map(order).astype(float) + shift).sort_values("place")
+            _line(axes, line, "place", algorithm, looks[algorithm])
+            for control, fill, name in (("rank_1_unscaled", "left", "unscaled"), ("rank_1_random", "none", "random")):
+                point = rows[rows["variant"] == control].assign(place=shift + order.get("rank_1", 0))
+                label = f"rank 1, {name} ({algorithm})"
+                _control(axes, point, label, looks[algorithm], fill)
+        _accuracy_references(axes, _select(frame, model=model), {"base": ":"})
+        axes.set_xticks(list(order.values()), list(places.values()))
+        axes.set_ylim(0, 1.02)
+    style.label_outer(grid, "rank of the update kept (rescaled to its full norm)", _accuracy_label(study, "test"))
+    style.legend_below(figure, grid)
+    return Drawing(figure, frame)
+
+
+def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
+    """Test accuracy of the extrapolated models over the share of the steps that they saw."""
+    tests = _headline(tables["accuracy"], study)
+    names = {
+        window_variant(window, method): (window, method)
+        for window in study.spec.extrapolation.windows
+        for method in study.spec.extrapolation.methods
+    }
+    frame = tests[tests["variant"].isin(names)]
+    if frame.empty:
+        return None
+    frame = frame.assign(
+        window=[names[name][0] for name in frame["variant"]], method=[names[name][1] for name in frame["variant"]]
+    )
+    frame = _over_seeds(frame, ["model", "algorithm", "method", "window"])
+    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    looks = style.series_of(list(study.spec.extrapolation.methods))
+    gap = 0.008  # keeps the intervals of one window apart
+    figure, grid = style.panels(algorithms, models, height=2.8)
+    for (algorithm, model), axes in grid.items():
+        for index, (method, look) in enumerate(looks.items()):
+            rows = _select(frame, model=model, algorithm=algorithm, method=method).sort_values("window")
+            rows = rows.assign(place=100 * (rows["window"] + gap * (index - (len(looks) - 1) / 2)))
+            _line(axes, rows, "place", method, look)
+        cell = _select(tests, model=model, algorithm=algorithm)
+        _accuracy_references(axes, cell, {"full": "-", "base": ":"})
+        axes.set_ylim(0, 1.02)
+        axes.set_xticks([100 * window for window in study.spec.extrapolation.windows])
+    style.label_outer(grid, "window (% of the RL steps seen)", _accuracy_label(study, "test"))
+    style.legend_below(figure, grid)
+    return Drawing(figure, frame)
+
+
+def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
+    """Share of the validation completions in each solution format."""
+    frame = _headline(tables["validation"], study)
+    frame = frame[frame["algorithm"].isin(study.algorithms)]
+    formats = [name for name in map(str, frame.columns) if name.startswith("format_") and frame[name].notna().any()]
+    if frame.empty or not formats:
+        return None
+    frame = frame.groupby(["model", "algorithm", "step"], as_index=False)[formats].mean()
+    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    looks = style.series_of(formats)
+    figure, grid = style.panels(algorithms, models, height=2.6)
+    for (algorithm, model), axes in grid.items():
+        rows = _select(frame, model=model, algorithm=algorithm).sort_values("step")
+        for name, look in looks.items():
+            axes.plot(rows["step"], 100 * rows[name], label=name[7:], **look.line_kwargs(len(rows)))
+        axes.set_ylim(-2, 102)
+    style.whole_steps(grid)
+    style.label_outer(grid, "RL step", "completions (%)")
+    style.legend_below(figure, grid)
+    return Drawing(figure, frame)
+
+
+def draw_share_by_layer(tables: Tables, study: Study) -> Drawing | None:
+    """Heat map of s1 / |D|F of the last update, layers by kinds, a panel for each model and algorithm."""
+    frame = tables["spectra"]
+    if frame.empty:
+        return None
+    frame = frame[frame["step"] == frame.groupby(["model", "algorithm", "seed"])["step"].transform("max")]
+    data = frame.groupby(["model", "algorithm", "layer", "kind", "rows", "cols"], as_index=False)["share_1"].mean()
+    data = data.assign(gaussian=gaussian_share(data["rows"].to_numpy(float), data["cols"].to_numpy(float)))
+    models, algorithms = _models(data, study), _algorithms(data, study)
+    kinds = [kind for kind in _KIND_ORDER if kind in set(data["kind"])]
+    kinds += sorted(set(data["kind"]) - set(kinds))
+    layers = sorted(data["layer"].unique())
+    figure, grid = style.panels(algorithms, models, height=0.9 + 0.3 * min(len(layers), 12))
+    low, high = float(data["share_1"].min()), float(data["share_1"].max())
+    image = None
+    for (algorithm, model), axes in grid.items():
+        rows = _select(data, model=model, algorithm=algorithm)
+        table = rows.pivot_table(index="layer", columns="kind", values="share_1").reindex(index=layers, columns=kinds)
+        image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=low, vmax=high, origin="lower")
+        if len(layers) <= 12:
+            _annotate(axes, table.to_numpy(float), (low + high) / 2)
+        axes.grid(visible=False)
+        axes.set_xticks(range(len(kinds)), [kind.removesuffix("_proj") for kind in kinds])
+        axes.set_yticks(range(len(layers)) if len(layers) <= 12 else range(0, len(layers), 4))
+    style.label_outer(grid, "matrix", "layer")
+    if image is not None:
+        figure.colorbar(image, ax=list(grid.values()), label=r"$s_1 / \|D\|_F$", shrink=0.9)
+    return Drawing(figure, data)
+
+
+def draw_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
+    """Median s1 / |D|F over the in-scope matrices at each kept step, with the middle half of them."""
+    frame = tables["spectra"]
+    if frame.empty:
+        return None
+    frame = frame.assign(gaussian=gaussian_share(frame["rows"].to_numpy(float), frame["cols"].to_numpy(float)))
+    groups = frame.groupby(["model", "algorithm", "step"], as_index=False)
+    data = groups.agg(
+        accuracy=("share_1", "median"),
+        low=("share_1", lambda shares: shares.quantile(0.25)),
+        high=("share_1", lambda shares: shares.quantile(0.75)),
+        gaussian=("gaussian", "median"),
+    )
+    models, algorithms = _models(data, study), _algorithms(data, study)
+    looks = style.series_of(algorithms)
+    figure, grid = style.panels([""], models)
+    for (_, model), axes in grid.items():
+        for algorithm in algorithms:
+            rows = _select(data, model=model, algorithm=algorithm)
+            _line(axes, rows, "step", algorithm, looks[algorithm], band=True)
+        style.reference_line(axes, float(_select(data, model=model)["gaussian"].iloc[0]), "Gaussian update", ":")
+        axes.set_ylim(0, 1.02)
+    style.whole_steps(grid)
+    style.label_outer(grid, "RL step", r"$s_1 / \|D\|_F$, median over matrices")
+    style.legend_below(figure, grid)
+    return Drawing(
+        figure, data.rename(columns={"accuracy": "share_1_median", "low": "quartile_1", "high": "quartile_3"})
+    )
+
+
+def _headline(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    return frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["accuracy"].notna()]
+
+
+def _over_seeds(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Mean over seeds, with the envelope of the seeds' intervals."""
+    return frame.groupby(keys, as_index=False).agg(
+        accuracy=("accuracy", "mean"), low=("low", "min"), high=("high", "max"), seeds=("seed", "nunique")
+    )
+
+
+def _select(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    return frame
+
+
+def _models(frame: pd.DataFrame, study: Study) -> list[str]:
+    return [model for model in study.models if model in set(frame["model"])]
+
+
+def _algorithms(frame: pd.DataFrame, study: Study) -> list[str]:
+    known = [*study.algorithms, *study.controls]
+    return [algorithm for algorithm in known if algorithm in set(frame["algorithm"])]
+
+
+def _is_rank(name: str) -> bool:
+    return name.startswith("rank_") and name.removeprefix("rank_").isdigit()
+
+
+def _line(axes: Axes, rows: pd.DataFrame, x: str, label: str, look: Series, *, band: bool = False) -> None:
+    """A series with its intervals: a band over many points, bars over few."""
+    if rows.empty:
+        return
+    rows = rows.sort_values(x)
+    places, values = rows[x].to_numpy(float), rows["accuracy"].to_numpy(float)
+    low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
+    if band:
+        axes.fill_between(places, low, high, color=look.colour, alpha=0.18, linewidth=0)
+    else:
+        axes.vlines(places, low, high, color=look.colour, linewidth=1.4)
+    axes.plot(places, values, label=label, **look.line_kwargs(len(rows) if band else 0))
+
+
+def _control(axes: Axes, point: pd.DataFrame, label: str, look: Series, fill: str) -> None:
+    """A control beside the series: hollow or half-filled, with its interval, and no line."""
+    if point.empty:
+        return
+    place, value = float(point["place"].iloc[0]), float(point["accuracy"].iloc[0])
+    axes.vlines(place, float(point["low"].iloc[0]), float(point["high"].iloc[0]), color=look.colour, linewidth=1.0)
+    axes.plot(
+        [place], [value], linestyle="none", marker=look.marker, color=look.colour, fillstyle=fill,
+        markerfacecoloralt="white", markersize=7, label=label,
+    )  # fmt: skip
+
+
+def _accuracy_references(axes: Axes, rows: pd.DataFrame, lines: dict[str, object]) -> None:
+    """Horizontal lines at the mean test accuracy of some variants."""
+    names = {"base": "base (test)", "frozen": "frozen control (test)", "full": "full run"}
+    for variant, line in lines.items():
+        values = rows.loc[rows["variant"] == variant, "accuracy"]
+        if len(values):
+            style.reference_line(axes, float(values.mean()), names[variant], line)
+
+
+def _annotate(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float64]], middle: float) -> None:
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(
+                j, i, f"{value:.2f}", ha="center", va="center", fontsize=7, color="black" if value > middle else "white"
+            )
+
+
+def _accuracy_label(study: Study, split: str) -> str:
+    return f"{split} accuracy ({study.spec.evaluation.headline})"

@@ -1,0 +1,139 @@
+"""What claims are judged by: problem scores, spectra, the linear fit and costs of an algorithm's cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlstride.evaluation.intervals import Interval
+from rlstride.report.pooling import Floats, Statistic, pooled_interval
+from rlstride.study.load import Cell, Study
+from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.tracking.ledger import read_ledger
+from rlstride.trajectory.store import Trajectory
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The cells of one algorithm (or of several), read from their tables. What was not run is simply absent."""
+
+    study: Study
+    cells: list[Cell]
+    scores: dict[Cell, dict[str, Floats]]  # test scores by variant, (problems,), at the headline decoding
+    shares: dict[Cell, dict[str, Floats]]  # of the last update's matrices: "share" and the Gaussian "null", (matrices,)
+    dynamics: dict[str, Interval]  # the linear fit's quantities, pooled
+    dynamics_cells: int
+    costs: dict[float, dict[Cell, dict[str, Floats]]]  # by window: steps and seconds of the full and the shortened run
+
+    def having(self, *variants: str) -> list[dict[str, Floats]]:
+        """The scores of the cells in which all these variants were evaluated."""
+        return [scores for scores in self.scores.values() if all(name in scores for name in variants)]
+
+    def interval(self, statistic: Statistic) -> Interval:
+        """A statistic over the cells that have all its variants."""
+        return pooled_interval(self.having(*statistic.variants), statistic)
+
+
+def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
+    """Reads the evidence of some of a study's cells.
+
+    Args:
+        results_dir: results/{study}, with tables/dynamics.csv where ``rlstride collect`` found any dynamics.
+        cells: usually those of one algorithm.
+    """
+    paths = {cell: StudyPaths(results_dir).cell(cell) for cell in cells}
+    headline = study.spec.evaluation.headline
+    dynamics, dynamics_cells = _dynamics(StudyPaths(results_dir).tables / "dynamics.csv", cells)
+    return Evidence(
+        study=study,
+        cells=list(cells),
+        scores={cell: _scores(path, headline) for cell, path in paths.items()},
+        shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
+        dynamics=dynamics,
+        dynamics_cells=dynamics_cells,
+        costs={
+            window: {cell: costs for cell, path in paths.items() if (costs := _costs(path, window, headline))}
+            for window in study.spec.extrapolation.windows
+        },
+    )
+
+
+def gaussian_share(rows: Floats, cols: Floats) -> Floats:
+    """s1 / |D|F of an update of iid Gaussian entries, to leading order in its shape: (sqrt(m) + sqrt(n)) / sqrt(mn)."""
+    share: Floats = (np.sqrt(rows) + np.sqrt(cols)) / np.sqrt(rows * cols)
+    return share
+
+
+def _scores(paths: CellPaths, decoding: str) -> dict[str, Floats]:
+    file = paths.accuracy.with_name("accuracy-problems.parquet")
+    if not file.is_file():
+        return {}
+    frame = pd.read_parquet(file)
+    frame = frame[(frame["decoding"] == decoding) & frame["score"].notna()]
+    return {
+        str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)
+        for variant, rows in frame.groupby("variant", sort=True)
+    }
+
+
+def _shares(file: Path) -> dict[str, Floats]:
+    if not file.is_file():
+        return {}
+    frame = pd.read_parquet(file, columns=["step", "rows", "cols", "in_scope", "share_1"])
+    frame = frame[frame["in_scope"] & (frame["step"] == frame["step"].max()) & frame["share_1"].notna()]
+    if frame.empty:
+        return {}
+    null = gaussian_share(frame["rows"].to_numpy(dtype=float), frame["cols"].to_numpy(dtype=float))
+    return {"share": frame["share_1"].to_numpy(dtype=float), "null": null}
+
+
+def _dynamics(file: Path, cells: Sequence[Cell]) -> tuple[dict[str, Interval], int]:
+    """Each quantity's mean over cells, with the widest of the cells' intervals around it."""
+    frame = pd.read_csv(file, keep_default_na=True) if file.is_file() else pd.DataFrame()
+    if frame.empty:
+        return {}, 0
+    wanted = {(cell.model, cell.algorithm, cell.seed) for cell in cells}
+    keys = list(zip(frame["model"], frame["algorithm"], frame["seed"], strict=True))
+    frame = frame[[key in wanted for key in keys]].dropna(subset=["value"])
+    found = {
+        str(quantity): Interval(float(rows["value"].mean()), float(rows["low"].min()), float(rows["high"].max()))
+        for quantity, rows in frame.groupby("quantity")
+    }
+    return found, len(frame[["model", "algorithm", "seed"]].drop_duplicates())
+
+
+def _costs(paths: CellPaths, window: float, decoding: str) -> dict[str, Floats]:
+    """Steps and seconds of the full run, and of RL up to the window's end with the looks and the fit AlphaRL needs."""
+    if not paths.manifest.is_file():
+        return {}
+    trajectory = Trajectory(paths.trajectory)
+    seen = trajectory.window(window)
+    if not seen.steps:
+        return {}
+    last, full = seen.steps[-1], trajectory.full_last_step
+    costs = {"full_steps": float(full), "window_steps": float(last)}
+    seconds = [trajectory.record(step).seconds for step in (full, last)]
+    fit = _fit_seconds(paths.ledger, window)
+    if paths.validation.is_file() and None not in (*seconds, fit):
+        frame = pd.read_parquet(paths.validation)
+        looked_at = frame[(frame["decoding"] == decoding) & (frame["step"] > 0) & (frame["step"] <= last)]
+        costs["full_seconds"] = float(seconds[0] or 0)
+        costs["window_seconds"] = float(seconds[1] or 0) + float(looked_at["seconds"].sum()) + float(fit or 0)
+    return {name: np.array([value]) for name, value in costs.items()}
+
+
+def _fit_seconds(ledger: Path, window: float) -> float | None:
+    """The last finished fit of AlphaRL: its own entry, or the whole job's (an upper bound) where one fitted several."""
+    entries = [entry for entry in read_ledger(ledger) if entry["stage"] == "extrapolate"]
+    done = [entry for entry in entries if entry["status"] == "done" and "not_applicable" not in entry]
+    own = [entry for entry in done if entry.get("method") == "alpharl" and entry.get("window") == window]
+    return float((own or done)[-1]["seconds"]) if own or done else None
+
+
+def format_interval(interval: Interval) -> str:
+    """An interval as text: 0.842 [0.801, 0.880]."""
+    if np.isnan(interval.value):
+        return "unknown"
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -1,0 +1,118 @@
+"""The report's figures: PNG and SVG, each with the CSV file that it was drawn from beside it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+
+from rlstride.report import drawings, style
+from rlstride.report.collect import write_table
+from rlstride.report.drawings import Drawing, Tables
+from rlstride.study.load import Study
+from rlstride.trajectory.files import atomic_file
+
+
+@dataclass(frozen=True)
+class FigureFile:
+    """A figure on disk: NAME.png, NAME.svg and NAME.csv. Where there was nothing to draw, the image says so."""
+
+    name: str
+    title: str
+    caption: str
+    folder: Path
+    drawn: bool
+
+    def file(self, suffix: str) -> Path:
+        """The file with this suffix, such as ``svg``."""
+        return self.folder / f"{self.name}.{suffix}"
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """What a figure shows, and the function that draws it; None from it means that its data are not there."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[Tables, Study], Drawing | None]
+
+
+def write_figures(tables: Tables, study: Study, folder: Path) -> list[FigureFile]:
+    """Draws every figure. One whose data do not exist becomes an image that says so, without a CSV.
+
+    Args:
+        tables: the study's tables by name.
+        folder: gets a PNG, an SVG and a CSV for each figure.
+    """
+    files = []
+    for spec in FIGURES:
+        with plt.rc_context(style.RC):
+            drawing = spec.draw(tables, study)
+            _save(drawing or _nothing_to_draw(spec.title), folder, spec.name)
+        files.append(FigureFile(spec.name, spec.title, spec.caption, folder, drawing is not None))
+    return files
+
+
+def _nothing_to_draw(title: str) -> Drawing:
+    figure = plt.figure(figsize=(5.5, 1.2))
+    figure.text(0.5, 0.5, f"{title}:\nnot run", ha="center", va="center", color=style.GREY)
+    return Drawing(figure, pd.DataFrame())
+
+
+def _save(drawing: Drawing, folder: Path, name: str) -> None:
+    with atomic_file(folder / f"{name}.svg") as partial:
+        drawing.figure.savefig(partial, format="svg", metadata={"Date": None})
+    with atomic_file(folder / f"{name}.png") as partial:
+        drawing.figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
+    plt.close(drawing.figure)
+    if drawing.data.empty:
+        (folder / f"{name}.csv").unlink(missing_ok=True)
+    else:
+        write_table(folder / f"{name}.csv", drawing.data)
+
+
+FIGURES = (
+    FigureSpec(
+        "accuracy_over_steps",
+        "Accuracy over RL, beside the base and a run that cannot learn",
+        "Accuracy of the kept steps on validation problems, with 95 % intervals over problems. Horizontal lines: test "
+        "accuracy of the base, and of the frozen control (learning rate 0).",
+        drawings.draw_accuracy_over_steps,
+    ),
+    FigureSpec(
+        "accuracy_over_rank",
+        "How much of a run's accuracy the top singular directions of its update carry",
+        "Test accuracy of models whose update is cut to its top k singular triplets and rescaled to its full norm, "
+        "with 95 % intervals over problems. Controls at rank 1: not rescaled, and random directions of equal norm.",
+        drawings.draw_accuracy_over_rank,
+    ),
+    FigureSpec(
+        "accuracy_over_window",
+        "What can be predicted from a first part of the run",
+        "Test accuracy of the models extrapolated from a first part of each run, with 95 % intervals over problems. "
+        "last: the window's last checkpoint; what lies below it is harmful.",
+        drawings.draw_accuracy_over_window,
+    ),
+    FigureSpec(
+        "share_by_layer",
+        "How close to rank 1 each matrix's last update is",
+        "s1/|D|F of each in-scope matrix's update at the last step, mean over seeds. The share of a Gaussian update of "
+        "the same shape stands beside it in the CSV file.",
+        drawings.draw_share_by_layer,
+    ),
+    FigureSpec(
+        "share_over_steps",
+        "The top singular direction's share over RL",
+        "Median over the in-scope matrices, with the middle half of them as a band. Dotted: a Gaussian update "
+        "of the same shapes.",
+        drawings.draw_share_over_steps,
+    ),
+    FigureSpec(
+        "formats_over_steps",
+        "Which solution formats RL picks",
+        "Share of the validation completions in each solution format of the pretraining mixture, mean over seeds.",
+        drawings.draw_formats_over_steps,
+    ),
+)

@@ -1,0 +1,80 @@
+"""The report's two headline sentences, computed over all cells of a study."""
+
+import math
+from pathlib import Path
+
+import pandas as pd
+
+from rlstride.evaluation.intervals import Interval
+from rlstride.report import published
+from rlstride.report.evidence import Evidence, format_interval, gather
+from rlstride.report.pooling import Statistic, mean_of, recovered_gain, relative
+from rlstride.study.load import Study
+from rlstride.study.variants import window_variant
+
+
+def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame) -> list[str]:
+    """One sentence on learning and rank-1 dominance, one on prediction; each says so where its data are missing."""
+    evidence = gather(results_dir, study, study.cells)
+    return [_dominance(evidence, claims), _prediction(evidence, claims)]
+
+
+def _dominance(evidence: Evidence, claims: pd.DataFrame) -> str:
+    full, base, frozen = (evidence.interval(mean_of(name)) for name in ("full", "base", "frozen"))
+    if math.isnan(full.value) or math.isnan(base.value):
+        return "No cell has been evaluated yet, so there is nothing to say about what RL learns."
+    scored = len(evidence.having("full", "base"))
+    control = "" if math.isnan(frozen.value) else f"; the frozen control stays at {frozen.value:.3f}"
+    learns = f"RL takes accuracy from {base.value:.3f} to {full.value:.3f} (mean over {scored} cells{control})"
+    kept, gain = evidence.interval(relative("rank_1")), evidence.interval(recovered_gain("rank_1"))
+    if math.isnan(kept.value):
+        return f"{learns}; rank-1 models were not run."
+    verdict = _verdicts(claims, "Rank-1 dominance: recovered gain")
+    random = evidence.interval(relative("rank_1_random"))
+    beside = "" if math.isnan(random.value) else f" (a random rank-1 update of equal norm: {random.value:.3f})"
+    return (
+        f"{learns}; the rescaled rank-1 part of its update keeps {format_interval(kept)} of the full run's accuracy"
+        f"{beside} and {format_interval(gain)} of the gain, where over {100 * published.RANK_1_RECOVERY:.0f} % "
+        f"is published: {verdict}."
+    )
+
+
+def _prediction(evidence: Evidence, claims: pd.DataFrame) -> str:
+    names = {method: window_variant(published.ALPHARL_WINDOW, method) for method in ("alpharl", "last", "linear")}
+    kept = {method: _known(evidence, relative(name)) for method, name in names.items()}
+    alpharl = kept.pop("alpharl")
+    if alpharl is None:
+        prediction = f"AlphaRL at {100 * published.ALPHARL_WINDOW:.0f} % of the steps was not run"
+    else:
+        labels = {"last": "the last checkpoint seen keeps", "linear": "plain linear extrapolation"}
+        rivals = [f"{labels[method]} {format_interval(interval)}" for method, interval in kept.items() if interval]
+        prediction = (
+            f"From the first {100 * published.ALPHARL_WINDOW:.0f} % of the steps AlphaRL keeps "
+            f"{format_interval(alpharl)} of the full run's accuracy, where over "
+            f"{100 * published.ALPHARL_RETENTION:.0f} % is published"
+            + (f", and {' and '.join(rivals)}" if rivals else "")
+            + f": {_verdicts(claims, 'AlphaRL at 40 % of the steps: relative accuracy')}"
+        )
+    found = evidence.dynamics
+    if not {"r2_in_sample", "r2_random_walk", "forecast_error", "forecast_error_persistence"} <= set(found):
+        return f"{prediction}; linear dynamics were not measured."
+    ratio = found["forecast_error"].value / found["forecast_error_persistence"].value
+    return (
+        f"{prediction}; linear dynamics fit with R2 {found['r2_in_sample'].value:.3f} in sample, a random walk with "
+        f"{found['r2_random_walk'].value:.3f}, and forecasts of later steps err {ratio:.2f} times as much as "
+        f"persistence: {_verdicts(claims, 'Rank-1 linear dynamics: in-sample R2')}."
+    )
+
+
+def _known(evidence: Evidence, statistic: Statistic) -> Interval | None:
+    interval = evidence.interval(statistic)
+    return None if math.isnan(interval.value) else interval
+
+
+def _verdicts(claims: pd.DataFrame, claim: str) -> str:
+    """The verdicts of one claim: once where all algorithms agree, else by algorithm."""
+    rows = claims[claims["claim"].str.startswith(claim)]
+    by_verdict = rows.groupby("verdict", sort=False)["algorithm"].agg(list)
+    if len(by_verdict) == 1:
+        return str(by_verdict.index[0])
+    return "; ".join(f"{verdict} with {', '.join(names)}" for verdict, names in by_verdict.items())

@@ -1,0 +1,178 @@
+"""The report: one HTML page that needs no other file, with claims, figures and links to the CSV tables."""
+
+import base64
+import math
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from rlstride.errors import RequestError
+from rlstride.report.claims import ONE_SEED, claims_table
+from rlstride.report.collect import write_table
+from rlstride.report.drawings import Tables
+from rlstride.report.figures import FigureFile, write_figures
+from rlstride.report.findings import headline_findings
+from rlstride.study.config import TinyModel
+from rlstride.study.load import Study
+from rlstride.study.paths import StudyPaths
+from rlstride.study.plan import predictions
+from rlstride.study.variants import window_variant
+from rlstride.trajectory.files import write_text
+from rlstride.trajectory.manifest import read_manifest
+
+TABLES = ("accuracy", "validation", "spectra", "dynamics", "training", "ledger")
+
+
+def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
+    """Computes the claims, draws the figures and writes the page.
+
+    Args:
+        results_dir: results/{study}, after ``rlstride collect``. ``tables/claims.csv`` is added to it.
+        study: names the headline decoding, and what should have been run.
+        out_dir: gets ``index.html`` and ``figures/``.
+
+    Raises:
+        RequestError: the tables are not there.
+    """
+    paths = StudyPaths(results_dir)
+    tables = read_tables(paths.tables)
+    claims = claims_table(results_dir, study)
+    write_table(paths.tables / "claims.csv", claims)
+    figures = write_figures(tables, study, out_dir / "figures")
+    environment = Environment(
+        loader=PackageLoader("rlstride.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "verdict_class": lambda verdict: verdict.replace(" ", "-")}
+    page = environment.get_template("page.html.j2").render(
+        study=study,
+        run=_what_was_run(paths, study, tables),
+        findings=headline_findings(results_dir, study, claims),
+        claims=_by_claim(claims),
+        figures=[_embedded(figure, out_dir) for figure in figures],
+        accuracies=_accuracy_tables(tables["accuracy"], study),
+        decodings=list(study.spec.evaluation.decodings),
+        costs=_costs(tables["ledger"]),
+        links={name: os.path.relpath(paths.tables / f"{name}.csv", out_dir) for name in ("claims", *TABLES)},
+    )
+    write_text(out_dir / "index.html", page)
+
+
+def read_tables(folder: Path) -> Tables:
+    """The study's tables by name.
+
+    Raises:
+        RequestError: one of them is missing.
+    """
+    tables = {}
+    for name in TABLES:
+        file = folder / f"{name}.csv"
+        if not file.is_file():
+            raise RequestError(f"{file}: this table is missing; run rlstride collect first")
+        tables[name] = pd.read_csv(file)
+    return tables
+
+
+def _what_was_run(paths: StudyPaths, study: Study, tables: Tables) -> dict[str, Any]:
+    finished = [cell for cell in study.cells if paths.cell(cell).manifest.is_file()]
+    tests = tables["accuracy"]
+    scored = set(zip(tests["model"], tests["algorithm"], tests["seed"], strict=True))
+    versions = {"rlstride": version("rlstride")}
+    for cell in finished:
+        versions |= read_manifest(paths.cell(cell).trajectory).libraries
+    return {
+        "cells": len(study.cells),
+        "trained": len(finished),
+        "scored": sum((cell.model, cell.algorithm, cell.seed) in scored for cell in study.cells),
+        "models": {
+            name: model.stands_for if isinstance(model, TinyModel) else model.source
+            for name, model in study.models.items()
+        },
+        "problems": sorted(map(int, tests["n"].dropna().unique())),
+        "versions": versions,
+    }
+
+
+def _embedded(figure: FigureFile, out_dir: Path) -> dict[str, Any]:
+    """A figure as the page needs it: the SVG inside the page, PNG and CSV as links."""
+    shown: dict[str, Any] = {"title": figure.title, "caption": figure.caption, "drawn": figure.drawn}
+    if figure.drawn:
+        svg = base64.b64encode(figure.file("svg").read_bytes()).decode()
+        shown |= {"data": f"data:image/svg+xml;base64,{svg}"}
+        shown |= {suffix: os.path.relpath(figure.file(suffix), out_dir) for suffix in ("csv", "png")}
+    return shown
+
+
+def _accuracy_tables(frame: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
+    """For each cell, variants by decodings; a variant that the study names but no row has is shown as not run."""
+    predicted = [
+        window_variant(window, method)
+        for window in study.spec.extrapolation.windows
+        for method in study.spec.extrapolation.methods
+    ]
+    applicable = {prediction.variant for prediction in predictions(study.spec)}
+    expected = ["base", "frozen", "full", *study.spec.ablation.variants, *predicted]
+    tables = []
+    for cell in study.cells:
+        rows = frame[
+            (frame["model"] == cell.model) & (frame["algorithm"] == cell.algorithm) & (frame["seed"] == cell.seed)
+        ]
+        found = {(row["variant"], row["decoding"]): row for row in rows.to_dict("records")}
+        extra = [name for name in rows["variant"].unique() if name not in expected]
+        variants = {
+            name: [found.get((name, decoding)) for decoding in study.spec.evaluation.decodings]
+            for name in [*expected, *extra]
+        }
+        absent = {name: "not applicable" for name in predicted if name not in applicable}
+        tables.append({"cell": str(cell), "variants": variants, "absent": absent})
+    return tables
+
+
+def _by_claim(claims: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of each claim, with what they share: the claim, its rule and, where all say it, the note.
+
+    That there is one seed is said once, above the table.
+    """
+    claims = claims.assign(note=[note.removeprefix(ONE_SEED).removeprefix("; ") for note in claims["note"]])
+    groups = []
+    for claim, rows in claims.groupby("claim", sort=False):
+        notes = [row["note"] for row in rows.to_dict("records")]
+        groups.append(
+            {
+                "claim": claim,
+                "rows": rows.to_dict("records"),
+                "rules": list(rows["rule"].unique()),
+                "note": notes[0] if len(set(notes)) == 1 else "",
+            }
+        )
+    return groups
+
+
+def _costs(ledger: pd.DataFrame) -> list[dict[str, Any]]:
+    """Jobs, wall-clock and memory of each stage."""
+    if ledger.empty:
+        return []
+    grouped = ledger.groupby("stage", as_index=False).agg(
+        jobs=("seconds", "size"),
+        failed=("status", lambda statuses: int((statuses != "done").sum())),
+        seconds=("seconds", "sum"),
+        longest=("seconds", "max"),
+        memory=("peak_rss_mib", "max"),
+        started=("started", "min"),
+    )
+    rows = grouped.sort_values(["started", "stage"]).to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    """A figure for people; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.{digits}f}"

@@ -1,0 +1,86 @@
+"""Writes edited models as Hugging Face folders with a card that says what they are."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlstride.errors import RequestError
+from rlstride.spectra.updates import UpdateReader
+from rlstride.trajectory.files import atomic_folder, write_text
+from rlstride.trajectory.store import Trajectory
+
+_CARD = "README.md"
+_MARK = "<!-- written by rlstride -->"
+_WEIGHTS = "model.safetensors"
+_COPIED = {".json", ".txt", ".model", ".jinja", ".py"}  # config, tokenizer, chat template, a family's own code
+
+
+def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tensor], card: str) -> None:
+    """Writes a model as an HF folder that appears whole or not at all.
+
+    Args:
+        out: the folder; one that an earlier call wrote is replaced.
+        base_folder: HF folder whose configuration and tokenizer are copied.
+        tensors_by_name: every tensor of the model, under its name in the base's files (tied ones once).
+        card: README.md, without a title.
+
+    Raises:
+        RequestError: ``out`` holds something that no earlier call wrote.
+    """
+    out = out.resolve()
+    check_replaceable(out)
+    with atomic_folder(out) as partial:
+        for file in sorted(base_folder.iterdir()):
+            if file.is_file() and file.suffix in _COPIED and not file.name.endswith(".index.json"):
+                # Bytes alone: a base's read-only bits would keep the folder from being replaced.
+                (partial / file.name).write_bytes(file.read_bytes())
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors_by_name.items()}
+        save_file(contiguous, partial / _WEIGHTS, metadata={"format": "pt"})
+        write_text(partial / _CARD, f"{_MARK}\n# {out.name}\n\n{card.rstrip()}\n")
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuses to overwrite what is not a model that this library wrote.
+
+    Raises:
+        RequestError: ``out`` is a file, or a folder with anything else in it.
+    """
+    if out.is_dir():
+        card = out / _CARD
+        if not any(out.iterdir()) or (card.is_file() and card.read_text(encoding="utf-8").startswith(_MARK)):
+            return
+        raise RequestError(f"{out}: this folder holds something other than an edited model; name a new folder")
+    if out.exists():
+        raise RequestError(f"{out}: this is a file; name a folder for the model")
+
+
+def model_card(trajectory: Trajectory, facts: Mapping[str, object]) -> str:
+    """The text of a card: the given facts, and what the model was made from.
+
+    Args:
+        trajectory: where base and steps were read.
+        facts: what was done, by name, such as method and step.
+    """
+    manifest = trajectory.manifest
+    made_from = {
+        "base": manifest.base.name,
+        **{f"base {name}, SHA-256": digest for name, digest in manifest.base.sha256.items()},
+        "algorithm": manifest.algorithm,
+        "seed": manifest.seed,
+    }
+    lines = [f"- {name}: {value}" for name, value in {**facts, **made_from}.items()]
+    return "\n".join(
+        [
+            "Made from the weights of a reinforcement-learning run, without training.",
+            "**Its accuracy is not measured here**: evaluate it before use.",
+            "",
+            *lines,
+        ]
+    )
+
+
+def base_tensors(reader: UpdateReader) -> dict[str, Tensor]:
+    """Every tensor of the base, as stored."""
+    return {weight.name: reader.stored(weight, 0) for weight in reader.weights}

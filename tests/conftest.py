@@ -1,0 +1,41 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from planted_run import SmallRun, plant_run
+from rlstride.zoo.tokenizer import build_tokenizer
+
+
+@pytest.fixture(scope="session")
+def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A qwen3 of 2 layers and some 7,000 random weights, with its tokenizer, as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("run") / "base"
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer("0123456789+-=;")
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_run(small_base: Path) -> SmallRun:
+    """A finished run of 20 steps, every second one kept (:func:`plant_run`). Tests must not change it."""
+    return plant_run(small_base, small_base.parent / "cell")

@@ -1,0 +1,158 @@
+"""Per-cell tables as the verbs write them, drawn from known accuracies: for tests of what reads them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlstride.study.load import Cell, Study, read_yaml, resolve_study
+from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.tracking.ledger import append
+from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord
+
+CONFIG = Path(__file__).resolve().parents[2] / "config" / "config.yaml"
+STEPS, KEEP_EVERY, PROBLEMS = 20, 2, 200
+KINDS = {"q_proj": (64, 64), "k_proj": (32, 64), "gate_proj": (192, 64)}
+# What a reader of the tables should find: each variant's true accuracy.
+ACCURACIES = {
+    "base": 0.35,
+    "frozen": 0.35,
+    "full": 0.92,
+    "in_scope_full": 0.92,
+    "rank_1": 0.80,
+    "rank_2": 0.88,
+    "rank_4": 0.91,
+    "rank_8": 0.92,
+    "rank_1_unscaled": 0.55,
+    "rank_1_random": 0.35,
+    "window_0.2_last": 0.45,
+    "window_0.2_linear": 0.60,
+    "window_0.2_alpharl": 0.55,
+    "window_0.4_last": 0.65,
+    "window_0.4_linear": 0.80,
+    "window_0.4_alpharl": 0.90,
+}
+
+
+def synthetic_study(*, keep_every: int = KEEP_EVERY, **changes: Any) -> Study:
+    """The default study with other top-level keys."""
+    data = read_yaml(CONFIG) | changes
+    data["training"] = data["training"] | {"steps": STEPS, "keep_every": keep_every}
+    data["evaluation"] = data["evaluation"] | {"test_problems": PROBLEMS, "validation_problems": PROBLEMS}
+    return resolve_study(data, CONFIG)
+
+
+def write_cells(results_dir: Path, study: Study, accuracies: Mapping[str, float] = ACCURACIES) -> None:
+    """Every cell's tables below results/{study}; the controls get a trajectory only."""
+    paths = StudyPaths(results_dir)
+    for index, cell in enumerate(study.cells):
+        write_cell(paths.cell(cell), study, cell, np.random.default_rng(index), accuracies)
+    for cell in study.control_cells:
+        write_manifest(paths.cell(cell), cell)
+
+
+def write_cell(
+    paths: CellPaths, study: Study, cell: Cell, rng: np.random.Generator, accuracies: Mapping[str, float] = ACCURACIES
+) -> None:
+    """One cell's manifest, accuracy, validation, spectra and ledger."""
+    write_manifest(paths, cell)
+    kept = range(KEEP_EVERY, STEPS + 1, KEEP_EVERY)
+    tests = [(name, _step(name), accuracy) for name, accuracy in accuracies.items()]
+    gain = accuracies["full"] - accuracies["base"]
+    curve = [("checkpoint", step, accuracies["base"] + gain * (1 - 0.8 ** (step / 2))) for step in kept]
+    for split, variants in (("test", tests), ("validation", [("base", 0, accuracies["base"]), *curve])):
+        rows, problems = _scores(study, cell, split, variants, rng)
+        name = "accuracy" if split == "test" else "validation"
+        rows.to_parquet(paths.root / f"{name}.parquet")
+        problems.to_parquet(paths.root / f"{name}-problems.parquet")
+    _spectra(rng).to_parquet(paths.spectra)
+    for stage, seconds in {"train": 20.0, "spectra": 1.0, "extrapolate": 0.5, "evaluate": 30.0}.items():
+        entry = {"stage": stage, "status": "done", "started": "2026-01-01T00:00:00+00:00", "cell": str(cell)}
+        append(paths.ledger / f"{stage}.jsonl", entry | {"seconds": seconds, "peak_rss_mib": 700.5})
+
+
+def write_manifest(paths: CellPaths, cell: Cell) -> None:
+    """A manifest without weights: one second and 1,000 tokens a step."""
+    steps = [
+        StepRecord(
+            step=step,
+            folder=f"step_{step:06d}",
+            sha256={},
+            dtype="float32",
+            reward=0.5,
+            tokens=1000 * step,
+            seconds=step,
+        )
+        for step in range(KEEP_EVERY, STEPS + 1, KEEP_EVERY)
+    ]
+    training = [TrainingRecord(step=t, reward=0.4 + 0.02 * t, tokens=1000, seconds=1.0) for t in range(1, STEPS + 1)]
+    base = BaseRecord(name=cell.model, path="../base", sha256={"model.safetensors": "0" * 64})
+    paths.trajectory.mkdir(parents=True, exist_ok=True)
+    Manifest(
+        base=base, algorithm=cell.algorithm, seed=cell.seed, config_hash="c0ffee", steps=steps, training=training,
+        libraries={"torch": "2.13.0"},
+    ).write(paths.trajectory)  # fmt: skip
+
+
+def write_dynamics_table(results_dir: Path, study: Study, **values: float) -> None:
+    """tables/dynamics.csv as collect writes it, each value with 0.01 on both sides."""
+    rows = [
+        {"study": study.spec.name, "model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed}
+        | {"quantity": name, "value": value, "low": value - 0.01, "high": value + 0.01, "modules": 21}
+        for cell in study.cells
+        for name, value in values.items()
+    ]
+    pd.DataFrame(rows).to_csv(results_dir / "tables" / "dynamics.csv", index=False)
+
+
+def _step(variant: str) -> int:
+    if variant.startswith("window_"):
+        return int(float(variant.split("_")[1]) * STEPS)
+    return 0 if variant == "base" else STEPS
+
+
+def _scores(
+    study: Study, cell: Cell, split: str, variants: list[tuple[str, int, float]], rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows, problems = [], []
+    for variant, step, accuracy in variants:
+        for name, decoding in study.spec.evaluation.decodings.items():
+            score = rng.binomial(decoding.samples, accuracy, PROBLEMS) / decoding.samples
+            noise = 1.96 * score.std() / np.sqrt(PROBLEMS)
+            careful = min(1.0, accuracy + 0.05)
+            rows.append(
+                {"study": study.spec.name, "model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed}
+                | {"variant": variant, "step": step, "task": study.spec.task, "split": split, "decoding": name}
+                | {"n": PROBLEMS, "samples": decoding.samples, "accuracy": score.mean()}
+                | {"low": score.mean() - noise, "high": score.mean() + noise, "seconds": 0.5, "tokens": 4000}
+                | {"format_careful": careful, "format_careless": (1 - careful) / 2}
+                | {"format_guess": (1 - careful) / 2, "format_other": 0.0}
+            )
+            problems.append(
+                pd.DataFrame(
+                    {"variant": variant, "step": step, "decoding": name, "problem": range(PROBLEMS), "score": score}
+                )
+            )
+    return pd.DataFrame(rows), pd.concat(problems, ignore_index=True)
+
+
+def _spectra(rng: np.random.Generator) -> pd.DataFrame:
+    rows = []
+    for step in range(KEEP_EVERY, STEPS + 1, KEEP_EVERY):
+        for layer in range(3):
+            for kind, (height, width) in KINDS.items():
+                share = rng.uniform(0.4, 0.6)
+                rows.append(
+                    {"step": step, "module": f"model.layers.{layer}.{kind}", "layer": layer, "kind": kind}
+                    | {"rows": height, "cols": width, "in_scope": True, "frobenius": 0.1 * step}
+                    | {"sigma_1": 0.1 * step * share, "sigma_2": 0.05 * step * share, "share_1": share}
+                    | {"stable_rank": 1 / share**2, "entropy_rank": 6.0, "tie_1": False, "sparsity_0": 0.0}
+                    | {"sparsity_1e-08": 0.01, "dtype": "float32"}
+                )
+        rows.append(
+            {"step": step, "module": "lm_head", "layer": -1, "kind": "lm_head", "rows": 21, "cols": 64}
+            | {"in_scope": False, "frobenius": 0.2, "sparsity_0": 0.0, "sparsity_1e-08": 0.0, "dtype": "float32"}
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from planted_run import SmallRun
+from rlstride.cli import main
+from rlstride.extrapolation.registry import METHODS
+from rlstride.study.config import Extrapolation
+from rlstride.study.plan import MINIMUM_STEPS
+
+
+def extrapolate(run: SmallRun, out: Path, *flags: str) -> int:
+    return main(["extrapolate", str(run.path), "--out", str(out), "--evaluations", str(run.evaluations), *flags])
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_study_may_name_every_method_and_no_other() -> None:
+    [names] = get_args(Extrapolation.model_fields["methods"].annotation)
+    assert set(get_args(names)) == set(METHODS)
+
+
+def test_a_plan_and_a_method_agree_on_the_fewest_steps() -> None:
+    assert {name: MINIMUM_STEPS.get(name, 1) for name in METHODS} == {
+        name: method.fewest_steps for name, method in METHODS.items()
+    }
+
+
+def test_last_is_the_windows_last_checkpoint_to_the_bit(small_run: SmallRun, tmp_path: Path) -> None:
+    assert extrapolate(small_run, tmp_path / "m", "--method", "last", "--window", "0.5") == 0
+    model, checkpoint = tensors(tmp_path / "m"), tensors(small_run.trajectory.model_folder(10))
+    assert model.keys() == checkpoint.keys()
+    assert all(torch.equal(model[name], checkpoint[name]) for name in model)
+
+
+@pytest.mark.parametrize(("flags", "factor"), [([], 20 / 8), (["--target-step", "16"], 2), (["--target-step", "8"], 1)])
+def test_linear_goes_on_from_the_base_in_all_tensors(
+    small_run: SmallRun, tmp_path: Path, flags: list[str], factor: float
+) -> None:
+    assert extrapolate(small_run, tmp_path / "m", "--method", "linear", "--window", "0.4", *flags) == 0
+    base, seen = tensors(small_run.trajectory.base_folder), tensors(small_run.trajectory.model_folder(8))
+    for name, tensor in tensors(tmp_path / "m").items():
+        expected = base[name] + factor * (seen[name] - base[name])
+        torch.testing.assert_close(tensor, expected, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(tensor, base[name])
+
+
+def test_a_window_over_everything_extrapolates_linearly_to_the_last_checkpoint(
+    small_run: SmallRun, tmp_path: Path
+) -> None:
+    assert extrapolate(small_run, tmp_path / "m", "--method", "linear", "--window", "1") == 0
+    model, last = tensors(tmp_path / "m"), tensors(small_run.trajectory.model_folder(20))
+    assert all(torch.equal(model[name], last[name]) for name in model)
+
+
+def test_a_window_too_short_for_one_method_leaves_the_others(small_run: SmallRun, tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    assert extrapolate(small_run, out, "--method", "last,alpharl", "--window", "0.2,0.4") == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "not_applicable.json",
+        "window_0.2_last",
+        "window_0.4_alpharl",
+        "window_0.4_last",
+    ]
+    reasons = json.loads((out / "not_applicable.json").read_text())
+    assert reasons == {"window_0.2_alpharl": "alpharl needs 3 kept steps in its window; the window 0.2 holds 2"}
+
+
+def test_a_single_window_too_short_is_an_error(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert extrapolate(small_run, tmp_path / "m", "--method", "alpharl", "--window", "0.2") == 2
+    assert "alpharl needs 3 kept steps in its window; the window 0.2 holds 2" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "alpha", "--window", "0.4"], "no extrapolation method 'alpha'; known: last, linear, alpharl"),
+        (["--method", "last", "--window", "1.2"], "a window is a share of the steps in (0, 1], not 1.2"),
+        (["--method", "last", "--window", "0.01"], "last needs 1 kept steps in its window; the window 0.01 holds 0"),
+        (["--method", "alpharl", "--window", "0.4", "--target-accuracy", "90"], "an accuracy is in [0, 1], not 90"),
+        (["--method", "linear", "--window", "0.4", "--target-step", "0"], "--target-step: expected a whole number"),
+        (["--method", "alpharl", "--window", "0.4", "--decoding", "t0.6"], "'t0.6'; it has: greedy, t1.0"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert extrapolate(small_run, tmp_path / "m", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_alpharl_without_evaluations_says_what_is_missing(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--method", "alpharl", "--window", "0.4", "--out", str(tmp_path / "m")]
+    assert main(["extrapolate", str(small_run.path), *flags]) == 2
+    assert "--evaluations: alpharl needs the accuracy of the kept steps" in capsys.readouterr().err
+
+
+def test_a_kept_step_without_accuracy_is_named_with_its_file(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    frame = pd.read_parquet(run.evaluations)
+    frame[frame["step"] != 6].to_parquet(run.evaluations)
+    assert extrapolate(run, tmp_path / "m", "--method", "alpharl", "--window", "0.4") == 2
+    assert f"{run.evaluations}: no row for step 6" in capsys.readouterr().err
+    assert extrapolate(run, tmp_path / "m", "--method", "last", "--window", "0.4") == 0
+
+
+def test_card_and_ledger_tell_what_was_seen_and_how_far_it_reaches(small_run: SmallRun, tmp_path: Path) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    assert extrapolate(run, tmp_path / "m", "--method", "alpharl", "--window", "0.4") == 0
+    card = (tmp_path / "m" / "README.md").read_text()
+    for fact in ("method: alpharl", "window: 0.4", "seen: 2, 4, 6, 8", "accuracy is not measured"):
+        assert fact in card
+    entry = json.loads((run.folder / "ledger" / "extrapolate.jsonl").read_text())
+    assert (entry["method"], entry["window"], entry["steps_seen"]) == ("alpharl", 0.4, [2, 4, 6, 8])
+    assert (entry["fitted"], entry["fallbacks"]) == (14, [])
+    assert entry["seconds"] > 0

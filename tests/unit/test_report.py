@@ -1,0 +1,129 @@
+"""The report: one page that needs no other file, and figures with their data beside them."""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics_table
+
+from rlstride.errors import RequestError
+from rlstride.report.collect import collect
+from rlstride.report.figures import FIGURES
+from rlstride.report.page import write_report
+from rlstride.study.load import Study
+from rlstride.study.paths import StudyPaths
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/demo with a report on every part of a study."""
+    study, results = synthetic_study(), tmp_path_factory.mktemp("results") / "demo"
+    write_cells(results, study)
+    collect(results, study)
+    write_dynamics_table(
+        results, study, r2_in_sample=0.95, r2_random_walk=0.93, forecast_error=0.3, forecast_error_persistence=0.2
+    )
+    write_report(results, study, results / "report")
+    return results
+
+
+def bare_study(results: Path) -> Study:
+    """A study of which only the bases and the full runs were scored."""
+    study = synthetic_study(models=["tiny-llama"])
+    write_cells(results, study, {name: ACCURACIES[name] for name in ("base", "full")})
+    for cell in study.cells:
+        paths = StudyPaths(results).cell(cell)
+        for file in (paths.spectra, paths.validation):
+            file.unlink()
+    collect(results, study)
+    return study
+
+
+def test_every_figure_has_its_images_and_the_table_it_was_drawn_from(reported: Path) -> None:
+    for spec in FIGURES:
+        files = {suffix: reported / f"report/figures/{spec.name}.{suffix}" for suffix in ("png", "svg", "csv")}
+        assert files["png"].read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in files["svg"].read_text()[:1000]
+        assert len(pd.read_csv(files["csv"])) > 0
+
+
+def test_a_figures_table_holds_the_tables_figures(reported: Path) -> None:
+    drawn = pd.read_csv(reported / "report/figures/accuracy_over_rank.csv")
+    tests = pd.read_csv(reported / "tables/accuracy.csv")
+    where = (tests["decoding"] == "t1.0") & (tests["model"] == "tiny-llama") & (tests["algorithm"] == "rloo")
+    expected = tests[where & (tests["variant"] == "rank_2")].iloc[0]
+    shown = drawn[(drawn["model"] == "tiny-llama") & (drawn["algorithm"] == "rloo") & (drawn["variant"] == "rank_2")]
+    assert shown[["accuracy", "low", "high"]].to_numpy().tolist() == [list(expected[["accuracy", "low", "high"]])]
+
+
+def test_the_page_asks_nothing_of_the_network_and_its_links_exist(reported: Path) -> None:
+    page = (reported / "report/index.html").read_text()
+    assert not re.search(r"""(src|href)=["']?(https?:|//)|@import|url\(|<script|<link""", page)
+    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    for link in re.findall(r'href="([^"]+)"', page):
+        assert (reported / "report" / link).is_file(), link
+
+
+def test_the_page_names_what_was_run_and_what_does_not_hold(reported: Path) -> None:
+    page = (reported / "report/index.html").read_text()
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style.*?</style>", "", page, flags=re.S)))
+    for part in (
+        "4 planned, 4 trained, 4 evaluated",
+        "tiny-llama",
+        "torch 2.13.0",
+        "200 test, 200 validation",
+        "Seeds 0",
+    ):
+        assert part in text
+    claims = pd.read_csv(reported / "tables/claims.csv")
+    for verdict in claims["verdict"].unique():
+        assert page.count(f'class="verdict {verdict.replace(" ", "-")}"') >= (claims["verdict"] == verdict).sum()
+    assert "where over 99 % is published: not reproduced" in text
+    assert "err 1.50 times as much as persistence: not reproduced" in text
+
+
+def test_the_page_shows_cost_by_stage_and_accuracy_by_variant(reported: Path) -> None:
+    page = (reported / "report/index.html").read_text()
+    # four cells: 4 x 20 s of training, at most 700.5 MiB
+    row = r"<tr><td>train</td>.*?>4<.*?>0<.*?>80\.0<.*?>20\.0<.*?>70[01]<"
+    assert re.search(row, page)
+    accuracy = pd.read_csv(reported / "tables/accuracy.csv")
+    full = accuracy[(accuracy["variant"] == "full") & (accuracy["decoding"] == "greedy")].iloc[0]["accuracy"]
+    assert f"{full:.3f}" in page
+
+
+def test_reporting_twice_gives_the_same_bytes(reported: Path, tmp_path: Path) -> None:
+    write_report(reported, synthetic_study(), reported / "again")
+    for file in sorted((reported / "report").rglob("*.*")):
+        assert (reported / "again" / file.relative_to(reported / "report")).read_bytes() == file.read_bytes(), file.name
+
+
+def test_what_was_not_run_is_said_and_breaks_nothing(tmp_path: Path) -> None:
+    results = tmp_path / "demo"
+    write_report(results, bare_study(results), results / "report")
+    page = (results / "report/index.html").read_text()
+    assert "rank-1 models were not run" in page
+    assert "linear dynamics were not measured" in page
+    for spec in FIGURES:
+        # the workflow declares the images, so they exist; there is no table for what was not drawn
+        assert (results / f"report/figures/{spec.name}.svg").is_file()
+        assert not (results / f"report/figures/{spec.name}.csv").exists()
+    assert page.count("The tables hold nothing to draw this from") == len(FIGURES)
+
+
+def test_a_study_without_any_evaluation_has_a_page_that_says_so(tmp_path: Path) -> None:
+    study, results = synthetic_study(), tmp_path / "demo"
+    write_cells(results, study)
+    for file in results.rglob("*.parquet"):
+        file.unlink()
+    collect(results, study)
+    write_report(results, study, results / "report")
+    assert "No cell has been evaluated yet" in (results / "report/index.html").read_text()
+    claims = pd.read_csv(results / "tables/claims.csv")
+    assert set(claims.loc[~claims["claim"].str.contains("speed-up in RL steps"), "verdict"]) == {"not run"}
+
+
+def test_a_report_before_collect_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="run rlstride collect first"):
+        write_report(tmp_path, synthetic_study(), tmp_path / "report")

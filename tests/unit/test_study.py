@@ -1,0 +1,177 @@
+"""Studies: names looked up, sweeps expanded, mistakes told in one sentence, and what a study will make."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlstride.errors import RequestError
+from rlstride.study.config import StudyFile, Training
+from rlstride.study.estimate import describe, tiny_parameters, tiny_seconds
+from rlstride.study.load import Cell, Study, load_study, resolve_study, resolved_yaml
+from rlstride.study.paths import base_folder, study_paths
+from rlstride.study.plan import kept_steps, predictions, step_folder, window_steps
+
+ROOT = Path(__file__).parents[2]
+MINIMAL = {
+    "name": "small",
+    "task": "chain",
+    "models": ["tiny-llama"],
+    "algorithms": ["grpo"],
+    "training": {"steps": 24},
+}
+
+
+def study(**changes: Any) -> Study:
+    return resolve_study({**MINIMAL, **changes}, ROOT / "config" / "small.yaml")
+
+
+def sentence_for(**changes: Any) -> str:
+    with pytest.raises(RequestError) as caught:
+        study(**changes)
+    return str(caught.value).removeprefix(f"{ROOT / 'config' / 'small.yaml'}: ")
+
+
+def test_a_grid_is_every_model_with_every_algorithm_and_seed() -> None:
+    grid = study(models=["tiny-qwen3", "tiny-llama"], algorithms=["grpo", "rloo"], seeds=[0, 3])
+    assert [str(cell) for cell in grid.cells] == [
+        f"{model}/{algorithm}/{seed}"
+        for model in ("tiny-qwen3", "tiny-llama")
+        for algorithm in ("grpo", "rloo")
+        for seed in (0, 3)
+    ]
+    assert [cell.algorithm for cell in grid.control_cells] == ["frozen"] * 4
+
+
+def test_a_sweep_makes_an_algorithm_of_each_combination_and_keeps_the_plain_one() -> None:
+    swept = study(sweep={"grpo": {"learning_rate": [3.0e-4, 1.5e-5], "beta": [0.0, 0.04]}})
+    assert list(swept.algorithms) == [
+        "grpo",
+        "grpo-lr3e-4-beta0",
+        "grpo-lr3e-4-beta0.04",
+        "grpo-lr1.5e-5-beta0",
+        "grpo-lr1.5e-5-beta0.04",
+    ]
+    assert swept.algorithm(Cell("tiny-llama", "grpo-lr1.5e-5-beta0.04", 0)).learning_rate == 1.5e-5
+    assert swept.algorithm(Cell("tiny-llama", "grpo-lr1.5e-5-beta0.04", 0)).beta == 0.04
+
+
+def test_a_sweep_leaves_the_other_cells_as_they_were() -> None:
+    plain, swept = study(), study(sweep={"grpo": {"learning_rate": [3.0e-4]}})
+    assert swept.algorithms["grpo"] == plain.algorithms["grpo"]
+    assert study_paths(swept).cell(swept.cells[0]) == study_paths(plain).cell(plain.cells[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sweep": {"gropo": {"learning_rate": [1e-4]}}}, "sweep: 'gropo' is not one of the study's algorithms"),
+        (
+            {"sweep": {"grpo": {"learning_rat": [1e-4]}}},
+            "sweep.grpo.learning_rat: unknown key; did you mean 'learning_rate'?",
+        ),
+        ({"sweep": {"grpo": {"learning_rate": [-1e-4]}}}, "sweep.grpo.learning_rate: "),
+        ({"models": ["tiny-lama"]}, "models: there is no 'tiny-lama' in models.yaml; did you mean 'tiny-llama'?"),
+        ({"controls": ["cold"]}, "controls: there is no 'cold' in algorithms.yaml"),
+        ({"task": "chess"}, "task: there is no 'chess' in tasks.yaml"),
+        ({"extrapolation": {"windows": [0.0]}}, "extrapolation.windows.0: input should be greater than 0"),
+        ({"extrapolation": {"methods": ["alpha"]}}, "extrapolation.methods.0: "),
+        ({"ablation": {"variants": ["rank_0"]}}, "ablation: 'rank_0' is not a variant"),
+        ({"evaluation": {"headline": "t9"}}, "evaluation: headline 't9' is not one of the decodings"),
+        ({"training": {}}, "training.steps: this key is missing"),
+        ({"name": "a/b"}, "name: "),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_its_key(changes: dict[str, Any], sentence: str) -> None:
+    told = sentence_for(**changes)
+    assert told.startswith(sentence)
+    assert "\n" not in told
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "twice.yaml").write_text("name: a\nname: b\n")
+    with pytest.raises(RequestError, match="the key 'name' is given twice"):
+        load_study(tmp_path / "twice.yaml")
+
+
+def test_the_resolved_file_is_the_same_study_without_its_catalogues(tmp_path: Path) -> None:
+    full = load_study(ROOT / "config" / "config.yaml")
+    swept = resolve_study(
+        {**yaml.safe_load(resolved_yaml(full)), "sweep": {"rloo": {"learning_rate": [3.0e-4]}}}, full.path
+    )
+    (tmp_path / "study.yaml").write_text(resolved_yaml(swept))
+    again = load_study(tmp_path / "study.yaml")
+    assert (again.cells, again.algorithms, again.controls) == (swept.cells, swept.algorithms, swept.controls)
+    assert (again.models, again.task) == (swept.models, swept.task)
+    assert [base_folder(again, model) for model in again.models] == [base_folder(full, model) for model in full.models]
+    assert resolved_yaml(again) == resolved_yaml(swept)
+
+
+def test_a_base_moves_when_what_it_is_made_from_changes_and_only_then() -> None:
+    before = base_folder(study(), "tiny-llama")
+    assert base_folder(study(seeds=[5], algorithms=["rloo"]), "tiny-llama") == before
+    shorter = yaml.safe_load((ROOT / "config" / "tasks.yaml").read_text())["chain"] | {"max_digits": 5}
+    assert base_folder(study(define={"tasks": {"chain": shorter}}), "tiny-llama") != before
+
+
+def test_the_last_step_is_kept_even_where_it_is_no_multiple() -> None:
+    assert kept_steps(Training(steps=7, keep_every=3)) == [3, 6, 7]
+    assert kept_steps(Training(steps=6, keep_every=3)) == [3, 6]
+    assert kept_steps(Training(steps=2, keep_every=5)) == [2]
+
+
+def test_a_window_holds_the_steps_up_to_its_share_of_the_last_one() -> None:
+    training = Training(steps=10, keep_every=1)
+    assert window_steps(training, 0.3) == [1, 2, 3]  # 0.3 * 10 is 2.9999... in floating point
+    assert window_steps(training, 0.05) == []
+    assert window_steps(training, 1.0)[-1] == 10
+
+
+def test_alpharl_is_left_out_where_a_window_holds_fewer_than_three_steps() -> None:
+    spec = StudyFile.model_validate({**MINIMAL, "extrapolation": {"windows": [0.2, 0.25]}})
+    assert [(found.variant, found.step) for found in predictions(spec)] == [
+        ("window_0.2_last", 4),
+        ("window_0.2_linear", 4),
+        ("window_0.25_last", 6),
+        ("window_0.25_linear", 6),
+        ("window_0.25_alpharl", 6),
+    ]
+
+
+def test_step_folders_sort_as_their_steps_do() -> None:
+    names = [step_folder(step) for step in (2, 10, 100)]
+    assert names == sorted(names)
+    assert names[0] == "step_000002"
+
+
+@pytest.mark.parametrize("model", ["tiny-qwen3", "tiny-llama"])
+def test_the_estimate_of_a_tiny_models_size_is_within_two_percent_of_the_built_one(model: str) -> None:
+    from rlstride.tasks import build_task
+    from rlstride.zoo.bases import build_model
+    from rlstride.zoo.tokenizer import build_tokenizer
+
+    small = study(models=[model])
+    tokenizer = build_tokenizer(build_task("chain", small.task).alphabet)
+    built = sum(tensor.numel() for tensor in build_model(small.models[model], tokenizer).parameters())
+    assert tiny_parameters(small.models[model]) == pytest.approx(built, rel=0.02)
+
+
+def test_a_hundred_more_steps_take_the_time_of_a_hundred_steps(tmp_path: Path) -> None:
+    short = study(results=str(tmp_path), training={"steps": 100, "keep_every": 100})
+    long = study(results=str(tmp_path), training={"steps": 200, "keep_every": 200})
+    extra = tiny_seconds(long, "tiny-llama") - tiny_seconds(short, "tiny-llama")
+    assert extra == pytest.approx(2 * 100 * 0.35, rel=0.01)  # a cell and its control, 0.35 s a step
+
+
+def test_the_size_of_a_published_model_comes_from_its_name_and_gives_gpu_hours() -> None:
+    published = {"big": {"source": "Qwen/Qwen2.5-7B"}, "nameless": {"source": "org/model"}}
+    text = describe(study(models=["big", "nameless"], define={"models": published}))
+    # 7e9 parameters in fp32, a base and 12 kept steps of 2 runs: 28 GB x 25; 24 steps of 128 x 36 tokens, 2 runs.
+    assert "big: 7 B parameters; 700 GB of disk" in text
+    assert f"about {8 * 7e9 * 24 * 128 * 36 * 2 / 2e14 / 3600:.2g} GPU-hours" in text
+    assert "nameless: neither its name nor a local config.json tells its size" in text
+
+
+def test_check_tells_which_predictions_are_not_applicable() -> None:
+    assert "Not applicable: alpharl at window 0.2, which holds too few kept steps." in describe(study())

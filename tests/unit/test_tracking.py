@@ -1,0 +1,172 @@
+"""rlstride track: MLflow holds each run once, whole, whatever happened before."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells
+
+from rlstride.errors import RequestError
+from rlstride.report.collect import collect
+from rlstride.study.load import Study
+from rlstride.study.paths import StudyPaths
+from rlstride.tracking.mlflow_writer import CONTENT_TAG, KEY_TAG, PARENT_TAG, track
+
+FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}
+
+
+@pytest.fixture
+def study() -> Study:
+    return synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
+
+
+@pytest.fixture
+def results(tmp_path: Path, study: Study) -> Path:
+    write_cells(tmp_path / "demo", study, FEW)
+    collect(tmp_path / "demo", study)
+    figure = tmp_path / "demo/report/figures/accuracy_over_rank.png"
+    figure.parent.mkdir(parents=True)
+    figure.write_bytes(b"a figure")
+    return tmp_path / "demo"
+
+
+def uri_of(results: Path) -> str:
+    return f"sqlite:///{results.parent / 'mlflow.db'}"
+
+
+def runs_of(results: Path) -> dict[str, object]:
+    client = MlflowClient(uri_of(results))
+    experiment = client.get_experiment_by_name("demo")
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    runs = {run.data.tags[KEY_TAG]: run for run in found}
+    assert len(runs) == len(found)
+    return runs
+
+
+def metric_points(results: Path) -> int:
+    with sqlite3.connect(results.parent / "mlflow.db") as database:
+        query = "select count(*) from metrics m join runs r using (run_uuid) where r.lifecycle_stage = 'active'"
+        return int(database.execute(query).fetchone()[0])
+
+
+def test_cells_are_parents_and_variants_their_children(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    runs = runs_of(results)
+    cell, control = "demo/tiny-llama/grpo/0", "demo/tiny-llama/frozen/0"
+    assert set(runs) == {cell, *(f"{cell}/{name}" for name in FEW), control, "demo"}
+    assert all(runs[f"{cell}/{name}"].data.tags[PARENT_TAG] == runs[cell].info.run_id for name in FEW)
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert runs[cell].data.params["algorithm.learning_rate"] == "0.0001"
+    assert runs[control].data.params["algorithm.learning_rate"] == "0.0"
+    assert runs[cell].data.params["model.architecture.hidden_size"] == "64"
+    assert runs[f"{cell}/window_0.4_alpharl"].data.params["window"] == "0.4"
+
+
+def test_curves_go_by_step_and_accuracies_are_the_tables(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    client, runs, cell = MlflowClient(uri_of(results)), runs_of(results), "demo/tiny-llama/grpo/0"
+    rewards = client.get_metric_history(runs[cell].info.run_id, "train/reward")
+    assert [(point.step, round(point.value, 2)) for point in rewards[:2]] == [(1, 0.42), (2, 0.44)]
+    assert len(rewards) == STEPS
+    validation = client.get_metric_history(runs[cell].info.run_id, "validation/accuracy/t1.0")
+    assert [point.step for point in validation] == list(range(0, STEPS + 1, 2))
+    table = pd.read_parquet(StudyPaths(results).cell(study.cells[0]).accuracy)
+    expected = table[(table["variant"] == "rank_1") & (table["decoding"] == "greedy")].iloc[0]
+    metrics = runs[f"{cell}/rank_1"].data.metrics
+    assert metrics["accuracy/greedy"] == expected["accuracy"]
+    assert metrics["accuracy_low/greedy"] == expected["low"]
+
+
+def test_tables_and_figures_are_artifacts_beside_the_database(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    client, run = MlflowClient(uri_of(results)), runs_of(results)["demo"].info.run_id
+    assert "tables/accuracy.csv" in [file.path for file in client.list_artifacts(run, "tables")]
+    assert [file.path for file in client.list_artifacts(run, "figures")] == ["figures/accuracy_over_rank.png"]
+    kept = list((results.parent / "mlflow-artifacts").rglob("accuracy.csv"))
+    assert [file.read_bytes() for file in kept] == [(results / "tables/accuracy.csv").read_bytes()]
+
+
+def test_tracking_again_adds_no_run_and_no_point(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    before = {key: run.info.run_id for key, run in runs_of(results).items()}, metric_points(results)
+    track(results, study, uri_of(results))
+    assert ({key: run.info.run_id for key, run in runs_of(results).items()}, metric_points(results)) == before
+
+
+def test_a_run_that_was_left_unfinished_is_completed_without_double_points(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    points, runs = metric_points(results), runs_of(results)
+    client, cell = MlflowClient(uri_of(results)), "demo/tiny-llama/grpo/0"
+    client.delete_tag(runs[cell].info.run_id, CONTENT_TAG)
+    with sqlite3.connect(results.parent / "mlflow.db") as database:
+        run_id = (runs[cell].info.run_id,)
+        database.execute("delete from metrics where key = 'train/reward' and step > 7 and run_uuid = ?", run_id)
+        database.execute("delete from params where key = 'training.steps' and run_uuid = ?", run_id)
+    assert metric_points(results) == points - (STEPS - 7)
+    track(results, study, uri_of(results))
+    completed = runs_of(results)[cell]
+    assert metric_points(results) == points
+    assert completed.info.run_id == runs[cell].info.run_id
+    assert completed.data.params["training.steps"] == str(STEPS)
+
+
+def test_a_cell_that_was_run_again_replaces_its_runs(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    before, points = runs_of(results), metric_points(results)
+    write_cells(results, study, FEW | {"rank_1": 0.1})
+    track(results, study, uri_of(results))
+    after = runs_of(results)
+    assert set(after) == set(before)
+    assert metric_points(results) == points
+    changed, same = "demo/tiny-llama/grpo/0/rank_1", "demo/tiny-llama/grpo/0/base"
+    assert after[changed].data.metrics["accuracy/t1.0"] < 0.2 < before[changed].data.metrics["accuracy/t1.0"]
+    assert after[same].info.run_id == before[same].info.run_id
+    assert after[same].data.tags[PARENT_TAG] == after["demo/tiny-llama/grpo/0"].info.run_id
+
+
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from synthetic_study import synthetic_study
+from rlstride.tracking.mlflow_writer import track
+
+results, uri, name, number = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
+original, calls = getattr(MlflowClient, name), []
+
+def dies_at_its_nth_call(*args, **kwargs):
+    calls.append(name)
+    if len(calls) == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return original(*args, **kwargs)
+
+setattr(MlflowClient, name, dies_at_its_nth_call)
+track(results, synthetic_study(models=["tiny-llama"], algorithms=["grpo"]), uri)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("call", "number"), [("log_batch", 1), ("set_tag", 4)])
+def test_a_killed_tracking_is_completed_by_the_next(
+    results: Path, study: Study, tmp_path: Path, call: str, number: int
+) -> None:
+    command = [sys.executable, "-c", KILLED_AT, str(results), uri_of(results), call, str(number)]
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+    assert killed.returncode == -signal.SIGKILL
+    assert len(runs_of(results)) == number  # the last of them without all that it should hold
+    track(results, study, uri_of(results))
+    assert len(runs_of(results)) == 7
+    track(results, study, f"sqlite:///{tmp_path / 'undisturbed.db'}")
+    with sqlite3.connect(tmp_path / "undisturbed.db") as database:
+        assert metric_points(results) == database.execute("select count(*) from metrics").fetchone()[0]
+
+
+def test_a_plain_folder_is_refused_as_tracking_uri(results: Path, study: Study) -> None:
+    with pytest.raises(RequestError, match="use a server"):
+        track(results, study, "mlruns")

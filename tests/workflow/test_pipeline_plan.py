@@ -1,0 +1,148 @@
+"""What the pipeline would run: the default study, one that stands alone, and what an edit adds to a finished one."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pipeline import ROOT, SMOKE_STUDY, planned_jobs, snakemake, write_study
+
+# Of 2 models x 2 algorithms x 1 seed, and a control for each model and seed.
+CELLS, RUNS, MODELS = 4, 6, 2
+DEFAULT_JOBS = {
+    "pretrain_base": MODELS,
+    "train_cell": RUNS,
+    "evaluate_steps": RUNS,
+    "measure_spectra": CELLS,
+    "ablate_update": CELLS,
+    "extrapolate_trajectory": CELLS,
+    "evaluate_variants": CELLS,
+    "measure_dynamics": CELLS,
+    "collect_tables": 1,
+    "write_report": 1,
+    "track_study": 1,
+}
+ONE_CELL = dict.fromkeys(
+    (
+        "train_cell",
+        "evaluate_steps",
+        "measure_spectra",
+        "ablate_update",
+        "extrapolate_trajectory",
+        "evaluate_variants",
+        "measure_dynamics",
+    ),
+    1,
+)
+GATHER = {"collect_tables": 1, "write_report": 1, "track_study": 1}
+
+
+def test_the_default_study_plans_one_job_of_each_stage_for_each_cell() -> None:
+    assert planned_jobs("--config", "results=build/no-such-results") == DEFAULT_JOBS
+
+
+def test_a_requested_study_is_not_merged_over_the_default_one(tmp_path: Path) -> None:
+    jobs = planned_jobs("--configfile", SMOKE_STUDY, "--config", f"results={tmp_path}")
+    assert jobs == {**dict.fromkeys(DEFAULT_JOBS, 1), "train_cell": 2, "evaluate_steps": 2}
+
+
+def test_a_key_on_the_command_line_overrides_the_requested_study(tmp_path: Path) -> None:
+    jobs = planned_jobs("--configfile", SMOKE_STUDY, "--config", f"results={tmp_path}", "seeds=[0, 1, 2]")
+    assert (jobs["pretrain_base"], jobs["train_cell"], jobs["evaluate_variants"]) == (1, 6, 3)
+
+
+def test_a_sweep_adds_a_cell_for_each_of_its_values_and_model(tmp_path: Path) -> None:
+    study = write_study(tmp_path, sweep={"grpo": {"learning_rate": [3.0e-4, 2.0e-4]}}, results=str(tmp_path))
+    done = snakemake("-n", "--configfile", study)
+    trained = set(re.findall(r"output: \S+/(\S+/\S+)/seed0/trajectory/manifest.json", done.stdout + done.stderr))
+    algorithms = ("grpo", "grpo-lr3e-4", "grpo-lr2e-4", "rloo", "frozen")
+    assert trained == {f"{model}/{algorithm}" for model in ("tiny-qwen3", "tiny-llama") for algorithm in algorithms}
+
+
+def test_a_method_without_enough_steps_in_a_window_makes_no_model(tmp_path: Path) -> None:
+    # Of 24 steps every 2nd is kept: 0.2 leaves steps 2 and 4 (AlphaRL needs three), 0.05 leaves none.
+    changes = {"methods": ["last", "alpharl"], "windows": [0.05, 0.2, 0.4]}
+    study = write_study(tmp_path, SMOKE_STUDY, training={"steps": 24}, extrapolation=changes, results=str(tmp_path))
+    done = snakemake("-n", "--configfile", study)
+    made = set(re.findall(r"window_[\d.]+_[a-z]+", done.stdout + done.stderr))
+    assert made == {"window_0.2_last", "window_0.4_last", "window_0.4_alpharl"}
+
+
+def test_ablation_and_extrapolation_can_be_left_out(tmp_path: Path) -> None:
+    study = write_study(
+        tmp_path, SMOKE_STUDY, ablation={"variants": []}, extrapolation={"windows": []}, results=str(tmp_path)
+    )
+    jobs = planned_jobs("--configfile", study)
+    assert "ablate_update" not in jobs
+    assert "extrapolate_trajectory" not in jobs
+    assert jobs["evaluate_variants"] == 1
+
+
+def test_only_names_of_the_study_match_the_wildcards(tmp_path: Path) -> None:
+    target = "results/demo/{}/trajectory/manifest.json"
+    assert snakemake("-n", target.format("tiny-llama/frozen/seed0")).returncode == 0
+    for stranger in (
+        "tiny-bert/grpo/seed0",
+        "tiny-llama/ppo/seed0",
+        "tiny-llama/grpo/seed1",
+        "a/tiny-llama/grpo/seed0",
+    ):
+        done = snakemake("-n", target.format(stranger))
+        assert done.returncode == 1
+        assert "MissingRuleException" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which Snakemake takes the default study for done: every lasting output is there, as an empty file."""
+    folder = tmp_path_factory.mktemp("finished")
+    study = write_study(folder)
+    plan = snakemake("-n", "--configfile", study, folder=folder)
+    lines = re.findall(r"^    output: (.*)$", plan.stdout + plan.stderr, flags=re.MULTILINE)
+    for output in ", ".join(lines).split(", "):
+        if "/models/" not in output:
+            (folder / output).parent.mkdir(parents=True, exist_ok=True)
+            (folder / output).touch()
+    done = snakemake("--touch", "--forceall", "--cores", "1", "--configfile", study, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
+    "nothing": ({}, {}),
+    "a comment or an equal value": ({"training": {"keep_every": 2}}, {}),
+    "a swept learning rate": (
+        {"sweep": {"grpo": {"learning_rate": [3.0e-4]}}, "models": ["tiny-qwen3"]},
+        ONE_CELL | GATHER,
+    ),
+    "a second seed of one model": (
+        {"models": ["tiny-llama"], "algorithms": ["rloo"], "seeds": [0, 1]},
+        ONE_CELL | GATHER | {"train_cell": 2, "evaluate_steps": 2},
+    ),
+    "the spectra's rank": ({"spectra": {"rank": 4}}, {"measure_spectra": CELLS} | GATHER),
+    "the tracking database": ({"tracking": {"uri": "sqlite:///other.db"}}, {"track_study": 1}),
+    "the test problems": (
+        {"evaluation": {"test_problems": 64}},
+        dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants"), CELLS) | GATHER,
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "jobs"), EDITS.values(), ids=EDITS.keys())
+def test_an_edit_of_a_finished_study_runs_only_what_it_is_about(
+    finished: Path, tmp_path: Path, changes: dict[str, object], jobs: dict[str, int]
+) -> None:
+    study = write_study(tmp_path, **changes)
+    profile = ROOT / "profiles" / "local"
+    assert planned_jobs("--profile", profile, "--configfile", study, folder=finished) == jobs
+
+
+def test_an_edit_of_one_algorithm_trains_its_cells_alone(finished: Path, tmp_path: Path) -> None:
+    changed = {"algorithms": {"rloo": {"trainer": "rloo", "learning_rate": 2.0e-4}}}
+    study = write_study(tmp_path, define=changed)
+    jobs = planned_jobs("--profile", ROOT / "profiles" / "local", "--configfile", study, folder=finished)
+    assert jobs == dict.fromkeys(ONE_CELL, MODELS) | GATHER
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    snakemake("-n", "--config", f"results={tmp_path / 'results'}")
+    assert list(tmp_path.iterdir()) == []

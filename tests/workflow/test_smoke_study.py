@@ -1,0 +1,214 @@
+"""The smoke study through the real Snakefile, from pretraining to MLflow: what it finds, not only what it leaves behind."""
+
+import csv
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from mlflow import MlflowClient
+from pipeline import ROOT, SMOKE_STUDY, planned_jobs, run, snakemake
+from safetensors.torch import load_file
+
+from rlstride.study.load import Study, load_study
+from rlstride.study.plan import kept_steps, predictions, step_folder
+
+pytestmark = pytest.mark.slow
+
+PROFILE = ROOT / "profiles" / "local"
+MINUTES = 4
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The smoke study's results folder, and how long its run took in seconds."""
+
+    results: Path
+    seconds: float
+
+    @property
+    def root(self) -> Path:
+        return self.results / "smoke"
+
+    @property
+    def cell(self) -> Path:
+        return self.root / "tiny-llama" / "grpo" / "seed0"
+
+    @property
+    def request(self) -> tuple[str | Path, ...]:
+        return ("--profile", PROFILE, "--configfile", SMOKE_STUDY, "--config", f"results={self.results}")
+
+    @property
+    def study(self) -> Study:
+        return load_study(self.root / "study.yaml")
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_csv(self.root / "tables" / f"{name}.csv")
+
+    def accuracy(self, variant: str, decoding: str = "t1.0") -> pd.Series:
+        """The row of a variant, with accuracy, low and high."""
+        table = self.table("accuracy")
+        (row,) = [row for _, row in table[(table.variant == variant) & (table.decoding == decoding)].iterrows()]
+        return row
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    results = tmp_path_factory.mktemp("smoke") / "results"
+    started = time.monotonic()
+    done = snakemake(*Finished(results, 0).request, timeout=20 * 60)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
+    return Finished(results, time.monotonic() - started)
+
+
+def test_the_base_leaves_rl_something_to_find(finished: Finished) -> None:
+    for decoding in finished.study.spec.evaluation.decodings:
+        assert 0.15 < finished.accuracy("base", decoding).accuracy < 0.65
+
+
+def test_rl_beats_the_frozen_control_and_the_base(finished: Finished) -> None:
+    full, frozen, base = (finished.accuracy(name) for name in ("full", "frozen", "base"))
+    assert full.low > max(frozen.high, base.high)
+    assert full.accuracy - frozen.accuracy > 0.3
+
+
+def test_a_run_that_cannot_learn_is_its_base_bit_for_bit(finished: Finished) -> None:
+    frozen = finished.root / "tiny-llama" / "frozen" / "seed0" / "trajectory"
+    (base,) = finished.results.glob("bases/tiny-llama-*/model.safetensors")
+    last = load_file(frozen / step_folder(finished.study.spec.training.steps) / "model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in load_file(base).items())
+    assert finished.accuracy("frozen", "greedy").accuracy == finished.accuracy("base", "greedy").accuracy
+
+
+def test_in_scope_full_rank_is_the_checkpoint_in_scope_and_the_base_elsewhere(
+    finished: Finished, tmp_path: Path
+) -> None:
+    done = run("rlstride", "ablate", finished.cell / "trajectory", "--variants", "in_scope_full", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    model = load_file(tmp_path / "in_scope_full" / "model.safetensors")
+    last = finished.cell / "trajectory" / step_folder(finished.study.spec.training.steps)
+    checkpoint = load_file(last / "model.safetensors")
+    (folder,) = finished.results.glob("bases/tiny-llama-*/model.safetensors")
+    base = load_file(folder)
+    in_scope = {name for name, tensor in model.items() if ".layers." in name and tensor.ndim == 2}
+    assert len(in_scope) == 7 * 3  # q, k, v, o, gate, up, down of three layers
+    for name, tensor in model.items():
+        if name in in_scope:
+            torch.testing.assert_close(tensor, checkpoint[name], rtol=1e-6, atol=1e-7)
+        else:
+            assert torch.equal(tensor, base[name]), name
+
+
+def test_in_scope_full_rank_keeps_most_of_what_rl_gained(finished: Finished) -> None:
+    full, in_scope, base = (finished.accuracy(name).accuracy for name in ("full", "in_scope_full", "base"))
+    assert (in_scope - base) / (full - base) > 0.75
+
+
+def test_the_rank_1_model_beats_random_directions_of_the_same_norm(finished: Finished) -> None:
+    rank_1, random = finished.accuracy("rank_1"), finished.accuracy("rank_1_random")
+    assert rank_1.low > random.high
+
+
+def test_every_variant_is_scored_at_every_decoding_on_the_same_problems(finished: Finished) -> None:
+    spec, table = finished.study.spec, finished.table("accuracy")
+    names = ["base", "frozen", "full", *spec.ablation.variants, *(made.variant for made in predictions(spec))]
+    assert sorted(zip(table.variant, table.decoding, strict=True)) == sorted(
+        (name, decoding) for name in names for decoding in spec.evaluation.decodings
+    )
+    assert set(table.n) == {spec.evaluation.test_problems}
+    assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
+    problems = pd.read_parquet(finished.cell / "accuracy-problems.parquet")
+    means = problems.groupby(["variant", "decoding"]).score.mean()
+    for row in table.itertuples():
+        assert means[row.variant, row.decoding] == pytest.approx(row.accuracy, abs=1e-6)
+
+
+def test_every_kept_step_is_in_the_validation_and_spectra_tables(finished: Finished) -> None:
+    steps = kept_steps(finished.study.spec.training)
+    validation, spectra = finished.table("validation"), finished.table("spectra")
+    for algorithm in ("grpo", "frozen"):
+        assert list(validation[validation.algorithm == algorithm].step) == [0, *steps]
+    assert sorted(set(spectra.step)) == steps
+    assert ((spectra.share_1 > 0) & (spectra.share_1 <= 1)).all()
+
+
+def test_edited_and_predicted_models_are_gone_once_scored(finished: Finished) -> None:
+    assert not list((finished.cell / "models").glob("*/model.safetensors"))
+
+
+def test_each_claim_has_a_verdict_that_its_numbers_allow(finished: Finished) -> None:
+    claims = finished.table("claims")
+    assert set(claims.verdict) <= {"reproduced", "not reproduced", "inconclusive", "not run"}
+    learns = claims[claims.claim.str.startswith("RL learns")]
+    assert len(learns) == 2
+    expected = finished.accuracy("full").accuracy - finished.accuracy("base").accuracy
+    assert learns.measured.iloc[0] == pytest.approx(expected, abs=1e-4)
+    measured = claims[claims.measured.notna() & claims.low.notna()]
+    assert ((measured.low <= measured.measured) & (measured.measured <= measured.high)).all()
+
+
+def test_the_report_is_one_page_that_needs_no_other_file(finished: Finished) -> None:
+    page = (finished.root / "report" / "index.html").read_text(encoding="utf-8")
+    assert "data:image/svg+xml;base64," in page
+    assert "<script src" not in page
+    assert 'rel="stylesheet"' not in page
+    for figure in (finished.root / "report" / "figures").glob("*.svg"):
+        assert figure.stat().st_size > 1000
+
+
+def _runs(finished: Finished) -> list[str]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{finished.results / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("smoke")
+    assert experiment is not None
+    return sorted(run.data.tags["rlstride.key"] for run in client.search_runs([experiment.experiment_id]))
+
+
+def test_mlflow_has_a_run_for_each_cell_and_variant_and_none_twice(finished: Finished) -> None:
+    spec = finished.study.spec
+    cell, control = "smoke/tiny-llama/grpo/0", "smoke/tiny-llama/frozen/0"
+    names = ["base", "frozen", "full", *spec.ablation.variants, *(made.variant for made in predictions(spec))]
+    expected = sorted(["smoke", cell, control, *(f"{cell}/{name}" for name in names)])
+    assert _runs(finished) == expected
+    again = run("rlstride", "track", finished.root)
+    assert again.returncode == 0, again.stderr
+    assert _runs(finished) == expected
+
+
+def test_a_second_run_has_nothing_to_do_and_says_so(finished: Finished) -> None:
+    done = snakemake(*finished.request)
+    assert done.returncode == 0
+    assert "Nothing to be done" in done.stdout + done.stderr
+
+
+def test_a_swept_learning_rate_runs_its_own_cell_and_gathers_again(finished: Finished) -> None:
+    jobs = planned_jobs(*finished.request, "sweep={grpo: {learning_rate: [3.0e-4]}}")
+    assert (jobs.pop("train_cell"), jobs.pop("evaluate_variants")) == (1, 1)
+    assert "pretrain_base" not in jobs
+    assert set(jobs.values()) == {1}
+
+
+def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Finished, tmp_path: Path) -> None:
+    done = snakemake(*finished.request, "--report", tmp_path / "report.html")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name in ("accuracy.csv", "claims.csv", "accuracy_over_rank.svg", "index.html"):
+        assert name in page
+
+
+def test_the_whole_run_stays_within_its_minutes_and_its_jobs_within_2_gib(finished: Finished) -> None:
+    files = list((finished.root / "benchmarks").rglob("*.tsv"))
+    assert len(files) == 13
+    rows = [row for file in files for row in csv.DictReader(file.open(newline=""), delimiter="\t")]
+    memory = [float(row["max_rss"]) for row in rows if row["max_rss"] not in ("-", "NA")]
+    assert max(memory) < 2048
+    assert math.fsum(float(row["s"]) for row in rows) < 2 * 60 * MINUTES  # two jobs side by side
+
+
+def test_the_resolved_study_needs_no_catalogue(finished: Finished) -> None:
+    kept = yaml.safe_load((finished.root / "study.yaml").read_text(encoding="utf-8"))
+    assert set(kept["define"]["algorithms"]) == {"grpo", "frozen"}
+    assert kept["results"] == str(finished.results)

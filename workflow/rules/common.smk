@@ -1,0 +1,102 @@
+# Needs: nothing.
+# Makes: the functions that the other rules files share; no rule.
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+from snakemake.utils import update_config
+
+from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
+from rlstride.study.paths import base_folder, study_paths
+from rlstride.study.plan import predictions, step_folder
+from rlstride.trajectory.files import write_text
+
+# `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
+# --software-deployment-method conda, each job's own environment comes before it.
+os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
+
+
+def requested_study():
+    """The study of --configfile alone, else the default one; --config overrides keys of either.
+
+    Snakemake's own `configfile:` would merge the requested study over the default one, and keep the last of a key given twice.
+    """
+    files = [shortest(file) for file in workflow.config_settings.configfiles] or [Path("config/config.yaml")]
+    data = {}
+    for file in files:
+        content = read_yaml(file)
+        if not isinstance(content, dict):
+            return resolve_study(content, file)  # says what is wrong with it
+        update_config(data, content)
+    update_config(data, workflow.config_settings.config)
+    return resolve_study(data, files[-1])
+
+
+def shortest(path):
+    """A path as a person would write it: Snakemake hands config files over as absolute paths."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def write_if_changed(path, text):
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def cell_of(wildcards):
+    return Cell(wildcards.model, wildcards.algorithm, int(wildcards.seed))
+
+
+def leaf_values(**values):
+    """Resolved values as one line of JSON: a param that changes when, and only when, one of them does."""
+    return json.dumps(values, sort_keys=True)
+
+
+def training_values(wildcards):
+    algorithm = STUDY.algorithm(cell_of(wildcards)).model_dump(mode="json")
+    return leaf_values(algorithm=algorithm, training=STUDY.spec.training.model_dump(mode="json"))
+
+
+def evaluation_values(decodings, problems):
+    specs = {name: STUDY.spec.evaluation.decodings[name].model_dump(mode="json") for name in decodings}
+    return leaf_values(decodings=specs, problems=problems)
+
+
+def base_report(wildcards):
+    """What a base's folder receives last."""
+    return base_folder(STUDY, wildcards.model) / "pretraining.json"
+
+
+def control_manifests(wildcards):
+    """Each control of this cell's model and seed."""
+    return [PATHS.cell(Cell(wildcards.model, control, wildcards.seed)).manifest for control in STUDY.controls]
+
+
+def labelled_models(wildcards, input):
+    """NAME@STEP=FOLDER for every model of a cell: the base, the controls' and the run's last step, and those made from it."""
+    last = STUDY.spec.training.steps
+    models = {"base@0": base_folder(STUDY, wildcards.model)}
+    for control, manifest in zip(STUDY.controls, input.controls):
+        models[f"{control}@{last}"] = Path(manifest).parent / step_folder(last)
+    models[f"full@{last}"] = Path(input.manifest).parent / step_folder(last)
+    models |= {f"{Path(folder).name}@{last}": folder for folder in input.ablated}
+    steps = {prediction.variant: prediction.step for prediction in PREDICTIONS}
+    models |= {f"{Path(folder).name}@{steps[Path(folder).name]}": folder for folder in input.predicted}
+    return [f"{name}={folder}" for name, folder in models.items()]
+
+
+def predictions_folder(wildcards, output):
+    """Where rlstride extrapolate writes: a folder of models, or the model itself where a study asks for a single one."""
+    spec = STUDY.spec.extrapolation
+    single = len(spec.methods) * len(spec.windows) == 1
+    return output.models[0] if single else os.path.dirname(output.models[0])
+
+
+def of_cells(path, cells):
+    """One path of every cell, such as of_cells("accuracy", STUDY.cells)."""
+    return [getattr(PATHS.cell(cell), path) for cell in cells]
+
+
+def of_all_runs(path):
+    return of_cells(path, [*STUDY.cells, *STUDY.control_cells])

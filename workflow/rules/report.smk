@@ -1,0 +1,45 @@
+# Needs: the study's tables, and what its cells measured by problem, step and matrix.
+# Makes: report/index.html, one self-contained page; report/figures/*.svg; tables/claims.csv, each claim with its verdict.
+
+FIGURES = PATHS.report / "figures"
+
+
+rule write_report:
+    input:
+        tables=rules.collect_tables.output,
+        problems=[path.with_name("accuracy-problems.parquet") for path in of_cells("accuracy", STUDY.cells)],
+        manifests=of_cells("manifest", STUDY.cells),
+        validation=of_cells("validation", STUDY.cells),
+        spectra=of_cells("spectra", STUDY.cells),
+    output:
+        page=report(PATHS.report / "index.html", caption="../report/page.rst", category="Report"),
+        claims=report(PATHS.tables / "claims.csv", caption="../report/claims.rst", category="Claims"),
+        steps=report(
+            FIGURES / "accuracy_over_steps.svg", caption="../report/accuracy_over_steps.rst", category="Figures"
+        ),
+        rank=report(FIGURES / "accuracy_over_rank.svg", caption="../report/accuracy_over_rank.rst", category="Figures"),
+        share=report(FIGURES / "share_by_layer.svg", caption="../report/share_by_layer.rst", category="Figures"),
+        shares=report(FIGURES / "share_over_steps.svg", caption="../report/share_over_steps.rst", category="Figures"),
+        formats=report(
+            FIGURES / "formats_over_steps.svg", caption="../report/formats_over_steps.rst", category="Figures"
+        ),
+        window=report(
+            FIGURES / "accuracy_over_window.svg", caption="../report/accuracy_over_window.rst", category="Figures"
+        ),
+    log:
+        LOGS / "write_report.log",
+    benchmark:
+        BENCHMARKS / "write_report.tsv"
+    conda:
+        "../../envs/core.yaml"
+    threads: 1
+    resources:
+        mem_mb=2048,
+        runtime=30,
+    params:
+        results=subpath(output.page, ancestor=2),
+        folder=subpath(output.page, parent=True),
+        study=PATHS.root / "study.yaml",
+        headline=STUDY.spec.evaluation.headline,
+    shell:
+        "rlstride report {params.results:q} --study {params.study:q} --out {params.folder:q} > {log:q} 2>&1"

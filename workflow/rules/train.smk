@@ -1,0 +1,28 @@
+# Needs: the base of the cell's model.
+# Makes: the cell's trajectory/manifest.json, written when the trajectory is whole. The kept steps and the unfinished run's
+#        state are not declared: Snakemake deletes declared outputs of a failed job, and a retry resumes from them.
+
+
+rule train_cell:
+    input:
+        base=base_report,
+    output:
+        manifest=CELL.manifest,
+    log:
+        LOGS / "train_cell" / f"{CELL_NAME}.log",
+    benchmark:
+        BENCHMARKS / "train_cell" / f"{CELL_NAME}.tsv"
+    retries: 2
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=2048,
+        runtime=240,
+    params:
+        cell="{model}/{algorithm}/{seed}",
+        trajectory=subpath(output.manifest, parent=True),
+        study=PATHS.root / "study.yaml",
+        values=training_values,
+    shell:
+        "rlstride train --study {params.study:q} --cell {params.cell:q} --out {params.trajectory:q} > {log:q} 2>&1"
