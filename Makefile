@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .PHONY: demo test bench lint ui help
 
 PYTHON ?= python3
+STUDY ?= config/config.yaml
 CORES ?= 2
 PORT ?= 5000
 BIN := .venv/bin
@@ -12,11 +13,10 @@ BIN := .venv/bin
 # One thread in each process: two jobs side by side beat two threads in one by far.
 export OMP_NUM_THREADS := 1
 
-demo: .venv/installed ## run the default study; print where the report, the tables and the MLflow database are
-	@start=$$SECONDS; \
-	$(BIN)/snakemake --profile profiles/local --cores $(CORES); \
-	$(BIN)/python workflow/scripts/summary.py config/config.yaml; \
-	echo "done in $$((SECONDS - start)) s"
+demo: .venv/installed ## run the default study (or STUDY=...); print where its report, tables and MLflow database are
+	@$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile $(STUDY); \
+	$(BIN)/python workflow/scripts/summary.py $(STUDY); \
+	echo "done in $$SECONDS s"
 
 test: lint ## run every test, the smoke study included
 	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile
@@ -30,12 +30,12 @@ lint: .venv/installed ## check style, types and rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/snakefmt --line-length 120 --check Snakefile workflow
+	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
 
 ui: .venv/installed ## show the MLflow runs on http://127.0.0.1:5000 (PORT=...)
 	@test -f results/mlflow.db || { echo "results/mlflow.db is not there yet: run make demo first" >&2; exit 2; }
-	@$(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(CURDIR)/results/mlflow.db
+	@$(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(CURDIR)/results/mlflow.db
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,6 +1,7 @@
 """The command line: each verb parses its flags and calls one function of the library."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -13,6 +14,8 @@ from rlstride.errors import RequestError, RlstrideError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0 when done, 1 when the work failed, 2 when the request was wrong."""
+    # Verbs report their own progress; the bars of the libraries under them would fill a log.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:

@@ -1,44 +1,46 @@
+import json
 import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
-from rlstride.study.config import Pretraining, TasksFile, TinyModel
+from rlstride.study.config import TasksFile, TinyModel
 from rlstride.study.load import Study, load_study
-from rlstride.tasks import Task, build_task, draw_problems
+from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval import FOLDER
 from rlstride.tasks.lm_eval.functions import score
 from rlstride.tracking.ledger import read_ledger
 from rlstride.zoo.bases import build_model
-from rlstride.zoo.pretraining import pretrain, sample_completions
+from rlstride.zoo.pretraining import encode_batch, sample_completions
 from rlstride.zoo.tokenizer import build_tokenizer
 
 PROBLEMS = 48
 KEYS = ["variant", "step", "decoding"]
-COLUMNS = (
-    "study model algorithm seed variant step task split decoding n samples accuracy low high seconds tokens "
-    "format_careful format_careless format_guess format_other"
-).split()
+HOT = {"hot": {"temperature": 2.5, "samples": 8}}  # makes a model unsure that knows its answers by heart
+COLUMNS = ["study", "model", "algorithm", "seed", "variant", "step", "task", "split", "decoding", "n", "samples"]
+COLUMNS += ["accuracy", "low", "high", "seconds", "tokens"]
+COLUMNS += ["format_careful", "format_careless", "format_guess", "format_other"]
 
 
 @pytest.fixture(scope="session")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    """Chains of two and three digits, of which a base guesses: a skill that is half learnt within seconds."""
+    """Chains of two and three digits, and models so small that tests train them."""
     mixture = {"careful": 0.0, "careless": 0.0, "guess": 1.0, "informed": 1.0}
     task = {"kind": "chain", "min_digits": 2, "max_digits": 3, "minus": 0.0, "mixture": mixture}
     architecture = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
     architecture |= {"head_dim": 8, "intermediate_size": 24, "max_position_embeddings": 64, "initializer_range": 0.2}
-    recipe = {"learning_rate": 0.01, "max_steps": 250, "target_accuracy": 0.4, "warmup_steps": 10, "cooldown_steps": 20}
+    recipe = {"learning_rate": 0.01, "max_steps": 1, "target_accuracy": 0.5}  # not used: see learn_by_heart
     models = {
         name: {"model_type": name, "stands_for": "a test", "architecture": architecture, "pretraining": recipe}
         for name in ("qwen3", "llama")
@@ -52,7 +54,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Study:
         "seeds": [3],
         "training": {"steps": 20},
         "evaluation": {
-            "decodings": {"t1.0": {"temperature": 1.0, "samples": 4}, "greedy": {"temperature": 0}},
+            "decodings": {"t1.0": {"temperature": 1.0, "samples": 4}, "greedy": {"temperature": 0}, **HOT},
             "test_problems": PROBLEMS,
             "validation_problems": 16,
         },
@@ -63,7 +65,7 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Study:
         },
     }
     file = tmp_path_factory.mktemp("study") / "study.yaml"
-    file.write_text(yaml.safe_dump(study))
+    file.write_text(yaml.safe_dump(study, sort_keys=False))
     return load_study(file)
 
 
@@ -74,7 +76,7 @@ def task(chains: Study) -> Task:
 
 @pytest.fixture(scope="session")
 def models(chains: Study, task: Task, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """HF folders: a qwen3 that has learnt some, the same with other weights, and a llama that has learnt nothing."""
+    """HF folders: a qwen3 that knows half of the test problems, and a qwen3 and a llama of random weights."""
     root = tmp_path_factory.mktemp("models")
     tokenizer = build_tokenizer(task.alphabet)
     folders = {}
@@ -84,18 +86,28 @@ def models(chains: Study, task: Task, tmp_path_factory: pytest.TempPathFactory) 
         assert isinstance(spec, TinyModel)
         model = build_model(spec, tokenizer)
         if name == "some":
-            pretrain(model, tokenizer, task, Pretraining.model_validate(spec.pretraining))
+            learn_by_heart(model, tokenizer, draw_problems(task, "test", PROBLEMS, seed=0)[::2])
         model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
         folders[name] = root / name
     return folders
 
 
+def learn_by_heart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> None:
+    """Trains a model on the very problems given, until it knows most of them: two seconds."""
+    ids, labels = encode_batch(tokenizer, [(each.prompt, f"G#{each.answer}") for each in problems])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(300):
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def evaluated(study: Study, models: Sequence[str | Path], out: Path, **options: object) -> pd.DataFrame:
     """The table of accuracies, by variant, step and decoding."""
     cell = study.cell("qwen3/grpo/3")
     score_on_study(study, cell, list(map(str, models)), options.pop("split", "test"), out, **options)  # type: ignore[arg-type]
-    return pd.read_parquet(out).set_index(KEYS)
+    return pd.read_parquet(out).set_index(KEYS).sort_index()
 
 
 def problem_scores(out: Path, variant: str, decoding: str) -> list[float]:
@@ -106,7 +118,7 @@ def problem_scores(out: Path, variant: str, decoding: str) -> list[float]:
 
 
 def bare_scores(folder: Path, task: Task, temperature: float, samples: int = 1) -> list[float]:
-    """The verifier's mean scores of completions from plain ``generate``, without lm-eval, each prompt without padding."""
+    """The verifier's mean scores of what plain ``generate`` writes, each prompt by itself, without padding."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     scores = []
     for problem in draw_problems(task, "test", PROBLEMS, seed=0):
@@ -121,7 +133,7 @@ def test_greedy_scores_are_those_of_plain_generation(
     evaluated(chains, [models["some"]], tmp_path / "accuracy.parquet", decodings=["greedy"])
     scores = problem_scores(tmp_path / "accuracy.parquet", "some", "greedy")
     assert scores == bare_scores(models["some"], task, temperature=0)
-    assert 0.1 < sum(scores) / PROBLEMS < 0.9  # neither hopeless nor perfect, or agreement would mean little
+    assert 0.3 < sum(scores) / PROBLEMS < 0.9  # neither hopeless nor perfect, or agreement would mean little
 
 
 def test_sampled_accuracy_agrees_with_plain_generation_within_its_noise(
@@ -138,22 +150,22 @@ def test_sampled_accuracy_agrees_with_plain_generation_within_its_noise(
 def test_samples_of_a_problem_are_independent_draws(
     chains: Study, task: Task, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The variance of a problem's avg@4 is p (1 - p) / 4; four copies of one draw would have p (1 - p)."""
-    evaluated(chains, [models["some"]], tmp_path / "accuracy.parquet", decodings=["t1.0"])
-    scores = problem_scores(tmp_path / "accuracy.parquet", "some", "t1.0")
+    """The variance of a problem's avg@8 is p (1 - p) / 8; eight copies of one draw would have p (1 - p)."""
+    evaluated(chains, [models["some"]], tmp_path / "accuracy.parquet", decodings=["hot"])
+    scores = problem_scores(tmp_path / "accuracy.parquet", "some", "hot")
     torch.manual_seed(1)
-    rates = bare_scores(models["some"], task, temperature=1.0, samples=64)
+    rates = bare_scores(models["some"], task, temperature=2.5, samples=128)
     found = sum((score - rate) ** 2 for score, rate in zip(scores, rates, strict=True))
-    independent = sum(rate * (1 - rate) / 4 for rate in rates)
+    independent = sum(rate * (1 - rate) / 8 for rate in rates)
+    assert sum(rates) > 3  # or there would be no variance to speak of
     assert 0.5 * independent < found < 2 * independent
-    assert any(0 < score < 1 for score in scores)
 
 
 def test_a_table_has_the_documented_columns_and_one_row_for_each_decoding(
     chains: Study, models: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "accuracy.parquet"
-    evaluated(chains, [f"full@20={models['some']}"], out)
+    evaluated(chains, [f"full@20={models['some']}"], out, decodings=["t1.0", "greedy"])
     table = pd.read_parquet(out)
     assert list(table.columns) == COLUMNS
     first = table.iloc[0]
@@ -165,30 +177,31 @@ def test_a_table_has_the_documented_columns_and_one_row_for_each_decoding(
     assert (table.low < table.accuracy).all()
     assert (table.accuracy < table.high).all()
     assert table[[c for c in COLUMNS if c.startswith("format_")]].sum(axis=1).tolist() == pytest.approx([1, 1])
-    assert table.format_guess.min() > 0.5  # what it was pretrained on
+    assert table.format_guess.min() > 0.5  # what it was trained on
     assert table.tokens.tolist()[0] > 4 * PROBLEMS
     (entry,) = read_ledger(tmp_path / "ledger")
     assert (entry["stage"], entry["status"], entry["completions"]) == ("evaluate-test", "done", 5 * PROBLEMS)
     assert entry["tokens"] == table.tokens.sum()
 
 
-def test_a_row_does_not_depend_on_what_else_is_scored(
-    chains: Study, models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_a_row_does_not_depend_on_what_else_is_scored(chains: Study, models: dict[str, Path], tmp_path: Path) -> None:
     """Weights swapped into a model in place score like weights loaded by themselves, whatever was there before."""
-    together = evaluated(chains, [models[name] for name in ("none", "llama", "none", "some")[1:]], tmp_path / "a.parquet")
+    together = evaluated(
+        chains, [models[name] for name in ("none", "llama", "none", "some")[1:]], tmp_path / "a.parquet"
+    )
     alone = evaluated(chains, [models["some"]], tmp_path / "b.parquet")
     columns = [column for column in alone if column != "seconds"]
     pd.testing.assert_frame_equal(together.loc[["some"], columns], alone[columns])
     assert together.loc[("none", -1, "greedy"), "accuracy"] != alone.loc[("some", -1, "greedy"), "accuracy"]
 
 
-def test_equal_weights_under_two_names_are_independent_replicates(
+def test_equal_weights_under_other_names_or_steps_are_independent_replicates(
     chains: Study, models: dict[str, Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "accuracy.parquet"
-    evaluated(chains, [f"base@0={models['some']}", f"frozen@20={models['some']}"], out)
-    assert problem_scores(out, "base", "t1.0") != problem_scores(out, "frozen", "t1.0")
+    evaluated(chains, [f"{name}={models['some']}" for name in ("base@0", "frozen@20", "full@20")], out)
+    base, frozen, full = (problem_scores(out, name, "hot") for name in ("base", "frozen", "full"))
+    assert base != frozen != full != base
     assert problem_scores(out, "base", "greedy") == problem_scores(out, "frozen", "greedy")
 
 
@@ -214,9 +227,7 @@ def test_a_kept_step_by_itself_knows_its_step_and_borrows_the_bases_tokenizer(
     assert table.index.tolist() == [("full", STEPS[-1], "greedy")]
 
 
-def test_an_interrupted_run_keeps_what_it_had_measured(
-    chains: Study, models: dict[str, Path], tmp_path: Path
-) -> None:
+def test_an_interrupted_run_keeps_what_it_had_measured(chains: Study, models: dict[str, Path], tmp_path: Path) -> None:
     damaged = shutil.copytree(models["none"], tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes((models["none"] / "model.safetensors").read_bytes()[:500])
     out = tmp_path / "cell" / "accuracy.parquet"
@@ -245,7 +256,7 @@ def test_other_weights_in_the_same_folder_are_measured_anew(
         evaluated(chains, [changing, damaged], out)
     shutil.copy(models["some"] / "model.safetensors", changing)
     again = evaluated(chains, [changing], out)
-    assert again.loc[("changing", -1, "greedy"), "accuracy"] > 0.1
+    assert again.loc[("changing", -1, "greedy"), "accuracy"] > 0.3
 
 
 @pytest.mark.parametrize(
@@ -271,10 +282,11 @@ def test_what_cannot_be_scored_is_named(
 def test_an_unknown_decoding_is_refused_with_the_known_ones(
     chains: Study, models: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match=r"no decoding 't2\.0'; it has t1\.0, greedy"):
+    with pytest.raises(RequestError, match=r"no decoding 't2\.0'; it has t1\.0, greedy, hot"):
         evaluated(chains, [models["none"]], tmp_path / "accuracy.parquet", decodings=["t2.0"])
 
 
+@pytest.mark.slow  # lm-eval reads its thousands of task files before it knows that one is not there
 def test_the_verb_fails_with_status_2_when_asked_for_an_unknown_task(
     models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -295,10 +307,8 @@ def test_the_task_file_describes_the_task_of_the_catalogue() -> None:
 
 
 def test_a_document_is_scored_by_the_verifier_over_all_its_samples() -> None:
-    spec = yaml.safe_dump(_plain_yaml(FOLDER / "chain.yaml")["metadata"]["spec"], default_flow_style=True, width=1000)
-    import json
-
-    document = {"prompt": "3+4-9=", "answer": "8", "name": "chain", "spec": json.dumps(yaml.safe_load(spec))}
+    spec = json.dumps(_plain_yaml(FOLDER / "chain.yaml")["metadata"]["spec"])
+    document = {"prompt": "3+4-9=", "answer": "8", "name": "chain", "spec": spec}
     found = score(document, [["T+47-98#8", "Q+47-96#6", "G#8", "#"]])
     assert found == {
         "accuracy": 0.5,
@@ -320,7 +330,7 @@ def test_the_projects_own_task_is_an_lm_eval_task_like_any_other(models: dict[st
 def test_any_task_yaml_is_scored_by_its_primary_metric_with_lm_evals_standard_error(
     models: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A multiple-choice task of 30 sums: lm-eval's accuracy is that of the likelier of two answers, computed here by hand."""
+    """A multiple-choice task of 30 sums: how often the right answer is the likelier one, computed here by hand."""
     sums = [(a, b) for a in range(3) for b in range(10)]
     (tmp_path / "sums.py").write_text(
         "from datasets import Dataset\n"
@@ -360,6 +370,6 @@ def _log_likelihood(folder: Path, prompt: str, continuation: str) -> float:
     return sum(float(log_probabilities[position - 1, ids[0, position]]) for position in positions)
 
 
-def _plain_yaml(file: Path) -> dict[str, object]:
+def _plain_yaml(file: Path) -> Any:
     """A task YAML with its functions left as names."""
     return yaml.safe_load(file.read_text().replace("!function ", ""))

@@ -1,7 +1,9 @@
 import random
+from dataclasses import replace
 
 import pytest
 
+from rlstride.errors import RequestError
 from rlstride.study.load import load_study
 from rlstride.tasks import Problem, Task, build_task, draw_problem, draw_problems, split_of
 from rlstride.tasks.problems import SPLITS
@@ -87,3 +89,11 @@ def test_every_demonstration_fits_the_stated_lengths_and_alphabet(chain: Task) -
 def test_the_same_seed_draws_the_same_problems(chain: Task) -> None:
     assert draw_problems(chain, "test", 50, seed=0) == draw_problems(chain, "test", 50, seed=0)
     assert draw_problems(chain, "test", 50, seed=0) != draw_problems(chain, "test", 50, seed=1)
+
+
+def test_more_problems_than_a_split_has_are_refused(chain: Task) -> None:
+    small = replace(chain, min_digits=2, max_digits=2)  # 200 problems, about 20 of them test problems
+    with pytest.raises(
+        RequestError, match=r"tasks\.yaml: chain: 512 test problems are wanted, but there seem to be only"
+    ):
+        draw_problems(small, "test", 512, seed=0)

@@ -146,3 +146,10 @@ def test_an_edit_of_one_algorithm_trains_its_cells_alone(finished: Path, tmp_pat
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
     snakemake("-n", "--config", f"results={tmp_path / 'results'}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_single_predicted_model_is_written_where_the_workflow_expects_it(tmp_path: Path) -> None:
+    study = write_study(tmp_path, extrapolation={"methods": ["linear"], "windows": [0.4]})
+    done = snakemake("-n", "--printshellcmds", "--configfile", study, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "--out results/demo/tiny-llama/grpo/seed0/models/window_0.4_linear " in done.stdout + done.stderr

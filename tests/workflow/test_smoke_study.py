@@ -1,8 +1,7 @@
-"""The smoke study through the real Snakefile, from pretraining to MLflow: what it finds, not only what it leaves behind."""
+"""The smoke study through the real Snakefile, from pretraining to MLflow: what it finds, not only what it leaves."""
 
 import csv
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +24,9 @@ MINUTES = 4
 
 @dataclass(frozen=True)
 class Finished:
-    """The smoke study's results folder, and how long its run took in seconds."""
+    """The results folder of a finished smoke study."""
 
     results: Path
-    seconds: float
 
     @property
     def root(self) -> Path:
@@ -58,11 +56,10 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    results = tmp_path_factory.mktemp("smoke") / "results"
-    started = time.monotonic()
-    done = snakemake(*Finished(results, 0).request, timeout=20 * 60)
+    smoke = Finished(tmp_path_factory.mktemp("smoke") / "results")
+    done = snakemake(*smoke.request, timeout=20 * 60)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return Finished(results, time.monotonic() - started)
+    return smoke
 
 
 def test_the_base_leaves_rl_something_to_find(finished: Finished) -> None:
@@ -199,13 +196,14 @@ def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Fi
         assert name in page
 
 
-def test_the_whole_run_stays_within_its_minutes_and_its_jobs_within_2_gib(finished: Finished) -> None:
+def test_the_jobs_stay_within_four_minutes_of_two_cores_and_2_gib_each(finished: Finished) -> None:
     files = list((finished.root / "benchmarks").rglob("*.tsv"))
     assert len(files) == 13
     rows = [row for file in files for row in csv.DictReader(file.open(newline=""), delimiter="\t")]
-    memory = [float(row["max_rss"]) for row in rows if row["max_rss"] not in ("-", "NA")]
+    rows = [row for row in rows if row["max_rss"] not in ("-", "NA")]  # over before Snakemake looked
+    memory = [float(row["max_rss"]) for row in rows]
     assert max(memory) < 2048
-    assert math.fsum(float(row["s"]) for row in rows) < 2 * 60 * MINUTES  # two jobs side by side
+    assert math.fsum(float(row["cpu_time"]) for row in rows) < 2 * 60 * MINUTES  # not of the clock: others may run too
 
 
 def test_the_resolved_study_needs_no_catalogue(finished: Finished) -> None:

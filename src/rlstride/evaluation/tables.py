@@ -64,9 +64,10 @@ class Journal:
             for line in self._file.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = json.loads(line)
-                    self._known[entry.pop("key")] = Measurement(**entry)
-                except (ValueError, TypeError, KeyError):  # torn by a kill, or of another version: measure again
+                except json.JSONDecodeError:  # torn by a kill: that one is measured again
                     continue
+                key = entry.pop("key")
+                self._known[key] = Measurement(**entry)
 
     def find(self, key: str | None) -> Measurement | None:
         """The measurement that was made under a key."""

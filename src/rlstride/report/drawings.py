@@ -110,6 +110,7 @@ def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
         _accuracy_references(axes, cell, {"full": "-", "base": ":"})
         axes.set_ylim(0, 1.02)
         axes.set_xticks([100 * window for window in study.spec.extrapolation.windows])
+        axes.set_xlim(100 * min(study.spec.extrapolation.windows) - 8, 100 * max(study.spec.extrapolation.windows) + 8)
     style.label_outer(grid, "window (% of the RL steps seen)", _accuracy_label(study, "test"))
     style.legend_below(figure, grid)
     return Drawing(figure, frame)

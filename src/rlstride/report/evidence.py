@@ -135,5 +135,5 @@ def _fit_seconds(ledger: Path, window: float) -> float | None:
 def format_interval(interval: Interval) -> str:
     """An interval as text: 0.842 [0.801, 0.880]."""
     if np.isnan(interval.value):
-        return "unknown"
+        return "not run"
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

@@ -25,7 +25,8 @@ def _dominance(evidence: Evidence, claims: pd.DataFrame) -> str:
         return "No cell has been evaluated yet, so there is nothing to say about what RL learns."
     scored = len(evidence.having("full", "base"))
     control = "" if math.isnan(frozen.value) else f"; the frozen control stays at {frozen.value:.3f}"
-    learns = f"RL takes accuracy from {base.value:.3f} to {full.value:.3f} (mean over {scored} cells{control})"
+    cells = "1 cell" if scored == 1 else f"{scored} cells"
+    learns = f"RL takes accuracy from {base.value:.3f} to {full.value:.3f} (mean over {cells}{control})"
     kept, gain = evidence.interval(relative("rank_1")), evidence.interval(recovered_gain("rank_1"))
     if math.isnan(kept.value):
         return f"{learns}; rank-1 models were not run."

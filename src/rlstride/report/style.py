@@ -108,8 +108,9 @@ def legend_below(figure: Figure, grid: dict[Any, Axes]) -> None:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if entries:
-        width = figure.get_size_inches()[0]
-        columns = min(len(entries), max(2, int(width / 1.5)))
+        longest = max(map(len, entries))
+        columns = int(figure.get_size_inches()[0] / (0.6 + 0.08 * longest))  # inches: handle, and a letter of size 9
+        columns = min(len(entries), max(1, columns))
         figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns, fontsize=9)
 
 

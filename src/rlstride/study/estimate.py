@@ -15,10 +15,10 @@ _TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
 
 # Measured on one core with models of 0.15 M parameters; time is taken as proportional to parameters above that.
 _MEASURED_PARAMETERS = 150e3
-_SECONDS_PER_COMPLETION = 0.35 / 128  # an RL step of 128 completions: sampling, reward and update
+_SECONDS_PER_COMPLETION = 0.28 / 128  # an RL step of 128 completions: sampling, reward and update
 _SECONDS_PER_PRETRAINING_STEP = 0.11
-_SECONDS_PER_SCORED_COMPLETION = 0.0015
-_SECONDS_PER_PROCESS = 12  # imports, loading and writing of a job
+_SECONDS_PER_SCORED_COMPLETION = 0.001
+_SECONDS_PER_PROCESS = 7  # imports, loading and writing of a job
 
 # A published model's RL on GPUs: sampling costs 2 FLOP for each parameter and token, forward and backward 6.
 _FLOP_PER_PARAMETER_AND_TOKEN = 8

@@ -9,8 +9,11 @@ import random
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from rlstride.errors import RequestError
+
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+_DRAWS_IN_VAIN = 10_000  # draws in a row without a new problem, before a split counts as exhausted
 # Shares of the problem space in per cent. Training gets most: RL and pretraining draw from it without end.
 _UPPER_BOUNDS: dict[Split, int] = {"train": 80, "validation": 90, "test": 100}
 
@@ -79,18 +82,34 @@ def split_of(prompt: str) -> Split:
 
 
 def draw_problem(task: Task, split: Split, rng: random.Random) -> Problem:
-    """One problem of the given split."""
-    while True:
+    """One problem of the given split.
+
+    Raises:
+        RequestError: the split seems to have none.
+    """
+    for _ in range(_DRAWS_IN_VAIN):
         problem = task.draw(rng)
         if split_of(problem.prompt) == split:
             return problem
+    raise RequestError(f"tasks.yaml: {task.name}: there seems to be no {split} problem")
 
 
 def draw_problems(task: Task, split: Split, count: int, seed: int) -> list[Problem]:
-    """``count`` distinct problems of a split; the same ones for the same seed."""
+    """``count`` distinct problems of a split; the same ones for the same seed.
+
+    Raises:
+        RequestError: the split seems to have fewer distinct problems.
+    """
     rng = random.Random(f"{task.name}/{split}/{seed}")
     problems: dict[str, Problem] = {}
+    in_vain = 0
     while len(problems) < count:
         problem = draw_problem(task, split, rng)
+        in_vain = in_vain + 1 if problem.prompt in problems else 0
+        if in_vain > _DRAWS_IN_VAIN:
+            raise RequestError(
+                f"tasks.yaml: {task.name}: {count} {split} problems are wanted, "
+                f"but there seem to be only {len(problems)}"
+            )
         problems.setdefault(problem.prompt, problem)
     return list(problems.values())
