@@ -32,8 +32,8 @@ def score_on_study(
 ) -> None:
     """Scores models on a study's task, all on the same problems in the same order; writes ``out`` and ``*-problems``.
 
-    Each (variant, step, decoding) samples from a seed of its own, so a row does not depend on what else is scored, and
-    the frozen control is an independent replicate of the base. An interrupted run goes on where it stopped.
+    Each (model, seed, variant, step, decoding) has a sampling seed of its own: a row does not depend on what else is
+    scored, and the frozen control is an independent replicate of the base. An interrupted run goes on where it stopped.
 
     Args:
         study: names task, number of problems and decodings.
@@ -58,7 +58,7 @@ def score_on_study(
             place: Labels = {"study": study.spec.name, **_UNKNOWN_CELL, **candidate.labels, **known_cell}
             weights = candidate.weights_digest()
             for name, decoding in chosen.items():
-                seed = sampling_seed(place["seed"], candidate.variant, candidate.step, name, split)
+                seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
                 key = _key(weights, seed, task=benchmark.metadata, decoding=decoding.model_dump())
                 measurement = journal.find(key)
                 if measurement is None:
@@ -96,7 +96,7 @@ def score_on_lm_eval_tasks(
         place: Labels = {"study": "", **_UNKNOWN_CELL, "model": candidate.variant, **candidate.labels}
         weights = candidate.weights_digest()
         for name, task in loaded.items():
-            seed = sampling_seed(place["seed"], candidate.variant, candidate.step, name, "test")
+            seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, "test")
             key = _key(weights, seed, task=task.dump_config(), limit=limit)
             measurement = journal.find(key)
             if measurement is None:
