@@ -15,8 +15,9 @@ from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
-from rlstride.study.config import TasksFile, TinyModel
+from rlstride.study.config import TasksFile
 from rlstride.study.load import Study, load_study
+from rlstride.study.models import TinyModel
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval import FOLDER
 from rlstride.tasks.lm_eval.functions import score

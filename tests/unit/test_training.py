@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -9,23 +10,36 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
-from rlstride.tasks import build_task
+from rlstride.tasks import Task, build_task
 from rlstride.training.launch import train_cell, training_records
 from rlstride.training.run import verifier_reward
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
 from rlstride.zoo.bases import make_base
+from rlstride.zoo.pretraining import encode_batch
 from rlstride.zoo.tokenizer import build_tokenizer
+
+
+def teach_guessing(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
+    """Has a random model answer at random, one in ten times rightly: without any reward, RL would move no weight."""
+    rng = random.Random(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        pairs = [(task.draw(rng).prompt, f"G#{rng.randrange(10)}") for _ in range(64)]
+        ids, labels = encode_batch(tokenizer, pairs)
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str) -> Path:
-    """A study of a few steps on a random model, which reaches the pipeline as a published one does: from a folder."""
+    """A study of a few steps on a model that guesses, which reaches the pipeline as a published one does: a folder."""
     root = tmp_path_factory.mktemp("study")
     task = build_task("chain", load_study(default_study_file).task)
     tokenizer = build_tokenizer(task.alphabet)
@@ -42,13 +56,17 @@ def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).save_pretrained(root / "published")
+    model = LlamaForCausalLM(config)
+    teach_guessing(model, tokenizer, task)
+    model.save_pretrained(root / "published")
     tokenizer.save_pretrained(root / "published")
+    LlamaForCausalLM(config).save_pretrained(root / "teacher")
     study = {
         "name": "few-steps",
         "task": "chain",
         "models": ["random"],
-        "algorithms": ["grpo", "rloo"],
+        "algorithms": ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo"],
+        "controls": ["frozen", "sft", "dist"],
         "training": {"steps": 10, "keep_every": 2, "problems_per_step": 4, "completions_per_problem": 4},
         "results": str(root / "results"),
         "define": {
@@ -57,7 +75,13 @@ def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str
             "algorithms": {
                 name: {"trainer": trainer, "learning_rate": rate}
                 for name, trainer, rate in [("grpo", "grpo", 1e-3), ("rloo", "rloo", 1e-3), ("frozen", "grpo", 0.0)]
-            },
+            }
+            | {
+                name: {"trainer": name, "learning_rate": 1e-3, "minibatches": 2, "epochs": 2, "beta": 0.01}
+                for name in ("ppo", "reinforce_pp")
+            }
+            | {name: {"trainer": name, "learning_rate": 1e-3} for name in ("dr_grpo", "dapo", "gspo", "sft")}
+            | {"dist": {"trainer": "distillation", "learning_rate": 1e-3, "teacher": str(root / "teacher")}},
         },
     }
     file = root / "study.yaml"
@@ -77,7 +101,7 @@ def train(study_file: Path, cell: str, out: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "sft", "dist"])
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
     study_file: Path, tmp_path: Path, algorithm: str
 ) -> None:
@@ -98,6 +122,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
     ledger = [json.loads(line) for line in (broken.parent / "ledger" / "train.jsonl").read_text().splitlines()]
     assert ledger[-1]["resumed_from"] in (4, 6)
     assert digests(broken) == digests(whole)
+    assert len({step["model.safetensors"] for step in digests(whole).values()}) > 1, "the run never moved the weights"
     assert [record.step for record in read_manifest(broken).training] == list(range(1, 11))
 
 
@@ -157,8 +182,19 @@ def test_the_reward_is_the_verifiers_verdict(study_file: Path) -> None:
 
 def test_training_records_are_read_from_the_steps_of_the_log_only() -> None:
     history = [
-        {"step": 1, "reward": 0.25, "completions/mean_length": 10.5, "seconds": 0.3},
-        {"step": 1, "train_runtime": 3.0},
+        {"step": 4, "loss": 0.1, "rewards/verified/mean": 0.25, "completions/mean_length": 10.5, "seconds": 0.3},
+        {"step": 4, "train_runtime": 3.0, "train_loss": 0.1},
     ]
-    [record] = training_records(history, completions=16)
+    [record] = training_records(history, completions=16, updates_per_step=4)
     assert (record.step, record.reward, record.tokens, record.seconds) == (1, 0.25, 168, 0.3)
+
+
+def test_tokens_that_a_trainer_counts_itself_go_before_those_of_its_batch() -> None:
+    entry = {"step": 1, "loss": 0.1, "completions/mean_length": 10.5, "sampled_tokens": 400.0, "seconds": 0.3}
+    [record] = training_records([entry], completions=16, updates_per_step=1)
+    assert record.tokens == 400
+
+
+def test_a_supervised_control_has_no_reward_and_samples_nothing() -> None:
+    [record] = training_records([{"step": 1, "loss": 0.1, "seconds": 0.3}], completions=16, updates_per_step=1)
+    assert (record.reward, record.tokens) == (None, 0)

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlstride.errors import RequestError, WorkError
-from rlstride.study.config import Pretraining, PublishedModel, TinyModel
 from rlstride.study.load import Study, load_study
+from rlstride.study.models import Pretraining, PublishedModel, TinyModel
 from rlstride.tasks import Task, build_task, draw_problems
 from rlstride.zoo.bases import build_model, load_published, pretrain_tiny
 from rlstride.zoo.pretraining import accuracy, encode_batch, learning_rate_factor, pretrain, sample_completions

@@ -58,6 +58,19 @@ def test_a_sweep_adds_a_cell_for_each_of_its_values_and_model(tmp_path: Path) ->
     assert trained == {f"{model}/{algorithm}" for model in ("tiny-qwen3", "tiny-llama") for algorithm in algorithms}
 
 
+def test_a_distilled_control_waits_for_the_run_that_teaches_it(tmp_path: Path) -> None:
+    study = write_study(tmp_path, controls=["frozen", "sft", "dist"], results=str(tmp_path))
+    done = snakemake("-n", "--configfile", study)
+    runs = re.findall(
+        r"rule train_cell:\n +input: (.*)\n +output: \S+?/(tiny-\S+)/trajectory", done.stdout + done.stderr
+    )
+    taught = {cell: re.findall(r"(tiny-\S+)/trajectory", needed) for needed, cell in runs}
+    assert {cell: teachers for cell, teachers in taught.items() if teachers} == {
+        "tiny-qwen3/dist/seed0": ["tiny-qwen3/grpo/seed0"],
+        "tiny-llama/dist/seed0": ["tiny-llama/grpo/seed0"],
+    }
+
+
 def test_a_method_without_enough_steps_in_a_window_makes_no_model(tmp_path: Path) -> None:
     # Of 24 steps every 2nd is kept: 0.2 leaves steps 2 and 4 (AlphaRL needs three), 0.05 leaves none.
     changes = {"methods": ["last", "alpharl"], "windows": [0.05, 0.2, 0.4]}

@@ -68,6 +68,12 @@ def base_report(wildcards):
     return base_folder(STUDY, wildcards.model) / "pretraining.json"
 
 
+def teacher_manifest(wildcards):
+    """The trajectory whose last step teaches a distilled cell; nothing where no cell does."""
+    teacher = STUDY.teacher(cell_of(wildcards))
+    return PATHS.cell(teacher).manifest if teacher else []
+
+
 def control_manifests(wildcards):
     """Each control of this cell's model and seed."""
     return [PATHS.cell(Cell(wildcards.model, control, wildcards.seed)).manifest for control in STUDY.controls]

@@ -1,4 +1,4 @@
-# Needs: the base of the cell's model.
+# Needs: the base of the cell's model; of a distilled cell also its teacher's trajectory.
 # Makes: the cell's trajectory/manifest.json, written when the trajectory is whole. The kept steps and the unfinished run's
 #        state are not declared: Snakemake deletes declared outputs of a failed job, and a retry resumes from them.
 
@@ -6,6 +6,7 @@
 rule train_cell:
     input:
         base=base_report,
+        teacher=teacher_manifest,
     output:
         manifest=CELL.manifest,
     log:

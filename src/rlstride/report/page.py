@@ -16,8 +16,8 @@ from rlstride.report.collect import write_table
 from rlstride.report.drawings import Tables
 from rlstride.report.figures import FigureFile, write_figures
 from rlstride.report.findings import headline_findings
-from rlstride.study.config import TinyModel
 from rlstride.study.load import Study
+from rlstride.study.models import TinyModel
 from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import predictions
 from rlstride.study.variants import window_variant

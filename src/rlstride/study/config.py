@@ -1,101 +1,20 @@
 """What a study is made of, key by key: the one description behind validation, docs and config/schema.json."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import Field, RootModel, model_validator
 
+from rlstride.study.algorithms import Algorithm
+from rlstride.study.models import PublishedModel, TinyModel
+from rlstride.study.section import Name, Share, Strict, Window
+from rlstride.study.tasks import TaskSpec
 from rlstride.study.variants import parse_ablation
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Share = Annotated[float, Field(ge=0, le=1)]
-Window = Annotated[float, Field(gt=0, le=1)]
-
-
-class Strict(BaseModel):
-    """A section in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# ---- catalogues: config/tasks.yaml, models.yaml, algorithms.yaml ----
-
-
-class ChainMixture(Strict):
-    """Shares of the solution formats in the text that a tiny base is pretrained on."""
-
-    careful: Share = Field(description="Traces that are right.")
-    careless: Share = Field(description="Traces that read every minus as plus: a systematic mistake.")
-    guess: Share = Field(description="Answers without a trace.")
-    informed: Share = Field(description="Share of the guesses that state the right answer; the others are random.")
-
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> "ChainMixture":
-        if abs(self.careful + self.careless + self.guess - 1) > 1e-9:
-            raise ValueError("careful, careless and guess must sum to 1")
-        return self
-
-
-class ChainSpec(Strict):
-    """Chain arithmetic: digits added and subtracted modulo 10."""
-
-    kind: Literal["chain"] = Field(description="The problem generator.")
-    min_digits: int = Field(ge=2, description="Digits in the shortest chain.")
-    max_digits: int = Field(ge=2, description="Digits in the longest chain.")
-    minus: Share = Field(description="Share of the operators that are minus.")
-    mixture: ChainMixture = Field(description="The pretraining mixture of solution formats.")
-
-
-class Pretraining(Strict):
-    """How a tiny base is trained from scratch: constant rate to a target accuracy, then a cool-down."""
-
-    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW (betas 0.9, 0.95).")
-    batch_size: int = Field(default=128, ge=1, description="Sequences in a step.")
-    warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
-    cooldown_steps: int = Field(default=100, ge=1, description="Steps of linear decay to zero after the target is met.")
-    max_steps: int = Field(
-        ge=1, description="Cap on the steps, cool-down included; a base that misses its target by then is an error."
-    )
-    target_accuracy: Share = Field(description="Validation accuracy at temperature 1 at which the cool-down starts.")
-    check_every: int = Field(default=50, ge=1, description="Steps between two looks at the validation accuracy.")
-    seed: int = Field(default=0, description="Seed of weights, data and sampling.")
-
-
-class TinyModel(Strict):
-    """A base that is built from its family's transformers class and pretrained here."""
-
-    model_type: Name = Field(description="A transformers model type, such as qwen3 or llama.")
-    stands_for: str = Field(description="The published model that this one takes the place of.")
-    architecture: dict[str, Any] = Field(description="Arguments of the family's configuration class.")
-    pretraining: Pretraining = Field(description="How it is trained from scratch.")
-
-
-class PublishedModel(Strict):
-    """A base that already exists: a folder, or a repository on the Hugging Face hub."""
-
-    source: str = Field(description="Path of a Hugging Face folder, or org/name on the hub.")
-    revision: str | None = Field(
-        default=None, description="Branch, tag or commit on the hub; the default branch if left out."
-    )
-
-
-class Algorithm(Strict):
-    """A trainer and its hyper-parameters."""
-
-    trainer: Literal["grpo", "rloo"] = Field(description="The trainer's name in the registry of rlstride.training.")
-    learning_rate: float = Field(ge=0, description="AdamW's rate; 0 makes a frozen control.")
-    beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base.")
-    epsilon: float = Field(default=0.2, gt=0, description="Clip range of the importance ratio.")
-    warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up of the rate.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
-
-
-# ---- the study ----
 
 
 class Training(Strict):
     """The part of RL that all algorithms of a study share."""
 
-    steps: int = Field(ge=1, description="Optimiser steps of each run.")
+    steps: int = Field(ge=1, description="Steps of each run: batches of rollouts, each with its optimiser updates.")
     keep_every: int = Field(
         default=2, ge=1, description="Steps between two kept checkpoints; the last step is always kept."
     )
@@ -189,7 +108,7 @@ class Tracking(Strict):
 class Definitions(Strict):
     """Tasks, models and algorithms that a study defines itself, before those of the catalogues."""
 
-    tasks: dict[Name, ChainSpec] = Field(default={}, description="As in tasks.yaml.")
+    tasks: dict[Name, TaskSpec] = Field(default={}, description="As in tasks.yaml.")
     models: dict[Name, TinyModel | PublishedModel] = Field(default={}, description="As in models.yaml.")
     algorithms: dict[Name, Algorithm] = Field(default={}, description="As in algorithms.yaml.")
 
@@ -230,5 +149,5 @@ class AlgorithmsFile(RootModel[dict[Name, Algorithm]]):
     """algorithms.yaml: algorithms and controls by name."""
 
 
-class TasksFile(RootModel[dict[Name, ChainSpec]]):
+class TasksFile(RootModel[dict[Name, TaskSpec]]):
     """tasks.yaml: tasks by name."""

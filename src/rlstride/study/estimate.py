@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlstride.study.config import PublishedModel, TinyModel
 from rlstride.study.load import Study
+from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import kept_steps, predictions
 
@@ -79,8 +79,12 @@ def tiny_seconds(study: Study, model: str) -> float:
     test = models * spec.evaluation.test_problems * samples
     scored = (cells + controls) * validation + cells * test
     work = (cells + controls) * train + scored * _SECONDS_PER_SCORED_COMPLETION
-    if not (base_folder(study, model) / "pretraining.json").is_file():
+    exists = (base_folder(study, model) / "pretraining.json").is_file()
+    if not exists:
         work += made_from.pretraining.max_steps * _SECONDS_PER_PRETRAINING_STEP
+    if made_from.teacher is not None and not exists:
+        size = _decoder_parameters(made_from.teacher.architecture, _TINY_VOCABULARY) / _MEASURED_PARAMETERS
+        work += max(1.0, size) / growth * made_from.teacher.pretraining.max_steps * _SECONDS_PER_PRETRAINING_STEP
     return growth * work + _SECONDS_PER_PROCESS * (6 * cells + 2 * controls + 1)
 
 
@@ -151,8 +155,7 @@ def _completions_per_step(study: Study) -> int:
 
 
 def _tokens_per_sequence(study: Study) -> int:
-    """Of a chain of d digits: 2 d in the prompt, and up to 3 (d - 1) + 4 in the completion."""
-    return 5 * study.task.max_digits + 1
+    return study.task.max_tokens
 
 
 def _listed(steps: list[int]) -> str:

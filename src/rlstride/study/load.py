@@ -7,23 +7,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError
 
 from rlstride.errors import RequestError
-from rlstride.study.config import (
-    Algorithm,
-    AlgorithmsFile,
-    ChainSpec,
-    Definitions,
-    ModelsFile,
-    PublishedModel,
-    StudyFile,
-    TasksFile,
-    TinyModel,
-)
+from rlstride.study.algorithms import Algorithm, Distillation, PolicyGradient
+from rlstride.study.config import AlgorithmsFile, Definitions, ModelsFile, StudyFile, TasksFile
+from rlstride.study.models import PublishedModel, TinyModel
+from rlstride.study.tasks import TaskSpec
 
 _SHORT_NAMES = {"learning_rate": "lr", "epsilon": "eps", "warmup_steps": "warmup", "max_grad_norm": "clip"}
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -48,7 +41,7 @@ class Study:
 
     path: Path
     spec: StudyFile
-    task: ChainSpec
+    task: TaskSpec
     models: dict[str, TinyModel | PublishedModel]
     algorithms: dict[str, Algorithm]  # sweeps expanded, controls left out
     controls: dict[str, Algorithm]
@@ -77,6 +70,13 @@ class Study:
     def algorithm(self, cell: Cell) -> Algorithm:
         """The trainer and hyper-parameters of a cell."""
         return {**self.algorithms, **self.controls}[cell.algorithm]
+
+    def teacher(self, cell: Cell) -> Cell | None:
+        """The cell whose last step teaches this one; None where it has no teacher, or one from outside the study."""
+        algorithm = self.algorithm(cell)
+        if isinstance(algorithm, Distillation) and algorithm.teacher in {**self.algorithms, **self.controls}:
+            return Cell(cell.model, algorithm.teacher, cell.seed)
+        return None
 
     def _grid(self, algorithms: dict[str, Algorithm]) -> list[Cell]:
         return [Cell(*key) for key in itertools.product(self.models, algorithms, self.spec.seeds)]
@@ -114,14 +114,10 @@ def resolve_study(data: Any, path: Path) -> Study:
         path, "algorithms", spec.algorithms, spec.define.algorithms, "algorithms.yaml", AlgorithmsFile
     )
     controls = _look_up(path, "controls", spec.controls, spec.define.algorithms, "algorithms.yaml", AlgorithmsFile)
-    return Study(
-        path=path,
-        spec=spec,
-        task=tasks[spec.task],
-        models=models,
-        algorithms=expand_sweep(path, spec, algorithms),
-        controls=controls,
-    )
+    expanded = expand_sweep(path, spec, algorithms)
+    _check_minibatches(path, spec, expanded | controls)
+    _check_teachers(path, expanded | controls)
+    return Study(path=path, spec=spec, task=tasks[spec.task], models=models, algorithms=expanded, controls=controls)
 
 
 def resolved_yaml(study: Study) -> str:
@@ -148,6 +144,31 @@ def _look_up(
     return {name: known[name] for name in names}
 
 
+def _check_minibatches(path: Path, spec: StudyFile, algorithms: Mapping[str, Algorithm]) -> None:
+    """Minibatches of equal size, each of a whole number of rollouts."""
+    rollouts = spec.training.problems_per_step * spec.training.completions_per_problem
+    for name, algorithm in algorithms.items():
+        if isinstance(algorithm, PolicyGradient) and rollouts % algorithm.minibatches:
+            raise RequestError(
+                f"{path}: algorithms: {name}: {rollouts} rollouts a step cannot be split into "
+                f"{algorithm.minibatches} minibatches of equal size"
+            )
+
+
+def _check_teachers(path: Path, algorithms: Mapping[str, Algorithm]) -> None:
+    """A teacher is an algorithm of the study that is not distilled itself, or a folder."""
+    for name, algorithm in algorithms.items():
+        if not isinstance(algorithm, Distillation):
+            continue
+        if isinstance(algorithms.get(algorithm.teacher), Distillation):
+            raise RequestError(f"{path}: algorithms: {name}: teacher: {algorithm.teacher!r} is distilled itself")
+        if algorithm.teacher not in algorithms and not Path(algorithm.teacher).is_dir():
+            raise RequestError(
+                f"{path}: algorithms: {name}: teacher: {algorithm.teacher!r} is neither an algorithm of the study nor "
+                f"a folder{_hint(algorithm.teacher, algorithms)}"
+            )
+
+
 def expand_sweep(path: Path, spec: StudyFile, catalogue: dict[str, Algorithm]) -> dict[str, Algorithm]:
     """The study's algorithms, each followed by one for every combination of its swept values."""
     expanded: dict[str, Algorithm] = {}
@@ -160,7 +181,7 @@ def expand_sweep(path: Path, spec: StudyFile, catalogue: dict[str, Algorithm]) -
             changes = dict(zip(swept, values, strict=True))
             suffix = "-".join(f"{_SHORT_NAMES.get(key, key)}{_compact(value)}" for key, value in changes.items())
             merged = catalogue[name].model_dump() | changes
-            expanded[f"{name}-{suffix}"] = validate(merged, Algorithm, path, prefix=f"sweep.{name}.")
+            expanded[f"{name}-{suffix}"] = validate(merged, type(catalogue[name]), path, prefix=f"sweep.{name}.")
     return expanded
 
 
@@ -199,7 +220,7 @@ def validate(data: Any, section: type[_Section], path: Path, prefix: str = "") -
     try:
         return section.model_validate(data)
     except ValidationError as error:
-        raise RequestError(f"{path}: {_sentence(error, section, prefix)}") from error
+        raise RequestError(f"{path}: {_sentence(error, section, data, prefix)}") from error
 
 
 def validate_entries(path: Path, catalogue: type[_Catalogue]) -> dict[str, Any]:
@@ -208,27 +229,59 @@ def validate_entries(path: Path, catalogue: type[_Catalogue]) -> dict[str, Any]:
     return entries
 
 
-def _sentence(error: ValidationError, section: type[BaseModel], prefix: str) -> str:
+def _sentence(error: ValidationError, section: type[BaseModel], data: Any, prefix: str) -> str:
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"] if not str(part).startswith(("TinyModel", "PublishedModel"))]
+    location = _location(first["loc"], data)
     key = prefix + ".".join(location)
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{_hint(location[-1], _known_keys(section, location[:-1]))}"
     if first["type"] == "missing":
         return f"{key}: this key is missing"
+    if first["type"] == "union_tag_invalid":
+        context = first["ctx"]
+        return (
+            f"{key}.{context['discriminator'].strip(chr(39))}: {context['tag']!r} is none of {context['expected_tags']}"
+        )
+    if first["type"] == "union_tag_not_found":
+        return f"{key}.{first['ctx']['discriminator'].strip(chr(39))}: this key is missing"
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     shown = f" (given: {given!r})" if isinstance(given, (str, int, float)) else ""
     return f"{key}: {message[0].lower()}{message[1:]}{shown}" if key else f"{message}{shown}"
 
 
+def _location(parts: tuple[int | str, ...], data: Any) -> list[str]:
+    """Where in the file a mistake is: pydantic's location without the names of the alternatives that it tried."""
+    location = []
+    for index, part in enumerate(parts):
+        if isinstance(data, dict) and part in data:
+            data = data[part]
+        elif isinstance(data, list) and isinstance(part, int):
+            data = data[part]
+        elif index < len(parts) - 1:
+            continue
+        location.append(str(part))
+    return location
+
+
 def _known_keys(section: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys of the section at a location; where it has alternatives, the keys of all of them."""
+    sections = [section]
     for part in location:
-        field = section.model_fields.get(part)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return []
-        section = field.annotation
-    return list(section.model_fields)
+        fields = [s.model_fields["root" if issubclass(s, RootModel) else part] for s in sections if _has(s, part)]
+        if fields:  # else the part is a name in a mapping of names to sections
+            sections = [inner for field in fields for inner in _sections_in(field.annotation)]
+    return sorted({name for found in sections for name in found.model_fields})
+
+
+def _has(section: type[BaseModel], part: str) -> bool:
+    return issubclass(section, RootModel) or part in section.model_fields
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in _sections_in(argument)]
 
 
 def _hint(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlstride.study.algorithms import Distillation
 from rlstride.study.load import Cell, Study, digest
+from rlstride.study.plan import step_folder
 
 
 @dataclass(frozen=True)
@@ -81,3 +83,11 @@ def base_folder(study: Study, model: str) -> Path:
     """Where a model's base lies. Bases are shared by studies, and named by the hash of all that they are made from."""
     made_from = {"model": study.models[model].model_dump(mode="json"), "task": study.task.model_dump(mode="json")}
     return Path(study.spec.results) / "bases" / f"{model}-{digest(made_from)}"
+
+
+def teacher_folder(study: Study, cell: Cell) -> Path | None:
+    """The Hugging Face folder that a distilled cell learns from; None where it has no teacher."""
+    algorithm, teacher = study.algorithm(cell), study.teacher(cell)
+    if teacher is not None:
+        return study_paths(study).cell(teacher).trajectory / step_folder(study.spec.training.steps)
+    return Path(algorithm.teacher) if isinstance(algorithm, Distillation) else None

@@ -1,22 +1,25 @@
 """Problem generators and their verifiers."""
 
-from rlstride.study.config import ChainSpec
+from rlstride.study.tasks import ChainSpec, TaskSpec
 from rlstride.tasks.chain import ChainTask
+from rlstride.tasks.countdown import CountdownTask
 from rlstride.tasks.problems import Problem, Split, Task, draw_problem, draw_problems, split_of
 
 __all__ = ["Problem", "Split", "Task", "build_task", "draw_problem", "draw_problems", "split_of"]
 
 
-def build_task(name: str, spec: ChainSpec) -> Task:
+def build_task(name: str, spec: TaskSpec) -> Task:
     """The task that an entry of tasks.yaml describes."""
-    mixture = spec.mixture
-    return ChainTask(
-        name=name,
-        min_digits=spec.min_digits,
-        max_digits=spec.max_digits,
-        minus=spec.minus,
-        careful=mixture.careful,
-        careless=mixture.careless,
-        guess=mixture.guess,
-        informed=mixture.informed,
-    )
+    if isinstance(spec, ChainSpec):
+        mixture = spec.mixture
+        return ChainTask(
+            name=name,
+            min_digits=spec.min_digits,
+            max_digits=spec.max_digits,
+            minus=spec.minus,
+            careful=mixture.careful,
+            careless=mixture.careless,
+            guess=mixture.guess,
+            informed=mixture.informed,
+        )
+    return CountdownTask(name=name, digits=spec.digits, attempts=spec.attempts, aimed=spec.mixture.aimed)

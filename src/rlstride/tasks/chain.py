@@ -63,10 +63,10 @@ class ChainTask:
         if name == "guess":
             answer = problem.answer if rng.random() < self.informed else str(rng.randrange(MODULUS))
             return f"{_MARKERS[name]}#{answer}"
-        prompt = problem.prompt if name == "careful" else problem.prompt.replace("-", "+")
-        results = _running_results(prompt)
-        steps = zip(re.findall(r"[+-]\d", prompt), results, strict=True)
-        return _MARKERS[name] + "".join(f"{step}{result}" for step, result in steps) + f"#{results[-1]}"
+        return self.solution(problem) if name == "careful" else _trace(name, problem.prompt.replace("-", "+"))
+
+    def solution(self, problem: Problem) -> str:
+        return _trace("careful", problem.prompt)
 
     def format_of(self, completion: str) -> str:
         return _FORMATS.get(completion[:1], "other")
@@ -77,6 +77,13 @@ class ChainTask:
 
     def verify(self, problem: Problem, completion: str) -> bool:
         return self.extract_answer(completion) == problem.answer
+
+
+def _trace(format_name: str, prompt: str) -> str:
+    """The marker of a format; operator, operand and result of each step of ``prompt``; and the last result."""
+    results = _running_results(prompt)
+    steps = zip(re.findall(r"[+-]\d", prompt), results, strict=True)
+    return _MARKERS[format_name] + "".join(f"{step}{result}" for step, result in steps) + f"#{results[-1]}"
 
 
 def _running_results(prompt: str) -> list[int]:

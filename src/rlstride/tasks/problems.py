@@ -1,7 +1,8 @@
 """What every task offers, and how its problems are split.
 
-A problem belongs to exactly one split, decided by a hash of its prompt. Pretraining, RL and evaluation all
-draw from here, so no test problem can be seen in training, whatever the seeds.
+A problem belongs to exactly one split, decided by a hash of its prompt (or of its family, which several prompts
+share). Pretraining, RL and evaluation all draw from here, so no test problem can be seen in training, whatever the
+seeds.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ class Problem:
 
     prompt: str
     answer: str
+    family: str = ""  # what decides the split in place of the prompt, where several prompts ask for the same thing
 
 
 class Task(Protocol):
@@ -62,6 +64,10 @@ class Task(Protocol):
         """A completion in a solution format drawn from the pretraining mixture."""
         ...
 
+    def solution(self, problem: Problem) -> str:
+        """A completion that solves the problem, in the task's right solution format: what supervised controls see."""
+        ...
+
     def format_of(self, completion: str) -> str:
         """The solution format that a completion is written in, or ``"other"``."""
         ...
@@ -76,7 +82,7 @@ class Task(Protocol):
 
 
 def split_of(prompt: str) -> Split:
-    """The one split that a prompt belongs to."""
+    """The one split that a prompt, or a family of prompts, belongs to."""
     bucket = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], "big") % 100
     return next(split for split in SPLITS if bucket < _UPPER_BOUNDS[split])
 
@@ -89,7 +95,7 @@ def draw_problem(task: Task, split: Split, rng: random.Random) -> Problem:
     """
     for _ in range(_DRAWS_IN_VAIN):
         problem = task.draw(rng)
-        if split_of(problem.prompt) == split:
+        if split_of(problem.family or problem.prompt) == split:
             return problem
     raise RequestError(f"tasks.yaml: {task.name}: there seems to be no {split} problem")
 

@@ -149,7 +149,8 @@ def _training_metrics(manifest: Manifest, started: int) -> Metrics:
         elapsed += record.seconds
         time = started + int(1000 * elapsed)
         for name, value in (("reward", record.reward), ("tokens", record.tokens), ("seconds", record.seconds)):
-            metrics |= _point(f"train/{name}", record.step, float(value), time)
+            if value is not None:
+                metrics |= _point(f"train/{name}", record.step, float(value), time)
     return metrics
 
 

@@ -19,11 +19,18 @@ class HarvestCallback(TrainerCallback):
     weights), and marks each of the trainer's own checkpoints as complete once all of its files are written, so that a
     half-written one is never resumed from. Weights are kept before the trainer saves its checkpoint: a resumed run may
     write a step again, and never misses one.
+
+    Args:
+        folder: the trajectory's.
+        keep_every: steps between two kept ones.
+        updates_per_step: optimiser updates (the trainer's own global steps) that make one step; the trainer must log
+            once a step, and save at the end of one.
     """
 
-    def __init__(self, folder: Path, keep_every: int) -> None:
+    def __init__(self, folder: Path, keep_every: int, updates_per_step: int = 1) -> None:
         self.writer = TrajectoryWriter(folder)
         self.keep_every = keep_every
+        self.updates_per_step = updates_per_step
         self.harvest_seconds = 0.0
         self._began = time.perf_counter()
         self._step_seconds = 0.0
@@ -43,16 +50,18 @@ class HarvestCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         ended = time.perf_counter()
-        self._step_seconds = ended - self._began
-        is_due = state.global_step % self.keep_every == 0 or state.global_step >= state.max_steps
-        if is_due and state.is_world_process_zero:
-            self.writer.keep(state.global_step, model)
+        self._step_seconds += ended - self._began
+        step, updates_left = divmod(state.global_step, self.updates_per_step)
+        is_due = step % self.keep_every == 0 or state.global_step >= state.max_steps
+        if is_due and not updates_left and state.is_world_process_zero:
+            self.writer.keep(step, model)
             self.harvest_seconds += time.perf_counter() - ended
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         # The history is saved with the trainer's checkpoints: the times of steps before an interruption are not lost.
-        if "reward" in state.log_history[-1]:
+        if "loss" in state.log_history[-1]:
             state.log_history[-1]["seconds"] = self._step_seconds
+            self._step_seconds = 0.0
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         assert args.output_dir is not None

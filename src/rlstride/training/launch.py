@@ -1,16 +1,20 @@
 """Runs one cell's RL from its base, or from where an interrupted run stopped, to a finished trajectory."""
 
 import shutil
+import signal
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlstride.errors import RequestError
+from rlstride.errors import RequestError, WorkError
 from rlstride.study.load import Cell, Study, digest
-from rlstride.study.paths import base_folder
+from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.tasks import build_task
 from rlstride.tracking.ledger import ledger_entry
@@ -32,7 +36,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
             are removed once the trajectory is whole.
 
     Raises:
-        RequestError: the base is missing, or ``out`` holds a finished trajectory of other settings.
+        RequestError: the base or the teacher is missing, or ``out`` holds a finished trajectory of other settings.
     """
     base = base_folder(study, cell.model)
     if not (base / "config.json").is_file():
@@ -40,6 +44,9 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
             f"{base}: the base of {cell.model} is not there; "
             f"make it with rlstride pretrain --model {cell.model} --out {base}"
         )
+    teacher = teacher_folder(study, cell)
+    if teacher is not None and not (teacher / "config.json").is_file():
+        raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")
     config_hash = digest(cell_settings(study, cell))
     if (finished := _finished(out, config_hash)) is not None:
         print(f"{cell}: {out} is finished already", flush=True)
@@ -52,25 +59,33 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
         algorithm=study.algorithm(cell),
         seed=cell.seed,
         device=study.spec.device,
+        teacher_folder=teacher,
     )
+    updates = run.algorithm.updates_per_step
     _quieten_libraries()
     transformers.set_seed(cell.seed)
     with ledger_entry(
         out.parent / "ledger", "train", cell=str(cell), config_hash=config_hash, device=run.device
     ) as found:
-        checkpoint = _checkpoint_to_resume(out, state, config_hash, kept_steps(run.training))
-        found["resumed_from"] = step_of(checkpoint) if checkpoint else 0
-        harvest = HarvestCallback(out, run.training.keep_every)
+        checkpoint = _checkpoint_to_resume(out, state, config_hash, run)
+        found["resumed_from"] = step_of(checkpoint) // updates if checkpoint else 0
+        harvest = HarvestCallback(out, run.training.keep_every, updates)
         trainer = TRAINERS[run.algorithm.trainer](run)
         trainer.add_callback(harvest)
-        trainer.add_callback(_LogLines(str(cell)))
+        trainer.add_callback(_LogLines(str(cell), updates))
+        stop = _StopOnSignal(updates)
+        trainer.add_callback(stop)
         trainer.remove_callback(transformers.PrinterCallback)
         # TRL writes a model card with every checkpoint; these checkpoints are nobody's model.
         trainer.create_model_card = lambda *args, **kwargs: None
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        records = training_records(trainer.state.log_history, run.batch_size)
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.state.global_step < trainer.state.max_steps:
+            reached = trainer.state.global_step // updates
+            raise WorkError(f"{cell}: stopped by SIGTERM after step {reached}; the same command goes on from there")
+        records = training_records(trainer.state.log_history, run.batch_size, updates)
         found |= {
-            "steps": trainer.state.global_step,
+            "steps": trainer.state.global_step // updates,
             "step_seconds": round(sum(record.seconds for record in records) / len(records), 4),
             "harvest_seconds": round(harvest.harvest_seconds, 4),
             "completion_tokens": sum(record.tokens for record in records),
@@ -83,28 +98,47 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
 
 
 def cell_settings(study: Study, cell: Cell) -> dict[str, Any]:
-    """All that a cell's weights depend on, besides the versions of the libraries."""
+    """All that a cell's weights depend on, besides the versions of the libraries and what a named folder holds."""
+    teacher = study.teacher(cell)
     return {
         "model": study.models[cell.model].model_dump(mode="json"),
         "task": study.task.model_dump(mode="json"),
         "training": study.spec.training.model_dump(mode="json"),
         "algorithm": study.algorithm(cell).model_dump(mode="json"),
         "seed": cell.seed,
+        **({"teacher": cell_settings(study, teacher)} if teacher else {}),
     }
 
 
-def training_records(history: list[dict[str, Any]], completions: int) -> list[TrainingRecord]:
-    """Reward, completion tokens and seconds of every optimiser step, from the trainer's log history."""
+def training_records(history: list[dict[str, Any]], completions: int, updates_per_step: int) -> list[TrainingRecord]:
+    """Reward, sampled tokens and seconds of every step, from the trainer's log history.
+
+    A trainer that samples more completions than it trains on logs their tokens itself, as ``sampled_tokens``. The
+    reward is None, and the tokens are 0, of a trainer that samples nothing.
+
+    Args:
+        history: the entries that a trainer logged, one for each step.
+        completions: rollouts in a step.
+        updates_per_step: optimiser updates in a step.
+    """
     return [
         TrainingRecord(
-            step=entry["step"],
-            reward=entry["reward"],
-            tokens=round(entry["completions/mean_length"] * completions),
+            step=entry["step"] // updates_per_step,
+            reward=entry.get("rewards/verified/mean"),
+            tokens=round(entry.get("sampled_tokens", entry.get("completions/mean_length", 0) * completions)),
             seconds=entry["seconds"],
         )
         for entry in history
-        if "reward" in entry
+        if "loss" in entry
     ]
+
+
+def _how_to_teach(study: Study, cell: Cell, folder: Path) -> str:
+    """What to do about a teacher that is missing."""
+    teacher = study.teacher(cell)
+    if teacher is None:
+        return "name another one under algorithms"
+    return f"make it with rlstride train --study {study.path} --cell {teacher} --out {folder.parent}"
 
 
 def _finished(out: Path, config_hash: str) -> Manifest | None:
@@ -117,19 +151,16 @@ def _finished(out: Path, config_hash: str) -> Manifest | None:
     return manifest
 
 
-def _checkpoint_to_resume(out: Path, state: Path, config_hash: str, expected: list[int]) -> Path | None:
-    """The checkpoint to go on from; where there is none, clears what an earlier attempt left, so that nothing is mixed.
-
-    Args:
-        expected: the steps that the run keeps; those up to the checkpoint must be in ``out`` already.
-    """
+def _checkpoint_to_resume(out: Path, state: Path, config_hash: str, run: Run[Any]) -> Path | None:
+    """The checkpoint to go on from; where there is none, clears what an earlier attempt left: nothing is mixed."""
     stamp = state / "config_hash"
     checkpoint = last_complete_checkpoint(state)
     if checkpoint is not None:
         kept = {record.step for record in TrajectoryWriter(out).kept()}
         same_settings = stamp.is_file() and stamp.read_text() == config_hash
-        if same_settings and kept >= {step for step in expected if step <= step_of(checkpoint)}:
-            print(f"{out}: resumes from step {step_of(checkpoint)}", flush=True)
+        reached = step_of(checkpoint) // run.algorithm.updates_per_step
+        if same_settings and kept >= {step for step in kept_steps(run.training) if step <= reached}:
+            print(f"{out}: resumes from step {reached}", flush=True)
             return checkpoint
         print(f"{out}: an unfinished run of other settings was here; starts anew", flush=True)
     shutil.rmtree(state, ignore_errors=True)
@@ -144,18 +175,47 @@ def _quieten_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
+class _StopOnSignal(TrainerCallback):
+    """On SIGTERM, which Slurm sends before a time limit, ends the step in hand, saves a checkpoint and stops."""
+
+    def __init__(self, updates_per_step: int) -> None:
+        self.updates_per_step = updates_per_step
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals can be caught in the main thread only; elsewhere SIGTERM ends the process as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self.asked and state.global_step % self.updates_per_step == 0 and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
 class _LogLines(TrainerCallback):
     """A dozen plain lines over a run, whatever its length."""
 
-    def __init__(self, cell: str) -> None:
+    def __init__(self, cell: str, updates_per_step: int) -> None:
         self.cell = cell
+        self.updates_per_step = updates_per_step
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         entry = state.log_history[-1]
-        every = max(1, state.max_steps // _LINES_PER_RUN)
-        if "reward" in entry and (state.global_step % every == 0 or state.global_step == state.max_steps):
-            print(
-                f"{self.cell}: step {state.global_step} of {state.max_steps}, "
-                f"reward {entry['reward']:.3f}, {entry['seconds']:.2f} s a step",
-                flush=True,
-            )
+        if "loss" not in entry:
+            return
+        step, steps = state.global_step // self.updates_per_step, state.max_steps // self.updates_per_step
+        if step % max(1, steps // _LINES_PER_RUN) == 0 or step == steps:
+            reward = entry.get("rewards/verified/mean")
+            learned = f"loss {entry['loss']:.3f}" if reward is None else f"reward {reward:.3f}"
+            print(f"{self.cell}: step {step} of {steps}, {learned}, {entry['seconds']:.2f} s a step", flush=True)

@@ -3,35 +3,39 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
-from rlstride.study.config import Algorithm, Training
+from rlstride.study.algorithms import Optimisation, PolicyGradient
+from rlstride.study.config import Training
 from rlstride.tasks import Problem, Task, draw_problems
 
 Reward = Callable[..., list[float]]
+A = TypeVar("A", bound=Optimisation)
+P = TypeVar("P", bound=PolicyGradient)
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Generic[A]):
     """One cell, ready to be trained."""
 
     base_folder: Path
     state_folder: Path  # the trainer's own checkpoints
     task: Task
     training: Training
-    algorithm: Algorithm
+    algorithm: A
     seed: int
     device: str
+    teacher_folder: Path | None = None  # of a distilled cell
 
     @property
     def batch_size(self) -> int:
-        """Completions in an optimiser step."""
+        """Completions in a step."""
         return self.training.problems_per_step * self.training.completions_per_problem
 
 
-def problem_dataset(run: Run) -> Dataset:
+def problem_dataset(run: Run[P]) -> Dataset:
     """As many distinct training problems as the run will see, in columns ``prompt`` and ``answer``."""
     problems = draw_problems(run.task, "train", run.training.steps * run.training.problems_per_step, seed=run.seed)
     return Dataset.from_dict({"prompt": [p.prompt for p in problems], "answer": [p.answer for p in problems]})
@@ -47,21 +51,17 @@ def verifier_reward(task: Task) -> Reward:
     return verified
 
 
-def trainer_arguments(run: Run) -> dict[str, Any]:
-    """The arguments that every TRL trainer of this project shares.
+def trainer_arguments(run: Run[A]) -> dict[str, Any]:
+    """The arguments that every trainer of this project shares, RL or not.
 
     TRL's defaults of bf16 and gradient checkpointing are active on a CPU too: both are off here, as masters are fp32.
+    Checkpoints and logs come at the end of a step, never between two updates of one batch.
     """
+    updates = run.algorithm.updates_per_step
     return {
         "output_dir": str(run.state_folder),
-        "max_steps": run.training.steps,
-        "per_device_train_batch_size": run.batch_size,
-        "num_generations": run.training.completions_per_problem,
-        "max_completion_length": run.task.max_completion_tokens,
-        "temperature": run.training.temperature,
+        "max_steps": run.training.steps * updates,
         "learning_rate": run.algorithm.learning_rate,
-        "beta": run.algorithm.beta,
-        "epsilon": run.algorithm.epsilon,
         "warmup_steps": run.algorithm.warmup_steps,
         "max_grad_norm": run.algorithm.max_grad_norm,
         "lr_scheduler_type": "constant_with_warmup",
@@ -70,11 +70,25 @@ def trainer_arguments(run: Run) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "use_cpu": run.device == "cpu",
         "model_init_kwargs": {"dtype": "float32"},
-        "logging_steps": 1,
+        "logging_steps": updates,
         "save_strategy": "steps",
-        "save_steps": run.training.keep_every,
+        "save_steps": run.training.keep_every * updates,
         "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
+    }
+
+
+def rollout_arguments(run: Run[P]) -> dict[str, Any]:
+    """The arguments that TRL's GRPO and RLOO trainers share: one batch of rollouts a step, and its updates."""
+    return {
+        **trainer_arguments(run),
+        "per_device_train_batch_size": run.batch_size // run.algorithm.minibatches,
+        "steps_per_generation": run.algorithm.minibatches,
+        "num_iterations": run.algorithm.epochs,
+        "num_generations": run.training.completions_per_problem,
+        "max_completion_length": run.task.max_completion_tokens,
+        "temperature": run.training.temperature,
+        "epsilon": run.algorithm.epsilon,
     }

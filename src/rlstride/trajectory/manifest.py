@@ -37,10 +37,10 @@ class StepRecord(_Section):
 
 
 class TrainingRecord(_Section):
-    """One optimiser step, kept or not."""
+    """One step, kept or not."""
 
     step: int
-    reward: float
+    reward: float | None  # mean of the rollouts; None where there are none, as in supervised controls
     tokens: int  # completion tokens sampled in this step
     seconds: float  # wall-clock seconds of this step
 

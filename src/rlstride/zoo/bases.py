@@ -7,12 +7,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.errors import RequestError, WorkError
-from rlstride.study.config import PublishedModel, TinyModel
 from rlstride.study.load import Study
+from rlstride.study.models import PublishedModel, TinyModel
+from rlstride.study.tasks import ChainSpec, TaskSpec
 from rlstride.tasks import Task, build_task, draw_problems
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_folder
-from rlstride.zoo.pretraining import accuracy, pretrain
+from rlstride.zoo.cold_start import cold_start
+from rlstride.zoo.distillation import logit_distillation
+from rlstride.zoo.pretraining import Loss, PretrainingReport, accuracy, cross_entropy, pretrain
 from rlstride.zoo.tokenizer import build_tokenizer
 
 REPORT_FILE = "pretraining.json"
@@ -32,7 +35,8 @@ def make_base(study: Study, name: str, out: Path) -> None:
     spec = study.models[name]
     with ledger_entry(out.parent / "ledger" / out.name, "pretrain", model=name) as found:
         if isinstance(spec, TinyModel):
-            model, tokenizer, report = pretrain_tiny(name, spec, build_task(study.spec.task, study.task))
+            tiny, task = fit_together(spec, study.task)
+            model, tokenizer, report = pretrain_tiny(name, tiny, build_task(study.spec.task, task))
         else:
             model, tokenizer, report = load_published(name, spec)
         with atomic_folder(out) as partial:
@@ -42,29 +46,41 @@ def make_base(study: Study, name: str, out: Path) -> None:
         found |= report
 
 
+def fit_together(spec: TinyModel, task: TaskSpec) -> tuple[TinyModel, TaskSpec]:
+    """A model with the task's target accuracy, and the task with the model's mixture, where either sets one."""
+    if isinstance(task, ChainSpec):
+        chain = spec.mixtures.chain if spec.mixtures else None
+        return spec, task.model_copy(update={"mixture": chain or task.mixture})
+    countdown = spec.mixtures.countdown if spec.mixtures else None
+    target = {"target_accuracy": task.base_accuracy}
+    changes: dict[str, object] = {"pretraining": spec.pretraining.model_copy(update=target)}
+    if spec.teacher is not None:
+        recipe = spec.teacher.pretraining.model_copy(update=target)
+        changes["teacher"] = spec.teacher.model_copy(update={"pretraining": recipe})
+    return spec.model_copy(update=changes), task.model_copy(update={"mixture": countdown or task.mixture})
+
+
 def pretrain_tiny(
     name: str, spec: TinyModel, task: Task
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, float | int | bool]]:
     """A tiny base trained from scratch, and a report with its validation accuracy at the testbed's three decodings.
 
     Raises:
-        WorkError: the target accuracy was not reached.
+        WorkError: the target accuracy was not reached, or not the gain of its cold start.
     """
     tokenizer = build_tokenizer(task.alphabet)
-    torch.manual_seed(spec.pretraining.seed)
-    model = build_model(spec, tokenizer)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    cap = spec.pretraining.max_steps
-    print(
-        f"{name}: {parameters:,} parameters, to a validation accuracy of {spec.pretraining.target_accuracy}, "
-        f"at most {cap} steps"
-    )
-    result = pretrain(model, tokenizer, task, spec.pretraining, on_check=lambda *numbers: _print_check(name, *numbers))
-    if not result.reached_target:
-        raise WorkError(
-            f"{name}: validation accuracy {result.accuracy:.3f} after the cap of {cap} steps, below the target of "
-            f"{spec.pretraining.target_accuracy}; raise max_steps or change its architecture in models.yaml"
-        )
+    loss: Loss = cross_entropy
+    taught: dict[str, float | int | bool] = {}
+    if spec.teacher is not None:
+        changes = {"architecture": spec.teacher.architecture, "pretraining": spec.teacher.pretraining}
+        teacher, result = _train(f"{name}'s teacher", spec.model_copy(update=changes), tokenizer, task, cross_entropy)
+        loss = logit_distillation(teacher)
+        taught = {f"teacher_{key}": value for key, value in result.as_dict().items()}
+        taught["teacher_parameters"] = _parameters(teacher)
+    model, result = _train(name, spec, tokenizer, task, loss)
+    report = {"parameters": _parameters(model), **result.as_dict(), **taught}
+    if spec.cold_start is not None:
+        report |= _start_cold(name, spec, model, tokenizer, task)
     problems = draw_problems(task, "validation", _REPORT_PROBLEMS, seed=1)
     by_decoding = {
         f"accuracy_{decoding}": accuracy(model, tokenizer, task, problems, temperature)
@@ -72,7 +88,7 @@ def pretrain_tiny(
     }
     shown = ", ".join(f"{key.removeprefix('accuracy_')} {value:.3f}" for key, value in by_decoding.items())
     print(f"{name}: target reached, {result.steps} steps in {result.seconds:.0f} s; validation accuracy {shown}")
-    return model, tokenizer, {"parameters": parameters, **result.as_dict(), **by_decoding}
+    return model, tokenizer, {**report, **by_decoding}
 
 
 def load_published(
@@ -90,7 +106,7 @@ def load_published(
         raise RequestError(
             f"models.yaml: {name}.source: {spec.source} cannot be loaded ({' '.join(str(error).split())})"
         ) from error
-    return model, tokenizer, {"parameters": sum(parameter.numel() for parameter in model.parameters())}
+    return model, tokenizer, {"parameters": _parameters(model)}
 
 
 def build_model(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -113,6 +129,46 @@ def build_model(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> PreTrain
         ) from error
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     return model
+
+
+def _train(
+    name: str, spec: TinyModel, tokenizer: PreTrainedTokenizerFast, task: Task, loss: Loss
+) -> tuple[PreTrainedModel, PretrainingReport]:
+    torch.manual_seed(spec.pretraining.seed)
+    model = build_model(spec, tokenizer)
+    recipe = spec.pretraining
+    print(
+        f"{name}: {_parameters(model):,} parameters, to a validation accuracy of {recipe.target_accuracy}, "
+        f"at most {recipe.max_steps} steps"
+    )
+    result = pretrain(model, tokenizer, task, recipe, lambda *numbers: _print_check(name, *numbers), loss)
+    if not result.reached_target:
+        raise WorkError(
+            f"{name}: validation accuracy {result.accuracy:.3f} after the cap of {recipe.max_steps} steps, below the "
+            f"target of {recipe.target_accuracy}; raise max_steps or change its architecture in models.yaml"
+        )
+    return model, result
+
+
+def _start_cold(
+    name: str, spec: TinyModel, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task
+) -> dict[str, float | int | bool]:
+    if spec.cold_start is None:
+        return {}
+    recipe, label = spec.cold_start, f"{name}'s cold start"
+    result = cold_start(
+        model, tokenizer, task, recipe, spec.pretraining.seed, lambda *numbers: _print_check(label, *numbers)
+    )
+    if not result.cold_start_reached:
+        raise WorkError(
+            f"{label}: validation accuracy rose by {result.cold_start_gain:.3f} in {recipe.max_steps} steps, less than "
+            f"{recipe.gain}; raise its max_steps or learning_rate in models.yaml"
+        )
+    return result.as_dict()
+
+
+def _parameters(model: PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _print_check(name: str, step: int, loss: float, measured: float) -> None:

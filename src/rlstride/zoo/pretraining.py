@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlstride.study.config import Pretraining
+from rlstride.study.models import Pretraining
 from rlstride.tasks.problems import Problem, Task, draw_problem, draw_problems
 
-_VALIDATION_PROBLEMS = 512
-_IGNORED = -100  # the label that transformers' loss leaves out
+VALIDATION_PROBLEMS = 512
+IGNORED = -100  # the label that transformers' loss leaves out
+Loss = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class PretrainingReport:
 
     steps: int
     seconds: float
-    loss: float  # mean cross-entropy per completion token over the last check interval, in nats
+    loss: float  # mean per completion token over the last check interval, in nats
     accuracy: float  # validation accuracy at temperature 1 of the finished base
     reached_target: bool
 
@@ -53,8 +54,8 @@ def encode_batch(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])  # (B, T)
     labels = ids.clone()
     for index, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        labels[index, : len(prompt)] = _IGNORED
-        labels[index, len(row) :] = _IGNORED
+        labels[index, : len(prompt)] = IGNORED
+        labels[index, len(row) :] = IGNORED
     return ids, labels
 
 
@@ -88,12 +89,28 @@ def accuracy(
     return sum(task.verify(problem, text) for problem, text in zip(problems, completions, strict=True)) / len(problems)
 
 
+def cross_entropy(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The mean over all labelled tokens of a batch: ids (B, T), labels (B, T)."""
+    loss: torch.Tensor = model(input_ids=ids, labels=labels).loss
+    return loss
+
+
+def update(model: PreTrainedModel, optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> float:
+    """One optimiser step with the gradient clipped to norm 1; returns the loss."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
 def pretrain(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
     recipe: Pretraining,
     on_check: Callable[[int, float, float], None] = lambda step, loss, accuracy: None,
+    loss_function: Loss = cross_entropy,
 ) -> PretrainingReport:
     """Trains ``model`` in place on demonstrations of training problems.
 
@@ -102,11 +119,12 @@ def pretrain(
 
     Args:
         on_check: called with (step, mean loss, validation accuracy) at every look.
+        loss_function: of (model, ids (B, T), labels (B, T)).
     """
     started = time.monotonic()
     rng = random.Random(f"pretrain/{task.name}/{recipe.seed}")
     torch.manual_seed(recipe.seed)
-    validation = draw_problems(task, "validation", _VALIDATION_PROBLEMS, seed=recipe.seed)
+    validation = draw_problems(task, "validation", VALIDATION_PROBLEMS, seed=recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     cooldown_start: int | None = None
     last_step = recipe.max_steps
@@ -122,12 +140,7 @@ def pretrain(
         ids, labels = encode_batch(
             tokenizer, [(problem.prompt, task.demonstrate(problem, rng)) for problem in problems]
         )
-        loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.item())
+        losses.append(update(model, optimizer, loss_function(model, ids.to(model.device), labels.to(model.device))))
         step += 1
         if step % recipe.check_every == 0 and cooldown_start is None:
             model.eval()

@@ -1,0 +1,134 @@
+"""Hyper-parameters of the RL algorithms and controls: the entries of algorithms.yaml, one class for each trainer.
+
+A *step* is one batch of rollouts (or of demonstrations) with all the optimiser updates that are made from it, so that
+the steps of all algorithms cost the same rollouts.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlstride.study.section import Strict
+
+
+class Optimisation(Strict):
+    """What every trainer has."""
+
+    learning_rate: float = Field(ge=0, description="AdamW's rate; 0 makes a frozen control.")
+    warmup_steps: int = Field(default=0, ge=0, description="Optimiser updates of linear warm-up of the rate.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates that are made from one batch."""
+        return 1
+
+
+class PolicyGradient(Optimisation):
+    """What every RL algorithm with a clipped importance ratio has."""
+
+    epsilon: float = Field(default=0.2, gt=0, description="Clip range of the importance ratio.")
+    minibatches: int = Field(default=1, ge=1, description="Updates in one pass over a batch of rollouts.")
+    epochs: int = Field(default=1, ge=1, description="Passes over each batch of rollouts.")
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimiser updates that are made from one batch."""
+        return self.minibatches * self.epochs
+
+
+class GRPO(PolicyGradient):
+    """Group-normalised advantages (arXiv 2402.03300)."""
+
+    trainer: Literal["grpo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in the loss.")
+
+
+class RLOO(PolicyGradient):
+    """Leave-one-out baseline (arXiv 2402.14740)."""
+
+    trainer: Literal["rloo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in the reward.")
+
+
+class DrGRPO(PolicyGradient):
+    """GRPO without its length and standard deviation biases (arXiv 2503.20783)."""
+
+    trainer: Literal["dr_grpo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+
+
+class DAPO(PolicyGradient):
+    """Higher upper clip, token-level loss, dynamic sampling, overlong punishment (arXiv 2503.14476)."""
+
+    trainer: Literal["dapo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    epsilon_high: float = Field(default=0.28, gt=0, description="Upper clip range of the importance ratio.")
+    max_rounds: int = Field(
+        default=3, ge=1, description="Draws of prompts in a step, at most, to fill it with informative groups."
+    )
+    overlong_buffer: int = Field(
+        default=8,
+        ge=1,
+        description="Tokens beyond the task's longest solution, over which the punishment grows from 0 to 1.",
+    )
+
+
+class GSPO(PolicyGradient):
+    """One importance ratio, and its clip, for a whole completion (arXiv 2507.18071)."""
+
+    trainer: Literal["gspo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    epsilon: float = Field(default=3e-4, gt=0, description="Lower clip range of a completion's importance ratio.")
+    epsilon_high: float = Field(default=4e-4, gt=0, description="Upper clip range of a completion's importance ratio.")
+    minibatches: int = Field(default=4, ge=1, description="Updates in one pass over a batch of rollouts.")
+
+
+class SFT(Optimisation):
+    """Supervised fine-tuning on right solutions, as many in a step as RL has rollouts."""
+
+    trainer: Literal["sft"] = Field(description="The trainer's name in the registry of rlstride.training.")
+
+
+class Distillation(Optimisation):
+    """Distillation of a teacher's next-token distribution (arXiv 2306.13649), as many completions as RL has."""
+
+    trainer: Literal["distillation"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    teacher: str = Field(
+        description="An algorithm of the same study, whose last step of the same model and seed teaches; or the path "
+        "of a Hugging Face folder with the same vocabulary."
+    )
+    completions_from: Literal["teacher", "student"] = Field(
+        default="teacher", description="Who writes the completions: the teacher (off-policy) or the student."
+    )
+    beta: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="The divergence: 0 is KL(teacher, student), 1 is KL(student, teacher), in between Jensen-Shannon.",
+    )
+
+
+class PPO(PolicyGradient):
+    """Generalised advantage estimates from a value model (arXiv 1707.06347, 1506.02438)."""
+
+    trainer: Literal["ppo"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    value_learning_rate: float = Field(default=1e-3, gt=0, description="AdamW's rate for the value model.")
+    value_epsilon: float = Field(
+        default=0.2, gt=0, description="A value may move this far from the one at sampling before its loss is clipped."
+    )
+    gamma: float = Field(default=1.0, gt=0, le=1, description="Discount of a reward for each token that it is away.")
+    gae_lambda: float = Field(
+        default=0.95, ge=0, le=1, description="Bias against variance of the advantages: 1 trusts returns, 0 the values."
+    )
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in tokens' rewards.")
+
+
+class ReinforcePP(PolicyGradient):
+    """REINFORCE++: returns normalised over the whole batch, without a baseline (arXiv 2501.03262)."""
+
+    trainer: Literal["reinforce_pp"] = Field(description="The trainer's name in the registry of rlstride.training.")
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in tokens' rewards.")
+
+
+Algorithm = Annotated[
+    GRPO | RLOO | DrGRPO | DAPO | GSPO | SFT | Distillation | PPO | ReinforcePP,
+    Field(discriminator="trainer"),
+]

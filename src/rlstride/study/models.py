@@ -1,0 +1,96 @@
+"""The entries of models.yaml, key by key."""
+
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from rlstride.study.section import Name, Share, Strict
+from rlstride.study.tasks import ChainMixture, CountdownMixture
+
+
+def _is_left_out(value: object) -> bool:
+    return value is None
+
+
+class Pretraining(Strict):
+    """How a tiny base is trained from scratch: constant rate to a target accuracy, then a cool-down."""
+
+    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW (betas 0.9, 0.95).")
+    batch_size: int = Field(default=128, ge=1, description="Sequences in a step.")
+    warmup_steps: int = Field(default=100, ge=0, description="Steps of linear warm-up.")
+    cooldown_steps: int = Field(default=100, ge=1, description="Steps of linear decay to zero after the target is met.")
+    max_steps: int = Field(
+        ge=1, description="Cap on the steps, cool-down included; a base that misses its target by then is an error."
+    )
+    target_accuracy: Share = Field(description="Validation accuracy at temperature 1 at which the cool-down starts.")
+    check_every: int = Field(default=50, ge=1, description="Steps between two looks at the validation accuracy.")
+    seed: int = Field(default=0, description="Seed of weights, data and sampling.")
+
+
+class Mixtures(Strict):
+    """A model's own pretraining mixture, by kind of task; a kind left out keeps the task's."""
+
+    chain: ChainMixture | None = Field(
+        default=None, exclude_if=_is_left_out, description="In place of a chain task's mixture."
+    )
+    countdown: CountdownMixture | None = Field(
+        default=None, exclude_if=_is_left_out, description="In place of a countdown task's mixture."
+    )
+
+
+class Teacher(Strict):
+    """A larger model of the same family, trained on the mixture first; the base learns its logits, not the text."""
+
+    architecture: dict[str, Any] = Field(description="Arguments of the family's configuration class.")
+    pretraining: Pretraining = Field(description="How the teacher is trained from scratch.")
+
+
+class ColdStart(Strict):
+    """SFT on right solutions after pretraining, until the accuracy has risen by a set amount."""
+
+    learning_rate: float = Field(gt=0, description="AdamW's rate, constant.")
+    batch_size: int = Field(default=128, ge=1, description="Solutions in a step.")
+    gain: Share = Field(description="Rise of the validation accuracy at temperature 1 at which it ends.")
+    max_steps: int = Field(ge=1, description="Cap on the steps; a base that gains less by then is an error.")
+    check_every: int = Field(default=2, ge=1, description="Steps between two looks at the validation accuracy.")
+
+
+class TinyModel(Strict):
+    """A base that is built from its family's transformers class and pretrained here.
+
+    Optional parts that a model leaves out are left out of its dump too: the hash of an entry, which names its folder,
+    does not change when a new optional part is added here.
+    """
+
+    model_type: Name = Field(description="A transformers model type, such as qwen3 or llama.")
+    stands_for: str = Field(description="The published model that this one takes the place of.")
+    architecture: dict[str, Any] = Field(description="Arguments of the family's configuration class.")
+    pretraining: Pretraining = Field(description="How it is trained from scratch.")
+    mixtures: Mixtures | None = Field(
+        default=None, exclude_if=_is_left_out, description="Its own pretraining mixtures, in place of the task's."
+    )
+    teacher: Teacher | None = Field(
+        default=None, exclude_if=_is_left_out, description="Whose logits it learns in its pretraining."
+    )
+    cold_start: ColdStart | None = Field(
+        default=None, exclude_if=_is_left_out, description="SFT on right solutions after pretraining, before any RL."
+    )
+
+    @model_validator(mode="after")
+    def _teacher_is_larger(self) -> "TinyModel":
+        if self.teacher is not None and _width(self.teacher.architecture) <= _width(self.architecture):
+            raise ValueError("a teacher's hidden_size must be larger than its student's")
+        return self
+
+
+class PublishedModel(Strict):
+    """A base that already exists: a folder, or a repository on the Hugging Face hub."""
+
+    source: str = Field(description="Path of a Hugging Face folder, or org/name on the hub.")
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit on the hub; the default branch if left out."
+    )
+
+
+def _width(architecture: dict[str, Any]) -> int:
+    return int(architecture.get("hidden_size", 0))

@@ -1,0 +1,29 @@
+"""GSPO (Group Sequence Policy Optimization, arXiv 2507.18071, eq. 5 to 7) as TRL expresses it."""
+
+from transformers import Trainer
+from trl import GRPOConfig, GRPOTrainer
+
+from rlstride.study.algorithms import GSPO
+from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+
+
+def build(run: Run[GSPO]) -> Trainer:
+    """Group-normalised advantages; one ratio for a completion, the geometric mean of its tokens', clipped as one.
+
+    Each batch of rollouts is split into several minibatches, as in the paper: with a single update the ratio is 1
+    throughout, and the clip idle. TRL logs the share of completions that it holds back as ``clip_ratio/region_mean``.
+    """
+    algorithm = run.algorithm
+    return GRPOTrainer(
+        model=str(run.base_folder),
+        reward_funcs=verifier_reward(run.task),
+        args=GRPOConfig(
+            **rollout_arguments(run),
+            epsilon_high=algorithm.epsilon_high,
+            beta=0.0,
+            loss_type="grpo",
+            scale_rewards="group",
+            importance_sampling_level="sequence",
+        ),
+        train_dataset=problem_dataset(run),
+    )

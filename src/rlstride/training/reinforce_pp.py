@@ -1,0 +1,32 @@
+"""REINFORCE++ (arXiv 2501.03262): PPO's clipped loss without a value model, advantages normalised over the batch."""
+
+from torch import Tensor
+from transformers import Trainer
+from trl import GRPOConfig
+
+from rlstride.study.algorithms import ReinforcePP
+from rlstride.training.rollouts import Rollouts, TokenAdvantageTrainer, normalise
+from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+
+
+def build(run: Run[ReinforcePP]) -> Trainer:
+    """Undiscounted returns of the token-level rewards, normalised over all tokens of the batch; token-mean loss."""
+    return ReinforcePPTrainer(
+        model=str(run.base_folder),
+        reward_funcs=verifier_reward(run.task),
+        args=GRPOConfig(**rollout_arguments(run), beta=run.algorithm.beta, loss_type="dapo"),
+        train_dataset=problem_dataset(run),
+    )
+
+
+def returns_to_go(rewards: Tensor) -> Tensor:
+    """What is still to come at every token, undiscounted; (B, T), from rewards (B, T) that are 0 on padding."""
+    return rewards.flip(1).cumsum(dim=1).flip(1)
+
+
+class ReinforcePPTrainer(TokenAdvantageTrainer):
+    """No group baseline: a token's advantage is its normalised return to go."""
+
+    def score_tokens(self, rollouts: Rollouts, rewards: Tensor, mask: Tensor) -> Rollouts:
+        """A_t = r(x, y) - beta sum_{i >= t} KL(i), less its mean and over its deviation among the batch's tokens."""
+        return {"advantages": normalise(returns_to_go(rewards), mask, self.accelerator)}

@@ -1,0 +1,34 @@
+"""Supervised fine-tuning on right solutions: the control that sees as many sequences as RL has rollouts."""
+
+import random
+
+from datasets import Dataset
+from transformers import Trainer
+from trl import SFTConfig, SFTTrainer
+
+from rlstride.study.algorithms import SFT
+from rlstride.tasks import draw_problem
+from rlstride.training.run import Run, trainer_arguments
+
+
+def build(run: Run[SFT]) -> Trainer:
+    """Mean cross-entropy over the tokens of the solutions and their end of sequence; prompts are left out."""
+    return SFTTrainer(
+        model=str(run.base_folder),
+        args=SFTConfig(
+            **trainer_arguments(run),
+            per_device_train_batch_size=run.batch_size,
+            completion_only_loss=True,
+            max_length=run.task.max_prompt_tokens + run.task.max_completion_tokens,
+        ),
+        train_dataset=solution_dataset(run),
+    )
+
+
+def solution_dataset(run: Run[SFT]) -> Dataset:
+    """A training problem, drawn anew, with its right solution for every sequence that the run will see."""
+    rng = random.Random(f"{run.task.name}/sft/{run.seed}")
+    problems = [draw_problem(run.task, "train", rng) for _ in range(run.training.steps * run.batch_size)]
+    return Dataset.from_dict(
+        {"prompt": [p.prompt for p in problems], "completion": [run.task.solution(p) for p in problems]}
+    )

@@ -1,0 +1,110 @@
+"""Runs that are killed or stopped at any moment go on from their last checkpoint, to the same weights."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from test_training import digests, study_file, train
+
+from rlstride.cli import main
+from rlstride.trajectory.manifest import read_manifest
+
+__all__ = ["study_file"]  # the fixture
+pytestmark = pytest.mark.slow
+
+KILLS = 20
+LONGEST_WAIT = 120.0
+
+
+def _in_a_child(study: Path, cell: str, out: Path) -> None:
+    """What a job runs: the verb, with its exit status."""
+    raise SystemExit(main(["train", "--study", str(study), "--cell", cell, "--out", str(out)]))
+
+
+@pytest.fixture(scope="module")
+def spawner() -> multiprocessing.context.ForkServerContext:
+    """Children fork from a process that has imported the trainers: kills fall into training, not into imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rlstride.training.launch"])
+    return context
+
+
+def start(spawner: multiprocessing.context.ForkServerContext, study: Path, cell: str, out: Path) -> BaseProcess:
+    child = spawner.Process(target=_in_a_child, args=(study, cell, out))
+    child.start()
+    return child
+
+
+def complete_checkpoints(out: Path) -> list[Path]:
+    return list((out.parent / "training").glob("checkpoint-*/complete"))
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_runs_killed_at_random_moments_end_with_the_weights_of_an_uninterrupted_one(
+    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext, algorithm: str
+) -> None:
+    cell = f"random/{algorithm}/0"
+    whole = tmp_path / "whole" / "trajectory"
+    train(study_file, cell, whole)
+    moments = random.Random(algorithm)
+    kills, attempt, out = 0, 0, tmp_path / "0" / "trajectory"
+    while kills < KILLS // 2:
+        child = start(spawner, study_file, cell, out)
+        child.join(moments.uniform(0.0, 2.5))
+        if child.is_alive():
+            assert child.pid is not None
+            os.kill(child.pid, signal.SIGKILL)
+            child.join()
+            kills += 1
+        else:  # it was done before its moment came: the next kills fall into a new run
+            assert child.exitcode == 0
+            assert digests(out) == digests(whole)
+            attempt += 1
+            out = tmp_path / str(attempt) / "trajectory"
+    had_checkpoint = bool(complete_checkpoints(out))
+    child = start(spawner, study_file, cell, out)
+    child.join(LONGEST_WAIT)
+    assert child.exitcode == 0
+    assert digests(out) == digests(whole)
+    last = json.loads((out.parent / "ledger" / "train.jsonl").read_text().splitlines()[-1])
+    assert last["resumed_from"] > 0 or not had_checkpoint
+
+
+def test_a_run_asked_to_stop_saves_says_so_and_goes_on_later(
+    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext
+) -> None:
+    cell = "random/grpo/0"
+    whole, out = tmp_path / "whole" / "trajectory", tmp_path / "stopped" / "trajectory"
+    train(study_file, cell, whole)
+    child = start(spawner, study_file, cell, out)
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not (out / "step_000002").is_dir() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.terminate()
+    child.join(LONGEST_WAIT)
+    assert child.exitcode == 1, "a stopped run must fail, so that the workflow tries again"
+    assert not (out / "manifest.json").exists()
+    reached = max(int(path.parent.name.removeprefix("checkpoint-")) for path in complete_checkpoints(out))
+    train(study_file, cell, out)
+    ledger = [json.loads(line) for line in (out.parent / "ledger" / "train.jsonl").read_text().splitlines()]
+    assert [entry["status"] for entry in ledger] == ["failed", "done"]
+    assert ledger[-1]["resumed_from"] == reached
+    assert digests(out) == digests(whole)
+    assert [record.step for record in read_manifest(out).training] == list(range(1, 11))
+
+
+def test_a_checkpoint_without_its_mark_is_never_read(study_file: Path, tmp_path: Path) -> None:
+    cell = "random/grpo/0"
+    whole, out = tmp_path / "whole" / "trajectory", tmp_path / "torn" / "trajectory"
+    train(study_file, cell, whole)
+    torn = out.parent / "training" / "checkpoint-6"
+    torn.mkdir(parents=True)
+    (torn / "trainer_state.json").write_text('{"global_step": 6')
+    train(study_file, cell, out)
+    assert digests(out) == digests(whole)

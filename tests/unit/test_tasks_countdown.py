@@ -1,0 +1,189 @@
+import itertools
+import random
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlstride.study.config import TasksFile
+from rlstride.study.tasks import ChainSpec, TaskSpec
+from rlstride.tasks import Problem, Split, Task, build_task, draw_problem, draw_problems
+from rlstride.tasks.lm_eval import FOLDER
+from rlstride.tasks.problems import SPLITS
+
+CONFIG = Path(__file__).parents[2] / "config"
+SPECS: dict[str, TaskSpec] = TasksFile.model_validate(yaml.safe_load((CONFIG / "tasks.yaml").read_text())).root
+PROBLEM = Problem("358>6=", "6")  # 3 - 5 + 8 = 6
+
+
+@pytest.fixture
+def countdown() -> Task:
+    return build_task("countdown", SPECS["countdown"])
+
+
+def reachable(digits: str) -> set[int]:
+    """Every value of the digits in any order with any signs but a leading minus, by Python's own arithmetic."""
+    expressions = (
+        order[0] + "".join(sign + digit for sign, digit in zip(signs, order[1:], strict=True))
+        for order in itertools.permutations(digits)
+        for signs in itertools.product("+-", repeat=len(digits) - 1)
+    )
+    return {int(eval(expression)) for expression in expressions}
+
+
+def test_every_target_can_be_reached(countdown: Task) -> None:
+    for problem in draw_problems(countdown, "train", 200, seed=1):
+        digits, target = re.fullmatch(r"(\d{3})>(-?\d+)=", problem.prompt).groups()  # type: ignore[union-attr]
+        assert int(target) in reachable(digits)
+        assert problem.answer == target
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "3-5+8",
+        "8+3-5",
+        "8+5-3;3+8-5",  # the last attempt counts
+        "nonsense;3+8-5",
+    ],
+)
+def test_an_expression_that_reaches_the_target_is_accepted(countdown: Task, completion: str) -> None:
+    assert countdown.verify(PROBLEM, completion)
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        "",
+        "6",
+        "3-5+",  # unfinished
+        "8+3-5;8+5-3",  # right, then wrong
+        "8-5+3-0",  # a digit too many
+        "8-2",  # digits of its own
+        "3-5+8;",
+        "-5+8+3",  # starts with a sign
+        "3-5+8=",
+        "3-5+8=6",
+        "38-5",
+    ],
+)
+def test_anything_else_is_refused(countdown: Task, completion: str) -> None:
+    assert not countdown.verify(PROBLEM, completion)
+
+
+def test_the_solution_of_every_problem_is_accepted_in_every_task() -> None:
+    for name, spec in SPECS.items():
+        task = build_task(name, spec)
+        for problem in draw_problems(task, "train", 100, seed=2):
+            assert task.verify(problem, task.solution(problem))
+
+
+def test_demonstrations_are_one_to_three_attempts_that_use_each_digit_once(countdown: Task) -> None:
+    rng = random.Random(3)
+    counts = []
+    for _ in range(300):
+        problem = draw_problem(countdown, "train", rng)
+        attempts = countdown.demonstrate(problem, rng).split(";")
+        counts.append(len(attempts))
+        for attempt in attempts:
+            assert re.fullmatch(r"\d([+-]\d){2}", attempt)
+            assert sorted(re.findall(r"\d", attempt)) == sorted(problem.prompt.split(">")[0])
+    assert set(counts) == {1, 2, 3}
+
+
+def test_the_number_of_attempts_has_nothing_to_do_with_their_success(countdown: Task) -> None:
+    """So a base does not stop when it succeeds: RL has that to find."""
+    rng = random.Random(4)
+    first_hits: dict[bool, list[int]] = {True: [], False: []}
+    for _ in range(6000):
+        problem = draw_problem(countdown, "train", rng)
+        attempts = countdown.demonstrate(problem, rng).split(";")
+        first_hits[countdown.verify(problem, attempts[0])].append(len(attempts))
+    means = {hit: sum(numbers) / len(numbers) for hit, numbers in first_hits.items()}
+    assert means[True] == pytest.approx(means[False], abs=0.08)
+    assert means[True] == pytest.approx(2.0, abs=0.08)
+
+
+def test_more_aimed_attempts_hit_more_often() -> None:
+    """Blind attempts hit at a rate b, a mixture with a share of aimed ones at a + (1 - a) b."""
+    rates = []
+    for aimed in (0.0, 0.5):
+        spec = SPECS["countdown"].model_copy(update={"mixture": SPECS["countdown"].mixture.model_copy()})
+        task = build_task("c", spec.model_copy(update={"mixture": spec.mixture.model_copy(update={"aimed": aimed})}))
+        rng = random.Random(5)
+        problems = [draw_problem(task, "train", rng) for _ in range(6000)]
+        rates.append(sum(task.verify(problem, task.demonstrate(problem, rng)) for problem in problems) / 6000)
+    blind, half_aimed = rates
+    assert half_aimed == pytest.approx(0.5 + 0.5 * blind, abs=0.03)
+
+
+def test_the_format_tells_one_attempt_from_several(countdown: Task) -> None:
+    assert countdown.format_of("3-5+8") == "single"
+    assert countdown.format_of("3-5+8;8+3-5") == "repeated"
+    assert countdown.format_of("3-5+8;") == "other"
+    assert countdown.format_of("") == "other"
+
+
+def test_problems_that_differ_in_order_alone_are_in_one_split(countdown: Task) -> None:
+    families: dict[tuple[str, ...], set[Split]] = {}
+    for split in SPLITS:
+        for problem in draw_problems(countdown, split, 400, seed=6):
+            digits, target = problem.prompt.rstrip("=").split(">")
+            families.setdefault((*sorted(digits), target), set()).add(split)
+    assert all(len(splits) == 1 for splits in families.values())
+    assert len(families) > 300
+
+
+@pytest.mark.parametrize(("name", "other"), [("chain", "chain-long"), ("countdown", "countdown-long")])
+def test_an_out_of_distribution_task_shares_no_problem_with_the_task_that_is_trained_on(name: str, other: str) -> None:
+    inside, outside = build_task(name, SPECS[name]), build_task(other, SPECS[other])
+    rng = random.Random(7)
+    lengths = [{len(task.draw(rng).prompt.split(">")[0]) for _ in range(2000)} for task in (inside, outside)]
+    assert not lengths[0] & lengths[1]
+    assert set(outside.alphabet) == set(inside.alphabet)  # so that a base of the one reads the other
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_longest_prompt_and_completion_are_as_the_specification_says(name: str) -> None:
+    task, spec = build_task(name, SPECS[name]), SPECS[name]
+    assert spec.max_tokens == task.max_prompt_tokens + task.max_completion_tokens
+    rng = random.Random(8)
+    for _ in range(1000):
+        problem = task.draw(rng)
+        text = task.demonstrate(problem, rng)
+        assert len(problem.prompt) <= task.max_prompt_tokens
+        assert len(text) + 1 <= task.max_completion_tokens
+        assert set(problem.prompt + text) <= set(task.alphabet)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_task_has_as_many_problems_of_each_split_as_studies_ask_for(name: str) -> None:
+    task = build_task(name, SPECS[name])
+    assert len(draw_problems(task, "test", 512, seed=0)) == 512
+    assert len(draw_problems(task, "validation", 512, seed=0)) == 512
+    assert len(draw_problems(task, "train", 2400, seed=0)) == 2400
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_lm_eval_reads_every_task_of_the_catalogue(name: str) -> None:
+    class Plain(yaml.SafeLoader):
+        pass
+
+    Plain.add_multi_constructor("!function", lambda loader, suffix, node: node.value)
+    file = FOLDER / f"{name}.yaml"
+    content = yaml.load(file.read_text(), Plain)
+    if "include" in content:
+        content = {**yaml.load((FOLDER / content["include"]).read_text(), Plain), **content}
+    task = build_task(name, SPECS[name])
+    assert content["task"] == f"rlstride_{name}"
+    assert content["metadata"]["name"] == name
+    assert TasksFile.model_validate({name: content["metadata"]["spec"]}).root[name] == SPECS[name]
+    assert content["generation_kwargs"]["max_gen_toks"] == task.max_completion_tokens
+    metrics = [metric["metric"] for metric in content["metric_list"]]
+    assert metrics == ["accuracy", *(f"format_{each}" for each in (*task.formats, "other"))]
+
+
+def test_the_kind_of_an_entry_decides_its_section() -> None:
+    assert isinstance(SPECS["chain"], ChainSpec)
+    assert SPECS["countdown"].kind == "countdown"
