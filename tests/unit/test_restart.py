@@ -18,7 +18,8 @@ from rlstride.trajectory.manifest import read_manifest
 __all__ = ["study_file"]  # the fixture
 pytestmark = pytest.mark.slow
 
-KILLS = 20
+TRAINERS = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "sft", "dist"]
+KILLS_OF_EACH = 3  # 27 in all
 LONGEST_WAIT = 120.0
 
 
@@ -45,7 +46,7 @@ def complete_checkpoints(out: Path) -> list[Path]:
     return list((out.parent / "training").glob("checkpoint-*/complete"))
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", TRAINERS)
 def test_runs_killed_at_random_moments_end_with_the_weights_of_an_uninterrupted_one(
     study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext, algorithm: str
 ) -> None:
@@ -54,7 +55,7 @@ def test_runs_killed_at_random_moments_end_with_the_weights_of_an_uninterrupted_
     train(study_file, cell, whole)
     moments = random.Random(algorithm)
     kills, attempt, out = 0, 0, tmp_path / "0" / "trajectory"
-    while kills < KILLS // 2:
+    while kills < KILLS_OF_EACH:
         child = start(spawner, study_file, cell, out)
         child.join(moments.uniform(0.0, 2.5))
         if child.is_alive():

@@ -144,6 +144,16 @@ def test_an_out_of_distribution_task_shares_no_problem_with_the_task_that_is_tra
     assert set(outside.alphabet) == set(inside.alphabet)  # so that a base of the one reads the other
 
 
+def test_a_shifted_task_tests_problems_that_are_rare_and_never_trained_on() -> None:
+    inside, shifted = build_task("chain", SPECS["chain"]), build_task("chain-minus", SPECS["chain-minus"])
+    tested = {problem.prompt for problem in draw_problems(shifted, "test", 512, seed=0)}
+    trained = [problem.prompt for problem in draw_problems(inside, "train", 5000, seed=0)]
+    assert not tested & set(trained)
+    alike = [prompt for prompt in trained if "+" not in prompt and len(prompt) >= 12]
+    # lengths 6 and 7 are half of the chains; all of their 5 or 6 operators are minus: (0.4^5 + 0.4^6) / 4
+    assert len(alike) / 5000 == pytest.approx((0.4**5 + 0.4**6) / 4, abs=0.0026)
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_the_longest_prompt_and_completion_are_as_the_specification_says(name: str) -> None:
     task, spec = build_task(name, SPECS[name]), SPECS[name]
