@@ -24,14 +24,19 @@ def kept_steps(training: Training) -> list[int]:
     return sorted({*range(training.keep_every, training.steps + 1, training.keep_every), training.steps})
 
 
+def window_limit(window: float, last_step: int) -> int:
+    """The latest step that a window may see: the largest whole t with t <= window * (last step)."""
+    # The tiny term keeps 0.3 * 10 (2.9999...) from losing step 3.
+    return int(window * last_step + 1e-9)
+
+
 def window_steps(training: Training, window: float) -> list[int]:
     """The kept steps t with t <= window * (last step)."""
-    # The tiny term keeps 0.3 * 10 (2.9999...) from losing step 3.
-    return [step for step in kept_steps(training) if step <= int(window * training.steps + 1e-9)]
+    return [step for step in kept_steps(training) if step <= window_limit(window, training.steps)]
 
 
 def step_folder(step: int) -> str:
-    """The name of a kept step's folder in a trajectory that `rlstride train` writes."""
+    """The name of a kept step's folder in a trajectory that this library writes."""
     return f"step_{step:06d}"
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from rlstride.errors import RequestError
+from rlstride.study.plan import window_limit
 from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
 from rlstride.trajectory.sources import HFFolder, TensorSource
 
@@ -41,8 +42,7 @@ class Trajectory:
         """
         if not 0 < share <= 1:
             raise RequestError(f"a window is a share of the steps in (0, 1], not {share:g}")
-        # The tiny term keeps 0.3 * 10 (2.9999...) from losing step 3.
-        return Trajectory(self.folder, limit=int(share * self.full_last_step + 1e-9))
+        return Trajectory(self.folder, limit=window_limit(share, self.full_last_step))
 
     def record(self, step: int) -> StepRecord:
         """The manifest's entry of a kept step.

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
+from rlstride.study.plan import step_folder
 from rlstride.trajectory.files import atomic_folder, sha256
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
 
@@ -21,7 +22,7 @@ class TrajectoryWriter:
 
     def keep(self, step: int, model: PreTrainedModel) -> StepRecord:
         """Writes the model's weights as a kept step, in place of an earlier attempt at the same step."""
-        name = f"step_{step:06d}"
+        name = step_folder(step)
         with atomic_folder(self.folder / name) as partial:
             model.save_pretrained(partial)
             dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
