@@ -163,6 +163,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "collect", _collect, "gather the cells' Parquet files into the study's CSV tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
     verb.add_argument("--study", type=Path, metavar="FILE", help="only this study's cells (default: every cell found)")
+    verb.add_argument("--tables", metavar="NAME[,NAME]", help="only these, such as accuracy,learning (default: all)")
 
     verb = _verb(verbs, "report", _report, "claims, figures and one HTML page from the study's tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}, after rlstride collect")
@@ -302,10 +303,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _collect(options: argparse.Namespace) -> None:
-    from rlstride.report.collect import collect
+    from rlstride.report.collect import TABLES, collect
     from rlstride.study.load import load_study
 
-    collect(options.results, load_study(options.study) if options.study else None)
+    tables = options.tables.split(",") if options.tables else TABLES
+    collect(options.results, load_study(options.study) if options.study else None, tables)
 
 
 def _report(options: argparse.Namespace) -> None:

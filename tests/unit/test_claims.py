@@ -234,3 +234,11 @@ def test_the_first_columns_are_the_contracts(tmp_path: Path) -> None:
     claims = claims_of(tmp_path)
     contract = ["claim", "source", "published", "measured", "low", "high", "cells", "control", "verdict"]
     assert list(claims)[: len(contract)] == contract
+
+
+def test_supervised_runs_are_marked_and_compared_with_their_own_published_share(tmp_path: Path) -> None:
+    claims = claims_of(tmp_path, synthetic_study(algorithms=["grpo", "sft", "dist"]))
+    assert "supervised, no RL" in row(claims, "RL learns: accuracy gained over the base", "sft")["note"]
+    assert "supervised" not in row(claims, "RL learns: accuracy gained over the base", "grpo")["note"]
+    published = {name: row(claims, "Norm share", name)["published"] for name in ("grpo", "sft", "dist")}
+    assert published == {"grpo": 0.188, "sft": 0.078, "dist": 0.126}

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import KEEP_EVERY, KINDS, STEPS, synthetic_study, write_cells
+from synthetic_study import ACCURACIES, KEEP_EVERY, KINDS, STEPS, synthetic_study, write_cells
 
 from rlstride.errors import RequestError
-from rlstride.report.collect import collect
+from rlstride.evaluation.intervals import paired_difference_interval
+from rlstride.report.collect import TABLES, collect
 from rlstride.study.paths import StudyPaths, base_folder
 from rlstride.tracking.ledger import append
 
@@ -24,9 +25,7 @@ def test_collecting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     collect(tmp_path / "demo", study)
     second = {file.name: file.read_bytes() for file in (tmp_path / "demo/tables").iterdir()}
     assert first == second
-    assert set(first) == {
-        f"{name}.csv" for name in ("accuracy", "validation", "spectra", "dynamics", "training", "ledger")
-    }
+    assert set(first) == {f"{name}.csv" for name in TABLES}
 
 
 def test_cells_of_an_earlier_grid_stay_out_when_a_study_is_given(tmp_path: Path) -> None:
@@ -47,6 +46,51 @@ def test_training_curves_hold_every_step_of_runs_and_controls(tmp_path: Path) ->
     assert len(training) == 6 * STEPS
     row = training.iloc[0]
     assert (row["step"], row["reward"], row["tokens"]) == (1, pytest.approx(0.42), 1000)
+
+
+def test_only_the_tables_asked_for_are_written(tmp_path: Path) -> None:
+    study = synthetic_study()
+    write_cells(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["learning", "training"])
+    assert {file.name for file in (tmp_path / "demo/tables").iterdir()} == {"learning.csv", "training.csv"}
+    with pytest.raises(RequestError, match=r"--tables: there is no table 'spectre'; the tables are accuracy, learning"):
+        collect(tmp_path / "demo", study, ["spectre"])
+
+
+def test_the_learning_table_puts_each_run_beside_its_frozen_control(tmp_path: Path) -> None:
+    study = synthetic_study()
+    write_cells(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study)
+    learning = table(tmp_path / "demo", "learning")
+    assert len(learning) == len(study.cells) * len(study.spec.evaluation.decodings)
+    first = learning.iloc[0]
+    cell = next(cell for cell in study.cells if (cell.model, cell.algorithm) == (first["model"], first["algorithm"]))
+    scores = pd.read_parquet(StudyPaths(tmp_path / "demo").cell(cell).root / "accuracy-problems.parquet")
+    scores = scores[scores["decoding"] == first["decoding"]]
+    full, frozen = (scores[scores["variant"] == name]["score"].to_numpy() for name in ("full", "frozen"))
+    gain = paired_difference_interval(full, frozen)
+    assert first["full"] == pytest.approx(full.mean(), abs=1e-5)
+    assert tuple(first[["gain", "gain_low", "gain_high"]]) == pytest.approx((gain.value, gain.low, gain.high), abs=1e-5)
+    assert first["learning_rate"] == study.algorithm(cell).learning_rate
+    assert learning["learns"].all()
+
+
+def test_a_run_that_only_matches_its_frozen_control_does_not_learn(tmp_path: Path) -> None:
+    study = synthetic_study()
+    write_cells(tmp_path / "demo", study, ACCURACIES | {"full": 0.35})
+    collect(tmp_path / "demo", study, ["learning"])
+    learning = table(tmp_path / "demo", "learning")
+    assert not learning["learns"].all()
+    assert (learning["learns"] == (learning["gain_low"] > 0)).all()
+
+
+def test_what_was_not_scored_is_missing_from_the_learning_table(tmp_path: Path) -> None:
+    study = synthetic_study(controls=[])
+    write_cells(tmp_path / "demo", study, {name: ACCURACIES[name] for name in ("base", "full")})
+    collect(tmp_path / "demo", study, ["learning"])
+    learning = table(tmp_path / "demo", "learning")
+    assert learning["frozen"].isna().all()
+    assert learning["full"].notna().all()
 
 
 def test_the_spectra_table_has_one_row_for_each_step_and_in_scope_matrix(tmp_path: Path) -> None:

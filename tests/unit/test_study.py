@@ -57,6 +57,18 @@ def test_a_sweep_makes_an_algorithm_of_each_combination_and_keeps_the_plain_one(
     assert swept.algorithm(Cell("tiny-llama", "grpo-lr1.5e-5-beta0.04", 0)).beta == 0.04
 
 
+def test_a_swept_value_that_the_algorithm_has_already_adds_no_second_run_of_it() -> None:
+    swept = study(sweep={"grpo": {"learning_rate": [5.0e-5, 1.0e-4]}})
+    assert swept.algorithms["grpo"].learning_rate == 1.0e-4
+    assert [name for name in swept.algorithms if name.startswith("grpo")] == ["grpo", "grpo-lr5e-5"]
+
+
+def test_supervised_runs_are_cells_like_any_other_but_no_rl() -> None:
+    mixed = study(algorithms=["grpo", "sft", "dist"])
+    assert {cell.algorithm for cell in mixed.cells} == {"grpo", "sft", "dist"}
+    assert {cell.algorithm for cell in mixed.rl_cells} == {"grpo"}
+
+
 def test_a_sweep_leaves_the_other_cells_as_they_were() -> None:
     plain, swept = study(), study(sweep={"grpo": {"learning_rate": [3.0e-4]}})
     assert swept.algorithms["grpo"] == plain.algorithms["grpo"]

@@ -30,7 +30,7 @@ def snakemake(*arguments: str | Path, folder: Path = ROOT, timeout: int = 120) -
 
 def planned_jobs(*arguments: str | Path, folder: Path = ROOT) -> dict[str, int]:
     """How many jobs of each rule a dry run lists, without `all`; empty where there is nothing to do."""
-    done = snakemake("-n", "--quiet", "host", "rules", "reason", *arguments, folder=folder)
+    done = snakemake("-n", *arguments, "--quiet", "host", "rules", "reason", folder=folder)
     assert done.returncode == 0, done.stderr + done.stdout
     rows = re.findall(r"^(\w+) +(\d+)$", done.stdout + done.stderr, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in rows if rule not in ("all", "total")}

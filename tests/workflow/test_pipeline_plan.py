@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 from pipeline import ROOT, SMOKE_STUDY, planned_jobs, snakemake, write_study
 
+from rlstride.report.collect import TABLES
+
 # Of 2 models x 2 algorithms x 1 seed, and a control for each model and seed.
 CELLS, RUNS, MODELS = 4, 6, 2
+GATHER = {"collect_table": len(TABLES), "write_report": 1, "track_study": 1}
 DEFAULT_JOBS = {
     "pretrain_base": MODELS,
     "train_cell": RUNS,
@@ -17,9 +20,7 @@ DEFAULT_JOBS = {
     "extrapolate_trajectory": CELLS,
     "evaluate_variants": CELLS,
     "measure_dynamics": CELLS,
-    "collect_tables": 1,
-    "write_report": 1,
-    "track_study": 1,
+    **GATHER,
 }
 ONE_CELL = dict.fromkeys(
     (
@@ -33,7 +34,6 @@ ONE_CELL = dict.fromkeys(
     ),
     1,
 )
-GATHER = {"collect_tables": 1, "write_report": 1, "track_study": 1}
 
 
 def test_the_default_study_plans_one_job_of_each_stage_for_each_cell() -> None:
@@ -42,7 +42,7 @@ def test_the_default_study_plans_one_job_of_each_stage_for_each_cell() -> None:
 
 def test_a_requested_study_is_not_merged_over_the_default_one(tmp_path: Path) -> None:
     jobs = planned_jobs("--configfile", SMOKE_STUDY, "--config", f"results={tmp_path}")
-    assert jobs == {**dict.fromkeys(DEFAULT_JOBS, 1), "train_cell": 2, "evaluate_steps": 2}
+    assert jobs == {**dict.fromkeys(DEFAULT_JOBS, 1), "train_cell": 2, "evaluate_steps": 2} | GATHER
 
 
 def test_a_key_on_the_command_line_overrides_the_requested_study(tmp_path: Path) -> None:
@@ -90,6 +90,15 @@ def test_ablation_and_extrapolation_can_be_left_out(tmp_path: Path) -> None:
     assert jobs["evaluate_variants"] == 1
 
 
+def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:
+    at = f"{tmp_path}/grid/tables"
+    study = ("--configfile", ROOT / "config/studies/grid.yaml", "--config", f"results={tmp_path}", "seeds=[0]")
+    # 8 models with 7 RL algorithms and 2 supervised ones, and a frozen control for each model.
+    trained = {"pretrain_base": 8, "train_cell": 80}
+    assert planned_jobs(f"{at}/learning.csv", *study) == {**trained, "evaluate_variants": 72, "collect_table": 1}
+    assert planned_jobs(f"{at}/training.csv", *study) == {**trained, "collect_table": 1}
+
+
 def test_only_names_of_the_study_match_the_wildcards(tmp_path: Path) -> None:
     target = "results/demo/{}/trajectory/manifest.json"
     assert snakemake("-n", target.format("tiny-llama/frozen/seed0")).returncode == 0
@@ -131,11 +140,14 @@ EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
         {"models": ["tiny-llama"], "algorithms": ["rloo"], "seeds": [0, 1]},
         ONE_CELL | GATHER | {"train_cell": 2, "evaluate_steps": 2},
     ),
-    "the spectra's rank": ({"spectra": {"rank": 4}}, {"measure_spectra": CELLS} | GATHER),
+    # what was measured, its table and what was spent; then the report
+    "the spectra's rank": ({"spectra": {"rank": 4}}, {"measure_spectra": CELLS} | GATHER | {"collect_table": 2}),
     "the tracking database": ({"tracking": {"uri": "sqlite:///other.db"}}, {"track_study": 1}),
     "the test problems": (
         {"evaluation": {"test_problems": 64}},
-        dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants"), CELLS) | GATHER,
+        dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants"), CELLS)
+        | GATHER
+        | {"collect_table": 3},
     ),
 }
 

@@ -8,6 +8,8 @@ import yaml
 from pipeline import ROOT, snakemake
 from snakemake.cli import parse_args
 
+from rlstride.report.collect import TABLES
+
 RULES_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 RULES = {
     match[1]: match[0]
@@ -75,7 +77,10 @@ def test_every_caption_is_one_sentence_and_used() -> None:
     used = set(re.findall(r"\.\./report/(\w+\.rst)", text))
     captions = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "workflow" / "report").glob("*.rst")}
     assert set(captions) == used
-    for caption in captions.values():
+    tables = captions.pop("table.rst")
+    by_table = dict(re.findall(r'"(\w+)": "(.*)",\n', tables))
+    assert set(by_table) == set(TABLES)
+    for caption in [*captions.values(), *(f"{text}\n" for text in by_table.values())]:
         assert re.fullmatch(r"[A-Z][^\n]*[^.\n]\.\n", caption), caption
         assert ". " not in caption
 

@@ -1,25 +1,30 @@
-# Needs: the Parquet tables of every cell, and the trajectories and validation accuracy of the controls.
-# Makes: results/{study}/tables/*.csv, the study's tables for people.
+# Needs: the Parquet tables of the cells; trajectories and validation accuracy of the controls too.
+# Makes: results/{study}/tables/{table}.csv, the study's tables for people. Each is a job of its own, so that asking for one
+#        (snakemake results/grid/tables/learning.csv --configfile ...) makes no more than it needs.
+
+TABLES = {
+    "accuracy": of_cells("accuracy", STUDY.cells),
+    "learning": of_cells("accuracy", STUDY.cells),
+    "validation": of_all_runs("validation"),
+    "spectra": of_cells("spectra", STUDY.cells),
+    "dynamics": of_cells("dynamics", STUDY.cells),
+    "training": of_all_runs("manifest"),
+}
+# What everything else cost.
+TABLES["ledger"] = sorted({str(path) for paths in TABLES.values() for path in paths})
 
 
-rule collect_tables:
+rule collect_table:
     input:
-        manifests=of_all_runs("manifest"),
-        validation=of_all_runs("validation"),
-        spectra=of_cells("spectra", STUDY.cells),
-        dynamics=of_cells("dynamics", STUDY.cells),
-        accuracy=of_cells("accuracy", STUDY.cells),
+        cells=lambda wildcards: TABLES[wildcards.table],
     output:
-        accuracy=report(PATHS.tables / "accuracy.csv", caption="../report/accuracy.rst", category="Tables"),
-        validation=report(PATHS.tables / "validation.csv", caption="../report/validation.rst", category="Tables"),
-        spectra=report(PATHS.tables / "spectra.csv", caption="../report/spectra.rst", category="Tables"),
-        dynamics=report(PATHS.tables / "dynamics.csv", caption="../report/dynamics.rst", category="Tables"),
-        training=report(PATHS.tables / "training.csv", caption="../report/training.rst", category="Tables"),
-        ledger=report(PATHS.tables / "ledger.csv", caption="../report/ledger.rst", category="Tables"),
+        csv=report(PATHS.tables / "{table}.csv", caption="../report/table.rst", category="Tables"),
     log:
-        LOGS / "collect_tables.log",
+        LOGS / "collect_table" / "{table}.log",
     benchmark:
-        BENCHMARKS / "collect_tables.tsv"
+        BENCHMARKS / "collect_table" / "{table}.tsv"
+    wildcard_constraints:
+        table="|".join(TABLES),
     conda:
         "../../envs/core.yaml"
     threads: 1
@@ -27,7 +32,7 @@ rule collect_tables:
         mem_mb=2048,
         runtime=30,
     params:
-        results=subpath(output.accuracy, ancestor=2),
+        results=subpath(output.csv, ancestor=2),
         study=PATHS.root / "study.yaml",
     shell:
-        "rlstride collect {params.results:q} --study {params.study:q} > {log:q} 2>&1"
+        "rlstride collect {params.results:q} --study {params.study:q} --tables {wildcards.table} > {log:q} 2>&1"

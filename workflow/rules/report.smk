@@ -6,7 +6,7 @@ FIGURES = PATHS.report / "figures"
 
 rule write_report:
     input:
-        tables=rules.collect_tables.output,
+        tables=expand(rules.collect_table.output.csv, table=TABLES),
         problems=[path.with_name("accuracy-problems.parquet") for path in of_cells("accuracy", STUDY.cells)],
         manifests=of_cells("manifest", STUDY.cells),
         validation=of_cells("validation", STUDY.cells),
@@ -14,6 +14,7 @@ rule write_report:
     output:
         page=report(PATHS.report / "index.html", caption="../report/page.rst", category="Report"),
         claims=report(PATHS.tables / "claims.csv", caption="../report/claims.rst", category="Claims"),
+        cells=report(FIGURES / "accuracy_by_cell.svg", caption="../report/accuracy_by_cell.rst", category="Figures"),
         steps=report(
             FIGURES / "accuracy_over_steps.svg", caption="../report/accuracy_over_steps.rst", category="Figures"
         ),

@@ -5,7 +5,7 @@
 
 rule track_study:
     input:
-        tables=rules.collect_tables.output,
+        tables=expand(rules.collect_table.output.csv, table=TABLES),
         report=rules.write_report.output,
     output:
         marker=touch(PATHS.root / "tracking.done"),

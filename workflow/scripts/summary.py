@@ -20,7 +20,7 @@ STAGES = (
     "extrapolate_trajectory",
     "evaluate_variants",
     "measure_dynamics",
-    "collect_tables",
+    "collect_table",
     "write_report",
     "track_study",
 )

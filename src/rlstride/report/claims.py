@@ -14,10 +14,12 @@ from rlstride.report import published, verdicts
 from rlstride.report.evidence import Evidence, format_interval, gather
 from rlstride.report.pooling import UNKNOWN, difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.report.verdicts import Verdict
+from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.load import Study
 from rlstride.study.plan import predictions
 from rlstride.study.variants import window_variant
 
+SUPERVISED = "supervised, no RL: for comparison"
 ONE_SEED = "one seed: no spread between runs in the interval"
 
 
@@ -293,7 +295,7 @@ def _claim(
     if cells == 0:
         measured, control, verdict, note = UNKNOWN, "", "not run", f"needs {missing}"
     else:
-        note = "; ".join(part for part in (_coverage(evidence, cells), note) if part)
+        note = "; ".join(part for part in (_coverage(evidence, cells), _kind(evidence, algorithm), note) if part)
     return Claim(
         claim=claim,
         source=source,
@@ -314,6 +316,10 @@ def _coverage(evidence: Evidence, cells: int) -> str:
     seeds = len({cell.seed for cell in evidence.cells})
     parts = [f"{cells} of {len(evidence.cells)} cells"] if cells < len(evidence.cells) else []
     return "; ".join([*parts, *([ONE_SEED] if seeds == 1 else [])])
+
+
+def _kind(evidence: Evidence, algorithm: str) -> str:
+    return "" if isinstance(evidence.study.algorithms[algorithm], PolicyGradient) else SUPERVISED
 
 
 def _predicted(study: Study) -> set[str]:

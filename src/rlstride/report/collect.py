@@ -4,13 +4,14 @@ Each table is written whole or not at all, in an order that depends on its conte
 digits: the same cells give the same bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pandas as pd
 
 from rlstride.dynamics.table import summary
 from rlstride.errors import RequestError
+from rlstride.report.learning import learning_rows
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
 from rlstride.tracking.ledger import read_ledger
@@ -22,6 +23,7 @@ _FLOAT_FORMAT = "%.6g"
 # A missing table has these columns and no row, so that its reader finds a table and the report says "not run".
 _EMPTY = {
     "accuracy": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
+    "learning": ["decoding", "n", "samples", "base", "frozen", "full", "gain", "gain_low", "gain_high", "learns"],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
     "dynamics": ["quantity", "value", "low", "high", "modules"],
@@ -30,31 +32,41 @@ _EMPTY = {
 }
 _ORDER = {
     "accuracy": ["variant", "step", "decoding"],
+    "learning": ["decoding"],
     "validation": ["step", "decoding"],
     "spectra": ["step", "layer", "kind"],
     "dynamics": ["quantity"],
     "training": ["step"],
     "ledger": ["stage", "started"],
 }
+TABLES = tuple(_EMPTY)
+# Tables that compare algorithms: the rate that each was given stands beside what it reached.
+_WITH_LEARNING_RATE = ("learning", "validation")
 
 
-def collect(results_dir: Path, study: Study | None) -> None:
-    """Writes ``results_dir/tables/*.csv``: accuracy, validation, spectra, dynamics, training and ledger.
+def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TABLES) -> None:
+    """Writes ``results_dir/tables/*.csv``: accuracy, learning, validation, spectra, dynamics, training and ledger.
 
     Args:
         results_dir: results/{study}.
         study: whose cells and controls are gathered; cells of an earlier grid stay out. None: every cell found.
+        tables: the ones to write.
 
     Raises:
-        RequestError: the folder holds no cell.
+        RequestError: the folder holds no cell, or there is no table of such a name.
     """
+    if unknown := [name for name in tables if name not in TABLES]:
+        raise RequestError(f"--tables: there is no table {unknown[0]!r}; the tables are {', '.join(TABLES)}")
     paths = StudyPaths(results_dir)
     cells = [cell for cell in _cells(results_dir, study) if paths.cell(cell).root.is_dir()]
     if not cells:
         raise RequestError(f"{results_dir}: there is no cell (MODEL/ALGORITHM/seedN) here; run rlstride train first")
     name = study.spec.name if study else results_dir.resolve().name
-    for table, read in _READERS.items():
-        frames = [_labelled(read(paths.cell(cell)), name, cell) for cell in cells]
+    for table in tables:
+        frames = [_labelled(_READERS[table](paths.cell(cell)), name, cell) for cell in cells]
+        if study is not None and table in _WITH_LEARNING_RATE:
+            rates = [study.algorithm(cell).learning_rate for cell in cells]
+            frames = [frame.assign(learning_rate=rate) for frame, rate in zip(frames, rates, strict=True)]
         if table == "ledger":
             frames += _base_ledgers(results_dir, study, name)
         write_table(paths.tables / f"{table}.csv", _joined(frames, table))
@@ -82,6 +94,10 @@ def _cells(results_dir: Path, study: Study | None) -> list[Cell]:
 
 def _accuracy(paths: CellPaths) -> pd.DataFrame:
     return _parquet(paths.accuracy)
+
+
+def _learning(paths: CellPaths) -> pd.DataFrame:
+    return learning_rows(paths.accuracy)
 
 
 def _validation(paths: CellPaths) -> pd.DataFrame:
@@ -124,6 +140,7 @@ def _ledger(paths: CellPaths) -> pd.DataFrame:
 
 _READERS: dict[str, Callable[[CellPaths], pd.DataFrame]] = {
     "accuracy": _accuracy,
+    "learning": _learning,
     "validation": _validation,
     "spectra": _spectra,
     "dynamics": _dynamics,

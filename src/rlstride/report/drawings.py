@@ -50,6 +50,28 @@ def draw_accuracy_over_steps(tables: Tables, study: Study) -> Drawing | None:
     return Drawing(figure, frame)
 
 
+def draw_accuracy_by_cell(tables: Tables, study: Study) -> Drawing | None:
+    """Heat map of test accuracy: models by base, frozen control and every algorithm's trained model."""
+    frame = tables["learning"]
+    frame = frame[frame["decoding"] == study.spec.evaluation.headline]
+    if frame.empty:
+        return None
+    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    trained = frame.pivot_table(index="model", columns="algorithm", values="full").reindex(columns=algorithms)
+    references = frame.groupby("model")[["base", "frozen"]].mean()
+    data = pd.concat([references, trained], axis=1).loc[models].dropna(axis=1, how="all")
+    figure, grid = style.panels([""], [""], height=1.2 + 0.33 * len(models))
+    figure.set_figwidth(max(5.0, 2.4 + 0.75 * len(data.columns)))
+    (axes,) = grid.values()
+    image = axes.imshow(data.to_numpy(float), aspect="auto", cmap="cividis", vmin=0, vmax=1)
+    _annotate(axes, data.to_numpy(float), 0.5)
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(data.columns)), list(data.columns), rotation=30, ha="right")
+    axes.set_yticks(range(len(models)), models)
+    figure.colorbar(image, ax=axes, label=_accuracy_label(study, "test"), shrink=0.9)
+    return Drawing(figure, data.reset_index())
+
+
 def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
     """Test accuracy of rank-k models, with the rank-1 controls, in-scope-full and full."""
     frame = _headline(tables["accuracy"], study)

@@ -75,6 +75,13 @@ def _save(drawing: Drawing, folder: Path, name: str) -> None:
 
 FIGURES = (
     FigureSpec(
+        "accuracy_by_cell",
+        "What every algorithm reaches with every model",
+        "Test accuracy of the base, of the frozen control (learning rate 0) and of each trained model, mean over "
+        "seeds. Intervals, and the gain of each cell over its frozen control, are in learning.csv.",
+        drawings.draw_accuracy_by_cell,
+    ),
+    FigureSpec(
         "accuracy_over_steps",
         "Accuracy over RL, beside the base and a run that cannot learn",
         "Accuracy of the kept steps on validation problems, with 95 % intervals over problems. Horizontal lines: test "

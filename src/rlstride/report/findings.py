@@ -1,4 +1,4 @@
-"""The report's two headline sentences, computed over all cells of a study."""
+"""The report's two headline sentences, computed over all RL cells of a study."""
 
 import math
 from pathlib import Path
@@ -15,7 +15,8 @@ from rlstride.study.variants import window_variant
 
 def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame) -> list[str]:
     """One sentence on learning and rank-1 dominance, one on prediction; each says so where its data are missing."""
-    evidence = gather(results_dir, study, study.cells)
+    evidence = gather(results_dir, study, study.rl_cells)
+    claims = claims[claims["algorithm"].isin([cell.algorithm for cell in study.rl_cells])]
     return [_dominance(evidence, claims), _prediction(evidence, claims)]
 
 

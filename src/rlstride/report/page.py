@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlstride.errors import RequestError
 from rlstride.report.claims import ONE_SEED, claims_table
-from rlstride.report.collect import write_table
+from rlstride.report.collect import TABLES, write_table
 from rlstride.report.drawings import Tables
 from rlstride.report.figures import FigureFile, write_figures
 from rlstride.report.findings import headline_findings
@@ -23,8 +23,6 @@ from rlstride.study.plan import predictions
 from rlstride.study.variants import window_variant
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.manifest import read_manifest
-
-TABLES = ("accuracy", "validation", "spectra", "dynamics", "training", "ledger")
 
 
 def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:

@@ -11,9 +11,9 @@ LINEAR_DYNAMICS_R2 = 0.914
 ALPHARL_WINDOW, ALPHARL_SPEED_UP, ALPHARL_RETENTION = 0.4, 2.5, 0.96
 # AlphaRL at 40 % of the steps, and the full run (Qwen3-8B-Base, mean of six benchmarks, in per cent).
 ALPHARL_AT_40 = {"grpo": (49.42, 51.52), "rloo": (48.52, 50.82), "dapo": (53.31, 53.38)}
-# s1 / |D|F of the last update, mean over modules.
+# s1 / |D|F of the last update, mean over modules, by trainer.
 NORM_SHARES = {
-    "dist": 0.126,
+    "distillation": 0.126,
     "sft": 0.078,
     "dr_grpo": 0.184,
     "ppo": 0.256,

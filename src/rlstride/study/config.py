@@ -125,7 +125,8 @@ class StudyFile(Strict):
     )
     sweep: dict[Name, dict[str, list[Any]]] = Field(
         default={},
-        description="Values of an algorithm's hyper-parameters: each combination is an algorithm too (grpo-lr3e-4).",
+        description="Values of an algorithm's hyper-parameters: each combination that is not its own is one more "
+        "algorithm (grpo-lr3e-4).",
     )
     seeds: list[int] = Field(default=[0], min_length=1, description="Seeds of the RL runs.")
     training: Training = Field(description="The part of RL that all algorithms share.")

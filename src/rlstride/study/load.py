@@ -48,8 +48,13 @@ class Study:
 
     @property
     def cells(self) -> list[Cell]:
-        """The RL cells, in the order of the file. Controls are not among them."""
+        """The runs that are taken apart, in the order of the file. Controls are not among them."""
         return self._grid(self.algorithms)
+
+    @property
+    def rl_cells(self) -> list[Cell]:
+        """The cells that learn from a reward; supervised runs, which a study may list too, are not among them."""
+        return [cell for cell in self.cells if isinstance(self.algorithm(cell), PolicyGradient)]
 
     @property
     def control_cells(self) -> list[Cell]:
@@ -170,7 +175,7 @@ def _check_teachers(path: Path, algorithms: Mapping[str, Algorithm]) -> None:
 
 
 def expand_sweep(path: Path, spec: StudyFile, catalogue: dict[str, Algorithm]) -> dict[str, Algorithm]:
-    """The study's algorithms, each followed by one for every combination of its swept values."""
+    """The study's algorithms, each followed by one for every other combination of its swept values."""
     expanded: dict[str, Algorithm] = {}
     for name in spec.algorithms:
         expanded[name] = catalogue[name]
@@ -181,7 +186,9 @@ def expand_sweep(path: Path, spec: StudyFile, catalogue: dict[str, Algorithm]) -
             changes = dict(zip(swept, values, strict=True))
             suffix = "-".join(f"{_SHORT_NAMES.get(key, key)}{_compact(value)}" for key, value in changes.items())
             merged = catalogue[name].model_dump() | changes
-            expanded[f"{name}-{suffix}"] = validate(merged, type(catalogue[name]), path, prefix=f"sweep.{name}.")
+            swept_algorithm = validate(merged, type(catalogue[name]), path, prefix=f"sweep.{name}.")
+            if swept_algorithm != catalogue[name]:
+                expanded[f"{name}-{suffix}"] = swept_algorithm
     return expanded
 
 
