@@ -16,7 +16,7 @@ from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
 from rlstride.study.config import TasksFile
-from rlstride.study.load import Study, load_study
+from rlstride.study.load import Study, load_study, resolve_study
 from rlstride.study.models import TinyModel
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval import FOLDER
@@ -96,7 +96,12 @@ def models(chains: Study, task: Task, tmp_path_factory: pytest.TempPathFactory) 
 
 def learn_by_heart(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem]) -> None:
     """Trains a model on the very problems given, until it knows most of them: two seconds."""
-    ids, labels = encode_batch(tokenizer, [(each.prompt, f"G#{each.answer}") for each in problems])
+    learn_pairs(model, tokenizer, [(each.prompt, f"G#{each.answer}") for each in problems])
+
+
+def learn_pairs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]]) -> None:
+    """Trains a model on prompts and their completions."""
+    ids, labels = encode_batch(tokenizer, pairs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(300):
         model(input_ids=ids, labels=labels).loss.backward()
@@ -278,6 +283,42 @@ def test_what_cannot_be_scored_is_named(
     texts = [word.format(**models, trajectory=small_run.path, bare=bare) for word in words]
     with pytest.raises(RequestError, match=message):
         evaluated(chains, texts, tmp_path / "accuracy.parquet")
+
+
+def test_prompts_that_ask_for_the_same_thing_are_one_problem(chains: Study, tmp_path: Path) -> None:
+    spec = {"kind": "countdown", "digits": 2, "equal_digits": "never", "attempts": 1, "base_accuracy": 0.2}
+    changed = chains.spec.model_dump(mode="json")
+    changed["define"]["tasks"]["short_chain"] = spec | {"mixture": {"aimed": 1.0}}
+    changed["evaluation"] |= {"test_problems": 20}
+    study = resolve_study(changed, chains.path)
+    task = build_task("short_chain", study.task)
+    problems = draw_problems(task, "test", 20, seed=0)
+    families: dict[str, list[float]] = {problem.family: [] for problem in problems}
+    assert len(families) < 20
+    tokenizer = build_tokenizer(task.alphabet)
+    spec_of_model = study.models["qwen3"]
+    assert isinstance(spec_of_model, TinyModel)
+    torch.manual_seed(0)
+    model = build_model(spec_of_model, tokenizer)
+    seen: set[str] = set()
+    pairs = []
+    for problem in problems:  # the first of a family is learned right, the others wrong
+        pairs.append((problem.prompt, task.solution(problem) + ("+" if problem.family in seen else "")))
+        seen.add(problem.family)
+    learn_pairs(model, tokenizer, pairs)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+
+    table = evaluated(study, [tmp_path / "model"], tmp_path / "table.parquet", decodings=["greedy"])
+
+    texts = sample_completions(model, tokenizer, problems, task.max_completion_tokens, temperature=0)
+    for problem, text in zip(problems, texts, strict=True):
+        families[problem.family].append(float(task.verify(problem, text)))
+    means = [sum(scores) / len(scores) for scores in families.values()]
+    assert any(0 < mean < 1 for mean in means)
+    assert table["n"].tolist() == [len(families)]
+    assert problem_scores(tmp_path / "table.parquet", "model", "greedy") == pytest.approx(means)
+    assert table["accuracy"].tolist() == pytest.approx([sum(means) / len(means)])
 
 
 def test_an_unknown_decoding_is_refused_with_the_known_ones(

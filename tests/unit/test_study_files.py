@@ -36,6 +36,17 @@ def test_studies_have_names_of_their_own() -> None:
 
 def test_the_grid_is_eight_models_by_seven_algorithms_by_three_seeds() -> None:
     grid = load_study(CONFIG / "studies" / "grid.yaml")
-    assert (len(grid.models), len(grid.algorithms), len(grid.spec.seeds)) == (8, 7, 3)
-    assert len(grid.cells) == 168
-    assert set(grid.controls) == {"frozen", "sft", "dist"}
+    assert (len(grid.models), len(grid.spec.seeds)) == (8, 3)
+    assert len({cell.algorithm for cell in grid.rl_cells}) == 7
+    assert len(grid.rl_cells) == 168
+    assert set(grid.algorithms) - {cell.algorithm for cell in grid.rl_cells} == {"sft", "dist"}
+    assert set(grid.controls) == {"frozen"}
+
+
+def test_the_learning_rates_of_the_grid_are_among_those_compared_on_validation() -> None:
+    grid, rates = (load_study(CONFIG / "studies" / f"{name}.yaml") for name in ("grid", "rates"))
+    assert set(grid.algorithms) == set(rates.spec.algorithms)
+    for name, values in rates.spec.sweep.items():
+        assert rates.algorithms[name] == grid.algorithms[name]
+        assert grid.algorithms[name].learning_rate in values["learning_rate"]
+    assert rates.spec.training.steps == grid.spec.training.steps

@@ -6,7 +6,7 @@ import pytest
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study
 from rlstride.tasks import Problem, Task, build_task, draw_problem, draw_problems, split_of
-from rlstride.tasks.problems import SPLITS
+from rlstride.tasks.problems import SPLITS, draw_at_most
 
 
 @pytest.fixture
@@ -97,3 +97,10 @@ def test_more_problems_than_a_split_has_are_refused(chain: Task) -> None:
         RequestError, match=r"tasks\.yaml: chain: 512 test problems are wanted, but there seem to be only"
     ):
         draw_problems(small, "test", 512, seed=0)
+
+
+def test_at_most_as_many_problems_as_a_split_has_are_the_same_ones_up_to_there(chain: Task) -> None:
+    assert draw_at_most(chain, "test", 50, seed=0) == draw_problems(chain, "test", 50, seed=0)
+    small = replace(chain, min_digits=2, max_digits=2)  # ten digits, plus or minus, ten digits
+    counts = [len(draw_at_most(small, split, 512, seed=0)) for split in SPLITS]
+    assert sum(counts) == 200

@@ -10,11 +10,17 @@ from rlstride.study.config import TasksFile
 from rlstride.study.tasks import ChainSpec, TaskSpec
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problem, draw_problems
 from rlstride.tasks.lm_eval import FOLDER
-from rlstride.tasks.problems import SPLITS
+from rlstride.tasks.problems import SPLITS, draw_at_most
 
 CONFIG = Path(__file__).parents[2] / "config"
 SPECS: dict[str, TaskSpec] = TasksFile.model_validate(yaml.safe_load((CONFIG / "tasks.yaml").read_text())).root
 PROBLEM = Problem("358>6=", "6")  # 3 - 5 + 8 = 6
+COUNTDOWNS = [name for name, spec in SPECS.items() if spec.kind == "countdown"]
+# What studies and lm-eval's tasks ask for, where it is not 512 test, 512 validation and 2400 training problems.
+ASKED_FOR = {
+    "countdown": {"test": 480, "validation": 256, "train": 2400},
+    "countdown-repeated": {"test": 96, "validation": 96, "train": 0},
+}
 
 
 @pytest.fixture
@@ -37,6 +43,28 @@ def test_every_target_can_be_reached(countdown: Task) -> None:
         digits, target = re.fullmatch(r"(\d{3})>(-?\d+)=", problem.prompt).groups()  # type: ignore[union-attr]
         assert int(target) in reachable(digits)
         assert problem.answer == target
+
+
+@pytest.mark.parametrize("name", COUNTDOWNS)
+def test_a_problem_has_equal_digits_always_or_never(name: str) -> None:
+    task, spec = build_task(name, SPECS[name]), SPECS[name]
+    for problem in draw_problems(task, "train", 500, seed=1):
+        digits = problem.prompt.split(">")[0]
+        assert len(digits) == spec.digits
+        assert (len(set(digits)) < len(digits)) == (spec.equal_digits == "always")
+
+
+@pytest.mark.parametrize(("name", "strings"), [("countdown", 10 * 9 * 8), ("countdown-repeated", 1000 - 10 * 9 * 8)])
+def test_every_string_of_three_digits_is_asked_for_with_every_target_it_reaches(name: str, strings: int) -> None:
+    task = build_task(name, SPECS[name])
+    by_split = {split: {p.prompt for p in draw_at_most(task, split, 6000, seed=0)} for split in SPLITS}
+    targets: dict[str, set[int]] = {}
+    for prompt in set.union(*by_split.values()):
+        digits, target = prompt.rstrip("=").split(">")
+        targets.setdefault(digits, set()).add(int(target))
+    assert len(targets) == strings
+    assert targets == {digits: reachable(digits) for digits in targets}
+    assert sum(map(len, by_split.values())) == sum(map(len, targets.values()))  # no problem is in two splits
 
 
 @pytest.mark.parametrize(
@@ -70,6 +98,12 @@ def test_an_expression_that_reaches_the_target_is_accepted(countdown: Task, comp
 )
 def test_anything_else_is_refused(countdown: Task, completion: str) -> None:
     assert not countdown.verify(PROBLEM, completion)
+
+
+@pytest.mark.parametrize(("completion", "accepted"), [("7+2-7", True), ("7-7+2", True), ("7+2-2", False)])
+def test_equal_digits_are_each_used_once(completion: str, accepted: bool) -> None:
+    task = build_task("countdown-repeated", SPECS["countdown-repeated"])
+    assert task.verify(Problem("727>2=", "2"), completion) == accepted
 
 
 def test_the_solution_of_every_problem_is_accepted_in_every_task() -> None:
@@ -125,14 +159,29 @@ def test_the_format_tells_one_attempt_from_several(countdown: Task) -> None:
     assert countdown.format_of("") == "other"
 
 
-def test_problems_that_differ_in_order_alone_are_in_one_split(countdown: Task) -> None:
+@pytest.mark.parametrize("name", ["countdown", "countdown-repeated"])
+def test_problems_that_differ_in_order_alone_are_in_one_split(name: str) -> None:
+    task = build_task(name, SPECS[name])
     families: dict[tuple[str, ...], set[Split]] = {}
     for split in SPLITS:
-        for problem in draw_problems(countdown, split, 400, seed=6):
+        for problem in draw_at_most(task, split, 400, seed=6):
             digits, target = problem.prompt.rstrip("=").split(">")
             families.setdefault((*sorted(digits), target), set()).add(split)
     assert all(len(splits) == 1 for splits in families.values())
     assert len(families) > 300
+
+
+def test_models_of_countdown_never_see_equal_digits_in_training(countdown: Task) -> None:
+    repeated = build_task("countdown-repeated", SPECS["countdown-repeated"])
+    rng = random.Random(9)
+    digits = [
+        {"".join(sorted(task.draw(rng).prompt.split(">")[0])) for _ in range(5000)} for task in (countdown, repeated)
+    ]
+    assert len(digits[0]) == 120  # ways to choose three of ten digits
+    assert len(digits[1]) == 10 + 10 * 9  # three equal ones, or two and another
+    assert not digits[0] & digits[1]
+    assert repeated.alphabet == countdown.alphabet
+    assert repeated.max_prompt_tokens == countdown.max_prompt_tokens
 
 
 @pytest.mark.parametrize(("name", "other"), [("chain", "chain-long"), ("countdown", "countdown-long")])
@@ -170,9 +219,9 @@ def test_the_longest_prompt_and_completion_are_as_the_specification_says(name: s
 @pytest.mark.parametrize("name", SPECS)
 def test_every_task_has_as_many_problems_of_each_split_as_studies_ask_for(name: str) -> None:
     task = build_task(name, SPECS[name])
-    assert len(draw_problems(task, "test", 512, seed=0)) == 512
-    assert len(draw_problems(task, "validation", 512, seed=0)) == 512
-    assert len(draw_problems(task, "train", 2400, seed=0)) == 2400
+    for split in SPLITS:
+        count = ASKED_FOR.get(name, {"test": 512, "validation": 512, "train": 2400})[split]
+        assert len(draw_problems(task, split, count, seed=0)) == count
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -189,6 +238,7 @@ def test_lm_eval_reads_every_task_of_the_catalogue(name: str) -> None:
     assert content["task"] == f"rlstride_{name}"
     assert content["metadata"]["name"] == name
     assert TasksFile.model_validate({name: content["metadata"]["spec"]}).root[name] == SPECS[name]
+    assert content["metadata"]["problems"] == ASKED_FOR.get(name, {"test": 512})["test"]
     assert content["generation_kwargs"]["max_gen_toks"] == task.max_completion_tokens
     metrics = [metric["metric"] for metric in content["metric_list"]]
     assert metrics == ["accuracy", *(f"format_{each}" for each in (*task.formats, "other"))]

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,11 +48,18 @@ class StudyBenchmark:
             self._task = manager.load([name])["tasks"][name]
 
     def score(self, lm: CountingHFLM, decoding: Decoding, seed: int) -> Measurement:
-        """The model's accuracy with one decoding: avg@n over ``decoding.samples``, through lm-eval's ``repeats``."""
+        """The model's accuracy with one decoding: avg@n over ``decoding.samples``, through lm-eval's ``repeats``.
+
+        Prompts that ask for the same thing (one family) are right or wrong together: they count as one problem, with
+        the mean of their scores, or intervals would be too narrow.
+        """
         self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens))
         self._task.set_config("repeats", decoding.samples)
         found, metrics, seconds, tokens = run_task(lm, self._task, seed)
-        scores = [float(document["accuracy"]) for document in found]
+        families: dict[str, list[float]] = {}
+        for document in found:
+            families.setdefault(document["doc"]["family"], []).append(float(document["accuracy"]))
+        scores = [statistics.fmean(family) for family in families.values()]
         accuracy = mean_interval(scores)
         return Measurement(
             n=len(scores),

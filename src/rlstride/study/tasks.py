@@ -48,6 +48,9 @@ class CountdownSpec(Strict):
 
     kind: Literal["countdown"] = Field(description="The problem generator.")
     digits: int = Field(ge=2, le=6, description="Digits that an expression must use, each once.")
+    equal_digits: Literal["never", "always"] = Field(
+        description="Whether two digits or more of a problem are equal: in none of them, or in all."
+    )
     attempts: int = Field(ge=1, le=9, description="Most attempts in a demonstration; the last one counts.")
     base_accuracy: Share = Field(
         description="Validation accuracy at which a tiny base's cool-down starts, in place of its own target_accuracy."

@@ -22,4 +22,10 @@ def build_task(name: str, spec: TaskSpec) -> Task:
             guess=mixture.guess,
             informed=mixture.informed,
         )
-    return CountdownTask(name=name, digits=spec.digits, attempts=spec.attempts, aimed=spec.mixture.aimed)
+    return CountdownTask(
+        name=name,
+        digits=spec.digits,
+        equal_digits=spec.equal_digits,
+        attempts=spec.attempts,
+        aimed=spec.mixture.aimed,
+    )

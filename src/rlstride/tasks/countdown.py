@@ -4,13 +4,15 @@ A completion is one attempt or several, each an expression; the last one is the 
 value. In the pretraining mixture most attempts are blind and their number has nothing to do with their success, so
 that RL has a skill to build, not a format to pick: to aim.
 
-A problem and the same one with its digits in another order always belong to the same split.
+A problem and the same one with its digits in another order always belong to the same split. A task has equal digits in
+none of its problems or in all of them, so that one of the two kinds is new to models of the other.
 """
 
 import itertools
 import random
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from rlstride.tasks.problems import Problem
 
@@ -25,6 +27,7 @@ class CountdownTask:
 
     name: str
     digits: int
+    equal_digits: Literal["never", "always"]  # in a problem; always: at least two
     attempts: int
     aimed: float  # share of the attempts that reach the target
 
@@ -45,10 +48,18 @@ class CountdownTask:
         return self.attempts * 2 * self.digits  # digits, the operators between them, separator or end
 
     def draw(self, rng: random.Random) -> Problem:
-        digits = [rng.randrange(10) for _ in range(self.digits)]
+        digits = self._draw_digits(rng)
         target = _total(digits, rng.choice(_choices(self.digits)))
         family, prompt = ("".join(map(str, order)) for order in (sorted(digits), digits))
-        return Problem(f"{prompt}>{target}=", answer=str(target), family=f"{family}>{target}=")
+        return Problem(f"{prompt}>{target}=", answer=str(target), family=f"countdown from {family} to {target}")
+
+    def _draw_digits(self, rng: random.Random) -> list[int]:
+        if self.equal_digits == "never":
+            return rng.sample(range(10), self.digits)
+        while True:
+            digits = [rng.randrange(10) for _ in range(self.digits)]
+            if len(set(digits)) < self.digits:
+                return digits
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         digits, target = _parts(problem)

@@ -106,6 +106,20 @@ def draw_problems(task: Task, split: Split, count: int, seed: int) -> list[Probl
     Raises:
         RequestError: the split seems to have fewer distinct problems.
     """
+    problems = draw_at_most(task, split, count, seed)
+    if len(problems) < count:
+        raise RequestError(
+            f"tasks.yaml: {task.name}: {count} {split} problems are wanted, but there seem to be only {len(problems)}"
+        )
+    return problems
+
+
+def draw_at_most(task: Task, split: Split, count: int, seed: int) -> list[Problem]:
+    """``count`` distinct problems of a split, or all that it seems to have; the same ones for the same seed.
+
+    Raises:
+        RequestError: the split seems to have none.
+    """
     rng = random.Random(f"{task.name}/{split}/{seed}")
     problems: dict[str, Problem] = {}
     in_vain = 0
@@ -113,9 +127,6 @@ def draw_problems(task: Task, split: Split, count: int, seed: int) -> list[Probl
         problem = draw_problem(task, split, rng)
         in_vain = in_vain + 1 if problem.prompt in problems else 0
         if in_vain > _DRAWS_IN_VAIN:
-            raise RequestError(
-                f"tasks.yaml: {task.name}: {count} {split} problems are wanted, "
-                f"but there seem to be only {len(problems)}"
-            )
+            break
         problems.setdefault(problem.prompt, problem)
     return list(problems.values())

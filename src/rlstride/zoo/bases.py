@@ -10,17 +10,17 @@ from rlstride.errors import RequestError, WorkError
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.tasks import ChainSpec, TaskSpec
-from rlstride.tasks import Task, build_task, draw_problems
+from rlstride.tasks import Task, build_task
+from rlstride.tasks.problems import draw_at_most
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_folder
 from rlstride.zoo.cold_start import cold_start
 from rlstride.zoo.distillation import logit_distillation
-from rlstride.zoo.pretraining import Loss, PretrainingReport, accuracy, cross_entropy, pretrain
+from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, Loss, PretrainingReport, accuracy, cross_entropy, pretrain
 from rlstride.zoo.tokenizer import build_tokenizer
 
 REPORT_FILE = "pretraining.json"
 _REPORTED_TEMPERATURES = {"t1.0": 1.0, "t0.6": 0.6, "greedy": 0.0}
-_REPORT_PROBLEMS = 512
 
 
 def make_base(study: Study, name: str, out: Path) -> None:
@@ -81,13 +81,16 @@ def pretrain_tiny(
     report = {"parameters": _parameters(model), **result.as_dict(), **taught}
     if spec.cold_start is not None:
         report |= _start_cold(name, spec, model, tokenizer, task)
-    problems = draw_problems(task, "validation", _REPORT_PROBLEMS, seed=1)
+    problems = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=1)
     by_decoding = {
         f"accuracy_{decoding}": accuracy(model, tokenizer, task, problems, temperature)
         for decoding, temperature in _REPORTED_TEMPERATURES.items()
     }
     shown = ", ".join(f"{key.removeprefix('accuracy_')} {value:.3f}" for key, value in by_decoding.items())
-    print(f"{name}: target reached, {result.steps} steps in {result.seconds:.0f} s; validation accuracy {shown}")
+    print(
+        f"{name}: target reached, {result.steps} steps in {result.seconds:.0f} s; "
+        f"accuracy on {len(problems)} validation problems {shown}"
+    )
     return model, tokenizer, {**report, **by_decoding}
 
 

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.study.models import ColdStart
-from rlstride.tasks.problems import Task, draw_problem, draw_problems
+from rlstride.tasks.problems import Task, draw_at_most, draw_problem
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, accuracy, cross_entropy, encode_batch, update
 
 
@@ -41,7 +41,7 @@ def cold_start(
     """
     started = time.monotonic()
     rng = random.Random(f"cold start/{task.name}/{seed}")
-    validation = draw_problems(task, "validation", VALIDATION_PROBLEMS, seed=seed)
+    validation = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=seed)
     before = accuracy(model, tokenizer, task, validation, temperature=1.0)
     gain = 0.0
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)

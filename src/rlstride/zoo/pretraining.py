@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.study.models import Pretraining
-from rlstride.tasks.problems import Problem, Task, draw_problem, draw_problems
+from rlstride.tasks.problems import Problem, Task, draw_at_most, draw_problem
 
-VALIDATION_PROBLEMS = 512
+VALIDATION_PROBLEMS = 512  # or all of them, where a task has fewer
 IGNORED = -100  # the label that transformers' loss leaves out
 Loss = Callable[[PreTrainedModel, torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -124,7 +124,7 @@ def pretrain(
     started = time.monotonic()
     rng = random.Random(f"pretrain/{task.name}/{recipe.seed}")
     torch.manual_seed(recipe.seed)
-    validation = draw_problems(task, "validation", VALIDATION_PROBLEMS, seed=recipe.seed)
+    validation = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
     cooldown_start: int | None = None
     last_step = recipe.max_steps

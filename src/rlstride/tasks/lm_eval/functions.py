@@ -24,13 +24,14 @@ def problems(*, name: str, spec: Mapping[str, Any], split: Split, problems: int,
         _: whatever else lm-eval's metadata holds.
 
     Returns:
-        one lm-eval split, ``test``, with columns prompt, answer, name and spec.
+        one lm-eval split, ``test``, with columns prompt, answer, family, name and spec.
     """
     written = json.dumps(spec, sort_keys=True)
     drawn = draw_problems(_task(name, written), split, problems, seed=PROBLEM_SEED)
     columns = {
         "prompt": [problem.prompt for problem in drawn],
         "answer": [problem.answer for problem in drawn],
+        "family": [problem.family or problem.prompt for problem in drawn],
         "name": [name] * len(drawn),
         "spec": [written] * len(drawn),
     }
