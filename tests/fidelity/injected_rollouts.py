@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer
+from trl import RLOOTrainer
 
 from rlstride.study.algorithms import Optimisation
 from rlstride.study.config import Training
@@ -42,8 +43,7 @@ class Episode:
 def build_trainer(algorithm: Optimisation, base: Path, folder: Path, processes: int = 1) -> Trainer:
     """The trainer of an algorithm entry as build() makes it, with the episodes in place of sampling and verifying."""
     study = load_study("config/config.yaml")
-    # Batch sizes are those of a process.
-    training = Training(steps=processes, problems_per_step=2 // processes, completions_per_problem=2)
+    training = Training(steps=1, problems_per_step=2, completions_per_problem=2)
     task = build_task(study.spec.task, study.task)
     run = Run(
         base_folder=base,
@@ -53,6 +53,7 @@ def build_trainer(algorithm: Optimisation, base: Path, folder: Path, processes: 
         algorithm=algorithm,
         seed=0,
         device="cpu",
+        processes=processes,
     )
     trainer = TRAINERS[algorithm.trainer](run)
     tokenizer = trainer.processing_class
@@ -70,6 +71,9 @@ def build_trainer(algorithm: Optimisation, base: Path, folder: Path, processes: 
         }
 
     trainer.rollout_func = rollouts
+    if isinstance(trainer, RLOOTrainer):  # it has no place for a rollout function
+        trainer._tokenize_prompts = lambda prompts: (rollouts(prompts, None)["prompt_ids"], None, {})
+        trainer._generate_single_turn = lambda prompt_ids, *_: rollouts(prompt_ids, None)["completion_ids"]
     trainer.reward_funcs = [lambda prompts, **_: [score for _, _, score in share(prompts)]]
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # the training loop sets it

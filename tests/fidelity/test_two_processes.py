@@ -27,6 +27,10 @@ def train(settings: dict[str, Any], base: Path, folder: Path, processes: int) ->
     [
         {"trainer": "ppo", "value_learning_rate": 1e-3, "beta": 0.1, "epochs": 3},
         {"trainer": "reinforce_pp", "beta": 0.1, "epochs": 3},
+        {"trainer": "grpo", "beta": 0.1, "epochs": 3},
+        {"trainer": "rloo", "beta": 0.1, "epochs": 3},
+        {"trainer": "dr_grpo", "epochs": 3},
+        {"trainer": "gspo", "minibatches": 1, "epochs": 3},
     ],
     ids=lambda settings: settings["trainer"],
 )

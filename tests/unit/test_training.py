@@ -17,7 +17,7 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.tasks import Task, build_task
 from rlstride.training.launch import train_cell, training_records
-from rlstride.training.run import verifier_reward
+from rlstride.training.run import Run, trainer_arguments, verifier_reward
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
 from rlstride.zoo.bases import make_base
@@ -170,6 +170,16 @@ def test_a_missing_base_is_named_with_the_command_that_makes_it(study_file: Path
     file.write_text(yaml.safe_dump(moved))
     with pytest.raises(RequestError, match="rlstride pretrain --model random"):
         train(file, "random/grpo/0", tmp_path / "trajectory")
+
+
+def test_processes_have_equal_shares_of_a_minibatch_or_none(study_file: Path, tmp_path: Path) -> None:
+    study = load_study(study_file)  # 16 completions a step, and two minibatches of PPO
+    task = build_task("chain", study.task)
+    training, algorithm = study.spec.training, study.algorithms["ppo"]
+    shared = Run(tmp_path, tmp_path, task, training, algorithm, seed=0, device="cpu", processes=4)
+    assert trainer_arguments(shared)["per_device_train_batch_size"] == 2
+    with pytest.raises(RequestError, match=r"8 sequences in each update .* cannot be shared equally by 16 processes"):
+        Run(tmp_path, tmp_path, task, training, algorithm, seed=0, device="cpu", processes=16)
 
 
 def test_the_reward_is_the_verifiers_verdict(study_file: Path) -> None:

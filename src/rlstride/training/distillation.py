@@ -26,7 +26,6 @@ def build(run: Run[Distillation]) -> Trainer:
         teacher_model=str(run.teacher_folder),
         args=DistillationConfig(
             **trainer_arguments(run),
-            per_device_train_batch_size=run.batch_size,
             teacher_model_init_kwargs={"dtype": "float32"},
             max_completion_length=run.task.max_completion_tokens,
             temperature=run.training.temperature,

@@ -1,16 +1,14 @@
 """Runs one cell's RL from its base, or from where an interrupted run stopped, to a finished trajectory."""
 
 import shutil
-import signal
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from accelerate.utils import parse_flag_from_env
 
 from rlstride.errors import RequestError, WorkError
 from rlstride.study.load import Cell, Study, digest
@@ -19,82 +17,97 @@ from rlstride.study.plan import kept_steps
 from rlstride.tasks import build_task
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
+from rlstride.training.lines import LogLines
+from rlstride.training.processes import failing_together, from_main_process, join_processes
 from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run
+from rlstride.training.stop import StopOnSignal
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
 
-_LINES_PER_RUN = 12
-
 
 def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
     """Trains a cell and keeps its trajectory in ``out``. A finished trajectory of the same settings is left as it is.
+
+    Launched as several processes (torchrun, accelerate), they share the sequences of every step; the main one writes.
 
     Args:
         state: the trainer's own checkpoints. A rerun with the same settings goes on from the last complete one; they
             are removed once the trajectory is whole.
 
     Raises:
-        RequestError: the base or the teacher is missing, or ``out`` holds a finished trajectory of other settings.
+        RequestError: the base, the teacher or the GPU is missing, ``out`` holds a finished trajectory of other
+            settings, or the processes cannot share a step equally.
     """
-    base = base_folder(study, cell.model)
-    if not (base / "config.json").is_file():
-        raise RequestError(
-            f"{base}: the base of {cell.model} is not there; "
-            f"make it with rlstride pretrain --model {cell.model} --out {base}"
+    processes = join_processes(study.spec.device)
+    with failing_together():
+        base, teacher = base_folder(study, cell.model), teacher_folder(study, cell)
+        _require_models(study, cell, base, teacher)
+        config_hash = digest(cell_settings(study, cell))
+        if (finished := _finished(out, config_hash)) is not None:
+            if processes.is_main_process:
+                print(f"{cell}: {out} is finished already", flush=True)
+            return finished
+        _require_whole_models_and_gpus(study, processes.num_processes)
+        run = Run(
+            base_folder=base,
+            state_folder=state,
+            task=build_task(study.spec.task, study.task),
+            training=study.spec.training,
+            algorithm=study.algorithm(cell),
+            seed=cell.seed,
+            device=study.spec.device,
+            teacher_folder=teacher,
+            processes=processes.num_processes,
         )
-    teacher = teacher_folder(study, cell)
-    if teacher is not None and not (teacher / "config.json").is_file():
-        raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")
-    config_hash = digest(cell_settings(study, cell))
-    if (finished := _finished(out, config_hash)) is not None:
-        print(f"{cell}: {out} is finished already", flush=True)
-        return finished
-    run = Run(
-        base_folder=base,
-        state_folder=state,
-        task=build_task(study.spec.task, study.task),
-        training=study.spec.training,
-        algorithm=study.algorithm(cell),
-        seed=cell.seed,
-        device=study.spec.device,
-        teacher_folder=teacher,
-    )
+    about = {"cell": str(cell), "config_hash": config_hash, "device": run.device, "processes": run.processes}
+    ledger = ledger_entry(out.parent / "ledger", "train", **about)
+    with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
+        manifest = _train(run, cell, out, config_hash, found)
+    if processes.is_main_process:
+        shutil.rmtree(state)
+    return manifest
+
+
+def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[str, Any]) -> Manifest:
+    """Trains to the last step. What becomes known on the way is for the ledger."""
     updates = run.algorithm.updates_per_step
     _quieten_libraries()
     transformers.set_seed(cell.seed)
-    with ledger_entry(
-        out.parent / "ledger", "train", cell=str(cell), config_hash=config_hash, device=run.device
-    ) as found:
-        checkpoint = _checkpoint_to_resume(out, state, config_hash, run)
-        found["resumed_from"] = step_of(checkpoint) // updates if checkpoint else 0
-        harvest = HarvestCallback(out, run.training.keep_every, updates)
-        trainer = TRAINERS[run.algorithm.trainer](run)
-        trainer.add_callback(harvest)
-        trainer.add_callback(_LogLines(str(cell), updates))
-        stop = _StopOnSignal(updates)
-        trainer.add_callback(stop)
-        trainer.remove_callback(transformers.PrinterCallback)
-        # TRL writes a model card with every checkpoint; these checkpoints are nobody's model.
-        trainer.create_model_card = lambda *args, **kwargs: None
-        with stop.listening():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if trainer.state.global_step < trainer.state.max_steps:
-            reached = trainer.state.global_step // updates
-            raise WorkError(f"{cell}: stopped by SIGTERM after step {reached}; the same command goes on from there")
-        records = training_records(trainer.state.log_history, run.batch_size, updates)
-        found |= {
-            "steps": trainer.state.global_step // updates,
-            "step_seconds": round(sum(record.seconds for record in records) / len(records), 4),
-            "harvest_seconds": round(harvest.harvest_seconds, 4),
-            "completion_tokens": sum(record.tokens for record in records),
-        }
-        manifest = harvest.writer.finish(
-            cell.model, base, algorithm=cell.algorithm, seed=cell.seed, config_hash=config_hash, training=records
+    checkpoint = from_main_process(lambda: _checkpoint_to_resume(out, config_hash, run))
+    found["resumed_from"] = step_of(checkpoint) // updates if checkpoint else 0
+    harvest = HarvestCallback(out, run.training.keep_every, updates)
+    trainer = TRAINERS[run.algorithm.trainer](run)
+    trainer.add_callback(harvest)
+    trainer.add_callback(LogLines(str(cell), updates))
+    stop = StopOnSignal(updates)
+    trainer.add_callback(stop)
+    trainer.remove_callback(transformers.PrinterCallback)
+    # TRL writes a model card with every checkpoint; these checkpoints are nobody's model.
+    trainer.create_model_card = lambda *args, **kwargs: None
+    with stop.listening():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < trainer.state.max_steps:
+        reached = trainer.state.global_step // updates
+        raise WorkError(f"{cell}: stopped by SIGTERM after step {reached}; the same command goes on from there")
+    records = training_records(trainer.state.log_history, run.batch_size, updates)
+    found |= {
+        "steps": trainer.state.global_step // updates,
+        "step_seconds": round(sum(record.seconds for record in records) / len(records), 4),
+        "harvest_seconds": round(harvest.harvest_seconds, 4),
+        "completion_tokens": sum(record.tokens for record in records),
+    }
+    return from_main_process(
+        lambda: harvest.writer.finish(
+            cell.model,
+            run.base_folder,
+            algorithm=cell.algorithm,
+            seed=cell.seed,
+            config_hash=config_hash,
+            training=records,
         )
-    shutil.rmtree(state)
-    return manifest
+    )
 
 
 def cell_settings(study: Study, cell: Cell) -> dict[str, Any]:
@@ -133,6 +146,33 @@ def training_records(history: list[dict[str, Any]], completions: int, updates_pe
     ]
 
 
+def _require_models(study: Study, cell: Cell, base: Path, teacher: Path | None) -> None:
+    """The folders that a cell starts from."""
+    if not (base / "config.json").is_file():
+        raise RequestError(
+            f"{base}: the base of {cell.model} is not there; "
+            f"make it with rlstride pretrain --model {cell.model} --out {base}"
+        )
+    if teacher is not None and not (teacher / "config.json").is_file():
+        raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")
+
+
+def _require_whole_models_and_gpus(study: Study, processes: int) -> None:
+    """Whole models in every process, whatever the launcher offers, and a GPU for each where the study asks for them."""
+    for library in ("FSDP", "DEEPSPEED"):
+        if parse_flag_from_env(f"ACCELERATE_USE_{library}"):
+            raise RequestError(f"{library}: sharded models cannot be trained; launch without it, with torchrun")
+    if study.spec.device == "cpu":
+        return
+    if not torch.cuda.is_available():
+        raise RequestError(f"{study.path}: device: cuda, but torch finds no GPU on this machine; write device: cpu")
+    if (gpus := torch.cuda.device_count()) > 1 and processes == 1:  # the trainer would give each GPU a whole batch
+        raise RequestError(
+            f"{study.path}: device: cuda: one process sees {gpus} GPUs; launch {gpus} with torchrun --nproc-per-node "
+            f"{gpus}, or show it one with CUDA_VISIBLE_DEVICES=0"
+        )
+
+
 def _how_to_teach(study: Study, cell: Cell, folder: Path) -> str:
     """What to do about a teacher that is missing."""
     teacher = study.teacher(cell)
@@ -151,10 +191,10 @@ def _finished(out: Path, config_hash: str) -> Manifest | None:
     return manifest
 
 
-def _checkpoint_to_resume(out: Path, state: Path, config_hash: str, run: Run[Any]) -> Path | None:
+def _checkpoint_to_resume(out: Path, config_hash: str, run: Run[Any]) -> Path | None:
     """The checkpoint to go on from; where there is none, clears what an earlier attempt left: nothing is mixed."""
-    stamp = state / "config_hash"
-    checkpoint = last_complete_checkpoint(state)
+    stamp = run.state_folder / "config_hash"
+    checkpoint = last_complete_checkpoint(run.state_folder)
     if checkpoint is not None:
         kept = {record.step for record in TrajectoryWriter(out).kept()}
         same_settings = stamp.is_file() and stamp.read_text() == config_hash
@@ -163,7 +203,7 @@ def _checkpoint_to_resume(out: Path, state: Path, config_hash: str, run: Run[Any
             print(f"{out}: resumes from step {reached}", flush=True)
             return checkpoint
         print(f"{out}: an unfinished run of other settings was here; starts anew", flush=True)
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(run.state_folder, ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
     write_text(stamp, config_hash)
     return None
@@ -173,49 +213,3 @@ def _quieten_libraries() -> None:
     """Leaves progress bars for a fraction of a second, and a warning of transformers about itself, out of the logs."""
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
-
-
-class _StopOnSignal(TrainerCallback):
-    """On SIGTERM, which Slurm sends before a time limit, ends the step in hand, saves a checkpoint and stops."""
-
-    def __init__(self, updates_per_step: int) -> None:
-        self.updates_per_step = updates_per_step
-        self.asked = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Signals can be caught in the main thread only; elsewhere SIGTERM ends the process as ever."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGTERM, self._on_signal)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-    def _on_signal(self, number: int, frame: object) -> None:
-        self.asked = True
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if self.asked and state.global_step % self.updates_per_step == 0 and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
-
-
-class _LogLines(TrainerCallback):
-    """A dozen plain lines over a run, whatever its length."""
-
-    def __init__(self, cell: str, updates_per_step: int) -> None:
-        self.cell = cell
-        self.updates_per_step = updates_per_step
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        entry = state.log_history[-1]
-        if "loss" not in entry:
-            return
-        step, steps = state.global_step // self.updates_per_step, state.max_steps // self.updates_per_step
-        if step % max(1, steps // _LINES_PER_RUN) == 0 or step == steps:
-            reward = entry.get("rewards/verified/mean")
-            learned = f"loss {entry['loss']:.3f}" if reward is None else f"reward {reward:.3f}"
-            print(f"{self.cell}: step {step} of {steps}, {learned}, {entry['seconds']:.2f} s a step", flush=True)

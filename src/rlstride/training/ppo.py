@@ -1,7 +1,6 @@
 """PPO (arXiv 1707.06347) with generalised advantage estimation (arXiv 1506.02438), on the rollouts of TRL's GRPO loop.
 
-Works in one process and in several with DDP (accelerate); sharded optimisers (FSDP, DeepSpeed) are refused, as they
-take one model each.
+Works in one process and in several with DDP (accelerate): sharded optimisers would take one model each.
 """
 
 from pathlib import Path
@@ -14,7 +13,6 @@ from transformers import Trainer
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
-from rlstride.errors import RequestError
 from rlstride.study.algorithms import PPO
 from rlstride.training.rollouts import (
     Rollouts,
@@ -81,8 +79,6 @@ class PPOTrainer(TokenAdvantageTrainer):
 
     def __init__(self, algorithm: PPO, value_model: ValueModel, **arguments: Any) -> None:
         super().__init__(**arguments)
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise RequestError("algorithm ppo: the value model cannot be sharded; train without FSDP and DeepSpeed")
         self.algorithm = algorithm
         self.value_model = self.accelerator.prepare_model(value_model)
 

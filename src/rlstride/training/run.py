@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
+from rlstride.errors import RequestError
 from rlstride.study.algorithms import Optimisation, PolicyGradient
 from rlstride.study.config import Training
 from rlstride.tasks import Problem, Task, draw_problems
@@ -18,7 +19,11 @@ P = TypeVar("P", bound=PolicyGradient)
 
 @dataclass(frozen=True)
 class Run(Generic[A]):
-    """One cell, ready to be trained."""
+    """One cell, ready to be trained.
+
+    Raises:
+        RequestError: the processes cannot have equal shares of a minibatch.
+    """
 
     base_folder: Path
     state_folder: Path  # the trainer's own checkpoints
@@ -28,11 +33,26 @@ class Run(Generic[A]):
     seed: int
     device: str
     teacher_folder: Path | None = None  # of a distilled cell
+    processes: int = 1  # that share the steps
+
+    def __post_init__(self) -> None:
+        shared = self.batch_size // self.minibatches
+        if shared % self.processes:
+            raise RequestError(
+                f"training: {shared} sequences in each update (problems_per_step x completions_per_problem / "
+                f"minibatches) cannot be shared equally by {self.processes} processes; launch a number of processes "
+                f"that divides {shared}"
+            )
 
     @property
     def batch_size(self) -> int:
-        """Completions in a step."""
+        """Completions in a step, of all processes."""
         return self.training.problems_per_step * self.training.completions_per_problem
+
+    @property
+    def minibatches(self) -> int:
+        """Parts of a batch, with an optimiser update each."""
+        return self.algorithm.minibatches if isinstance(self.algorithm, PolicyGradient) else 1
 
 
 def problem_dataset(run: Run[P]) -> Dataset:
@@ -60,6 +80,7 @@ def trainer_arguments(run: Run[A]) -> dict[str, Any]:
     updates = run.algorithm.updates_per_step
     return {
         "output_dir": str(run.state_folder),
+        "per_device_train_batch_size": run.batch_size // run.minibatches // run.processes,
         "max_steps": run.training.steps * updates,
         "learning_rate": run.algorithm.learning_rate,
         "warmup_steps": run.algorithm.warmup_steps,
@@ -84,7 +105,6 @@ def rollout_arguments(run: Run[P]) -> dict[str, Any]:
     """The arguments that TRL's GRPO and RLOO trainers share: one batch of rollouts a step, and its updates."""
     return {
         **trainer_arguments(run),
-        "per_device_train_batch_size": run.batch_size // run.algorithm.minibatches,
         "steps_per_generation": run.algorithm.minibatches,
         "num_iterations": run.algorithm.epochs,
         "num_generations": run.training.completions_per_problem,

@@ -17,7 +17,6 @@ def build(run: Run[SFT]) -> Trainer:
         model=str(run.base_folder),
         args=SFTConfig(
             **trainer_arguments(run),
-            per_device_train_batch_size=run.batch_size,
             completion_only_loss=True,
             max_length=run.task.max_prompt_tokens + run.task.max_completion_tokens,
         ),

@@ -1,0 +1,45 @@
+"""The callback that ends a run early and in order, for any trainer built on transformers' Trainer."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlstride.training.processes import in_any_process
+
+
+class StopOnSignal(TrainerCallback):
+    """On SIGTERM, which Slurm sends before a time limit, ends the step in hand, saves a checkpoint and stops.
+
+    The launcher may pass the signal on to some of a run's processes only, or to each at another step: all of them stop
+    after the same one.
+    """
+
+    def __init__(self, updates_per_step: int) -> None:
+        self.updates_per_step = updates_per_step
+        self.asked = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals can be caught in the main thread only; elsewhere SIGTERM ends the process as ever."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._on_signal)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.updates_per_step or state.global_step >= state.max_steps:
+            return
+        if in_any_process(self.asked):
+            control.should_save = True
+            control.should_training_stop = True

@@ -1,0 +1,241 @@
+"""A run launched as several processes (here: two or three, with gloo) is one run, of the study's own size."""
+
+import json
+import multiprocessing
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from test_training import digests, study_file, train
+
+from rlstride.cli import main
+from rlstride.trajectory.manifest import read_manifest
+
+__all__ = ["study_file"]  # the fixture
+pytestmark = pytest.mark.slow
+
+ROLLOUTS = 16  # in a step of the study: 4 problems, 4 completions each
+KEPT = [2, 4, 6, 8, 10]
+LONGEST_WAIT = 240.0
+
+
+def arguments(study: Path, cell: str, out: Path) -> list[str]:
+    return ["train", "--study", str(study), "--cell", cell, "--out", str(out)]
+
+
+def _member(environment: dict[str, str], log: Path, verb: list[str]) -> None:
+    """One process as a launcher starts it, with its exit status."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    raise SystemExit(main(verb))
+
+
+@dataclass(frozen=True)
+class Launched:
+    members: list[BaseProcess]
+    logs: list[Path]
+
+    def statuses(self) -> list[int | None]:
+        deadline = time.monotonic() + LONGEST_WAIT
+        for member in self.members:
+            member.join(max(0.0, deadline - time.monotonic()))
+        found = [member.exitcode for member in self.members]
+        self.kill()
+        return found
+
+    def kill(self) -> None:
+        for member in self.members:
+            member.kill()
+            member.join()
+
+    def said(self, text: str) -> int:
+        """How often all processes together printed something."""
+        return sum(log.read_text().count(text) for log in self.logs)
+
+
+Launch = Callable[..., Launched]
+
+
+@pytest.fixture(scope="module")
+def spawner() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rlstride.training.launch"])
+    return context
+
+
+@pytest.fixture
+def launch(spawner: ForkServerContext, tmp_path: Path) -> Launch:
+    def start(verb: list[str], processes: int, **environment: str) -> Launched:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **environment}
+        members, logs = [], []
+        for rank in range(processes):
+            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            own = shared | {name: str(value) for name, value in places.items()}
+            logs.append(tmp_path / f"{port}-{rank}.log")
+            member = spawner.Process(target=_member, args=(own, logs[-1], verb))
+            member.start()
+            members.append(member)
+        return Launched(members, logs)
+
+    return start
+
+
+def ledger_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out.parent / "ledger" / "train.jsonl").read_text().splitlines()]
+
+
+def wait_for(folder: Path, run: Launched) -> None:
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not folder.is_dir() and time.monotonic() < deadline:
+        assert all(member.is_alive() for member in run.members), [log.read_text() for log in run.logs]
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """An uninterrupted GRPO run of two processes under torchrun, and what it printed."""
+    out = tmp_path_factory.mktemp("whole") / "trajectory"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "rlstride.cli", *arguments(study_file, "random/grpo/0", out)]
+    ended = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    return out, ended.stdout
+
+
+def test_two_processes_share_the_rollouts_of_a_step(whole: tuple[Path, str]) -> None:
+    out, printed = whole
+    manifest = read_manifest(out)
+    assert [record.step for record in manifest.steps] == KEPT
+    assert [record.step for record in manifest.training] == list(range(1, 11))
+    # A mean of 16 verdicts is a multiple of 1/16: of 32 it would be one of 1/32, of 8 always an even one.
+    right = [record.reward * ROLLOUTS for record in manifest.training if record.reward is not None]
+    assert all(count.is_integer() for count in right)
+    assert any(count % 2 for count in right)
+    assert printed.count("step 10 of 10") == 1
+
+
+def test_two_processes_write_one_ledger_entry_and_leave_no_state(whole: tuple[Path, str]) -> None:
+    out, _ = whole
+    [entry] = ledger_of(out)
+    assert (entry["status"], entry["steps"], entry["processes"]) == ("done", 10, 2)
+    assert not (out.parent / "training").exists()
+
+
+def test_a_finished_run_is_finished_for_every_process(
+    whole: tuple[Path, str], study_file: Path, launch: Launch
+) -> None:
+    out, _ = whole
+    again = launch(arguments(study_file, "random/grpo/0", out), 3)
+    assert again.statuses() == [0, 0, 0]
+    assert again.said("is finished already") == 1
+    assert len(ledger_of(out)) == 1
+
+
+@pytest.mark.parametrize("killed", [(0, 1), (1,)], ids=["all", "one"])
+def test_two_processes_that_are_killed_resume_and_end_with_the_weights_of_two_that_were_not(
+    whole: tuple[Path, str], study_file: Path, tmp_path: Path, launch: Launch, killed: tuple[int, ...]
+) -> None:
+    out = tmp_path / "trajectory"
+    verb = arguments(study_file, "random/grpo/0", out)
+    run = launch(verb, 2)
+    wait_for(out / "step_000004", run)
+    for rank in killed:
+        run.members[rank].kill()
+    assert all(run.statuses()), "one is still waiting for the other, or the run ended before it could be killed"
+    assert not (out / "manifest.json").exists()
+
+    again = launch(verb, 2)
+    assert again.statuses() == [0, 0]
+    assert again.said("resumes from step") == 1
+    assert ledger_of(out)[-1]["resumed_from"] in (2, 4, 6, 8)
+    assert digests(out) == digests(whole[0])
+
+
+def test_a_signal_to_one_process_stops_all_at_the_same_step_and_one_process_goes_on_alone(
+    study_file: Path, tmp_path: Path, launch: Launch
+) -> None:
+    out = tmp_path / "trajectory"
+    run = launch(arguments(study_file, "random/grpo/0", out), 2)
+    wait_for(out / "step_000002", run)
+    run.members[1].terminate()
+    assert run.statuses() == [1, 1]
+    assert run.said("stopped by SIGTERM after step") == 1
+    assert [entry["status"] for entry in ledger_of(out)] == ["failed"]
+    reached = max(int(mark.parent.name.removeprefix("checkpoint-")) for mark in out.parent.glob("training/*/complete"))
+
+    train(study_file, "random/grpo/0", out)
+    assert ledger_of(out)[-1]["resumed_from"] == reached
+    assert [record.step for record in read_manifest(out).steps] == KEPT
+
+
+@pytest.mark.parametrize("trainer", ["ppo", "dist"])
+def test_minibatches_and_a_teachers_completions_are_shared_too(
+    study_file: Path, tmp_path: Path, launch: Launch, trainer: str
+) -> None:
+    out = tmp_path / "trajectory"
+    assert launch(arguments(study_file, f"random/{trainer}/0", out), 2).statuses() == [0, 0]
+    manifest = read_manifest(out)
+    assert [record.step for record in manifest.training] == list(range(1, 11))
+    assert all((record.reward or 0) * ROLLOUTS % 1 == 0 for record in manifest.training)
+
+
+def test_two_processes_fine_tune_to_the_weights_of_one(study_file: Path, tmp_path: Path, launch: Launch) -> None:
+    alone, together = tmp_path / "alone" / "trajectory", tmp_path / "together" / "trajectory"
+    train(study_file, "random/sft/0", alone)
+    assert launch(arguments(study_file, "random/sft/0", together), 2).statuses() == [0, 0]
+    expected, found = (load_file(out / "step_000010" / "model.safetensors") for out in (alone, together))
+    for name, weight in expected.items():
+        # Ten updates of Adam at a rate of 1e-3 move a weight by up to 1e-2.
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "processes", "device", "environment", "sentence"),
+    [
+        ("grpo", 3, "cpu", {}, "16 sequences in each update .* cannot be shared equally by 3 processes"),
+        ("dapo", 2, "cpu", {}, "dapo: dynamic sampling needs one process, not 2"),
+        ("grpo", 2, "cuda", {"CUDA_VISIBLE_DEVICES": ""}, "device: cuda, but torch finds no GPU on this machine"),
+        ("grpo", 1, "cuda", {"CUDA_VISIBLE_DEVICES": ""}, "device: cuda, but torch finds no GPU on this machine"),
+        ("ppo", 2, "cpu", {"ACCELERATE_USE_FSDP": "true"}, "FSDP: sharded models cannot be trained"),
+    ],
+    ids=["uneven", "dapo", "no-gpu", "no-gpu-alone", "fsdp"],
+)
+def test_what_cannot_be_done_is_refused_in_one_sentence(
+    study_file: Path,
+    tmp_path: Path,
+    launch: Launch,
+    algorithm: str,
+    processes: int,
+    device: str,
+    environment: dict[str, str],
+    sentence: str,
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(study_file.read_text()) | {"device": device}))
+    out = tmp_path / "trajectory"
+    run = launch(arguments(file, f"random/{algorithm}/0", out), processes, **environment)
+    assert run.statuses() == [2] * processes
+    assert run.said("rlstride train: ") == 1
+    [line] = [line for log in run.logs for line in log.read_text().splitlines() if "rlstride train: " in line]
+    assert re.search(sentence, line)
+    assert not (out / "manifest.json").exists()
