@@ -211,31 +211,37 @@ def test_every_job_leaves_its_benchmark_and_stays_within_2_gib(finished: Finishe
     assert max(memory) < 2048
 
 
+def trained_and_scored(finished: Finished, folder: Path, algorithm: str, device: str) -> pd.Series:
+    """The validation row of the last step of forty, trained and scored on a device at the catalogue's settings."""
+    settings = ALGORITHMS[algorithm].model_dump(mode="json")
+    study = write_study(
+        folder,
+        SMOKE_STUDY,
+        algorithms=[algorithm],
+        define={"algorithms": {algorithm: settings}},  # in place of the smoke study's own
+        training={"keep_every": 40},
+        results=str(finished.results),  # where the base is
+        device=device,
+    )
+    out, cell, scores = folder / device, f"tiny-llama/{algorithm}/0", folder / f"{device}.parquet"
+    scored = ("--split", "validation", "--decodings", "t1.0", "--device", device, "--out", scores)
+    for command in (("train", "--out", out), ("evaluate", out, *scored)):
+        done = run("rlstride", *command, "--study", study, "--cell", cell, timeout=600)
+        assert done.returncode == 0, done.stderr
+    return pd.read_parquet(scores).set_index("variant").loc["checkpoint"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_reaches_what_the_cpu_reaches_within_noise(finished: Finished, tmp_path: Path) -> None:
+    cpu, gpu = (trained_and_scored(finished, tmp_path, "grpo", device) for device in ("cpu", "cuda"))
+    assert abs(cpu.accuracy - gpu.accuracy) < (cpu.high - cpu.low) + (gpu.high - gpu.low)
+
+
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
 def test_every_algorithm_lifts_the_smoke_model_above_its_frozen_control(
     finished: Finished, tmp_path: Path, algorithm: str
 ) -> None:
-    """Forty steps: rates are chosen for longer runs, so algorithms with a single update a step get twice theirs."""
-    spec = ALGORITHMS[algorithm]
-    factor = 2 if spec.updates_per_step == 1 else 1
-    faster = spec.model_dump(mode="json") | {"learning_rate": factor * spec.learning_rate}
-    study = write_study(
-        tmp_path,
-        SMOKE_STUDY,
-        algorithms=[algorithm],
-        define={"algorithms": {algorithm: faster}},
-        training={"keep_every": 40},
-        results=str(finished.results),  # where the base is
-    )
-    out = tmp_path / "trajectory"
-    cell = f"tiny-llama/{algorithm}/0"
-    done = run("rlstride", "train", "--study", study, "--cell", cell, "--out", out, timeout=600)
-    assert done.returncode == 0, done.stderr
-    scores = tmp_path / "scores.parquet"
-    scored = ("rlstride", "evaluate", out, "--study", study, "--cell", cell, "--split", "validation")
-    done = run(*scored, "--decodings", "t1.0", "--out", scores, timeout=600)
-    assert done.returncode == 0, done.stderr
-    learned = pd.read_parquet(scores).set_index("variant").loc["checkpoint"]
+    learned = trained_and_scored(finished, tmp_path, algorithm, device="cpu")
     validation = finished.table("validation")
     frozen = validation[validation.algorithm == "frozen"]
     assert learned.low > frozen.accuracy.mean() + 0.1
