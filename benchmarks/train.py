@@ -76,6 +76,7 @@ def main() -> None:
         step = statistics.median(timing.step for timing in ours)
         rows.append(
             {
+                "model": options.model,
                 "algorithm": name,
                 "updates_per_step": run.algorithm.updates_per_step,
                 "seconds_per_step": round(step, 4),
