@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from rlstride.errors import RequestError, RlstrideError
+from rlstride.errors import RequestError, RlstrideError, WorkError
 
 # Verbs import what they need when they run: torch, TRL and lm-eval take seconds that `rlstride check` need not wait.
 
@@ -67,6 +67,30 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="optimiser, RNG and data order of an unfinished run (default: DIR/../training)",
     )
+
+    verb = _verb(
+        verbs, "ingest", _ingest, "make a trajectory of a run trained elsewhere; its files stay where they are"
+    )
+    verb.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SRC",
+        help="the run's folder, or its checkpoints: Hugging Face folders, LoRA adapters, FSDP shards of verl or"
+        " torch.distributed.checkpoint, hf://org/repo@step_{n}",
+    )
+    verb.add_argument(
+        "--base", required=True, metavar="BASE", help="the model that the run started from: a folder or hf://org/repo"
+    )
+    verb.add_argument(
+        "--steps", type=_integers, metavar="N,N", help="a number for each checkpoint (default: from the names)"
+    )
+    verb.add_argument("--algorithm", default="unknown", metavar="NAME", help="what trained it, as tables shall say it")
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="likewise (default: 0)")
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where manifest.json is written")
+
+    verb = _verb(verbs, "inspect", _inspect, "say what a path is, and what is wrong with it; weights are not read")
+    verb.add_argument("path", metavar="PATH", help="a trajectory, a run's folder, a checkpoint, hf://org/repo@revision")
+    verb.add_argument("--base", metavar="BASE", help="the model that the checkpoints should fit")
 
     verb = _verb(verbs, "spectra", _spectra, "norms, singular triplets, ranks and sparsity of every kept update")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
@@ -204,6 +228,13 @@ def _floats(text: str) -> list[float]:
         raise argparse.ArgumentTypeError(f"expected numbers separated by commas, not {text!r}") from error
 
 
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _names(text)]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, not {text!r}") from error
+
+
 def _check(options: argparse.Namespace) -> None:
     from rlstride.study.estimate import describe
     from rlstride.study.load import load_study
@@ -224,6 +255,28 @@ def _train(options: argparse.Namespace) -> None:
 
     study = load_study(options.study)
     train_cell(study, study.cell(options.cell), options.out, options.state or options.out.parent / "training")
+
+
+def _ingest(options: argparse.Namespace) -> None:
+    from rlstride.trajectory.ingest import ingest
+
+    ingest(
+        options.sources,
+        options.base,
+        options.out,
+        steps=options.steps,
+        algorithm=options.algorithm,
+        seed=options.seed,
+    )
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    from rlstride.trajectory.inspect import inspect
+
+    findings = inspect(options.path, options.base)
+    print("\n".join([*findings.facts, *(f"problem: {problem}" for problem in findings.problems)]))
+    if findings.problems:
+        raise WorkError(f"{options.path}: problems found: {len(findings.problems)}")
 
 
 def _spectra(options: argparse.Namespace) -> None:

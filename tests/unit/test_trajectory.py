@@ -97,6 +97,12 @@ def test_a_damaged_manifest_is_named(folder: Path) -> None:
         Trajectory(folder)
 
 
+def test_a_manifest_of_a_later_format_is_named_whatever_is_in_it(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"format_version": 99, "origin_model": 3}')
+    with pytest.raises(RequestError, match="format 99 is a newer rlstride's"):
+        Trajectory(folder)
+
+
 def test_a_damaged_weight_file_is_named(folder: Path) -> None:
     file = folder / "step_000004" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])

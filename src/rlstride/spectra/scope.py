@@ -14,7 +14,7 @@ class Weight:
     """One tensor of a model, and where it stands.
 
     Attributes:
-        name: the tensor's name in the file.
+        name: the tensor's name; fused matrices and experts have their own (:mod:`rlstride.trajectory.layout`).
         module: the name without ``.weight``, as it stands in tables.
         layer: index of the decoder layer; -1 outside of the layers.
         kind: last part of the module's name, such as ``q_proj``.

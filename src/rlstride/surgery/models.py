@@ -9,6 +9,7 @@ from torch import Tensor
 from rlstride.errors import RequestError
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.files import atomic_folder, write_text
+from rlstride.trajectory.layout import as_stored
 from rlstride.trajectory.store import Trajectory
 
 _CARD = "README.md"
@@ -23,7 +24,7 @@ def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tens
     Args:
         out: the folder; one that an earlier call wrote is replaced.
         base_folder: HF folder whose configuration and tokenizer are copied.
-        tensors_by_name: every tensor of the model, under its name in the base's files (tied ones once).
+        tensors_by_name: every tensor of the model by name, fused matrices apart (tied ones once).
         card: README.md, without a title.
 
     Raises:
@@ -36,7 +37,7 @@ def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tens
             if file.is_file() and file.suffix in _COPIED and not file.name.endswith(".index.json"):
                 # Bytes alone: a base's read-only bits would keep the folder from being replaced.
                 (partial / file.name).write_bytes(file.read_bytes())
-        contiguous = {name: tensor.contiguous() for name, tensor in tensors_by_name.items()}
+        contiguous = {name: tensor.contiguous() for name, tensor in as_stored(tensors_by_name, base_folder).items()}
         save_file(contiguous, partial / _WEIGHTS, metadata={"format": "pt"})
         write_text(partial / _CARD, f"{_MARK}\n# {out.name}\n\n{card.rstrip()}\n")
 

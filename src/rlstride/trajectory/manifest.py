@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rlstride.errors import RequestError
 from rlstride.trajectory.files import write_text
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: checkpoints of other kinds than Hugging Face folders, read where they are
 _LIBRARIES = ("rlstride", "torch", "transformers", "trl", "accelerate", "safetensors", "tokenizers")
 
 
@@ -22,6 +22,7 @@ class BaseRecord(_Section):
     name: str
     path: str  # relative to the manifest's folder, so that results can be moved
     sha256: dict[str, str]  # digest of each weight file
+    origin: str | None = None  # address on the hub that the folder is a copy of
 
 
 class StepRecord(_Section):
@@ -29,6 +30,8 @@ class StepRecord(_Section):
 
     step: int
     folder: str  # relative to the manifest's folder
+    kind: str = "hf"  # how the weights are stored: hf, adapter (over the base), dcp or fsdp
+    origin: str | None = None  # address on the hub that the folder is a copy of
     sha256: dict[str, str]  # digest of each weight file
     dtype: str
     reward: float | None = None  # mean reward of this step's rollouts
@@ -45,10 +48,13 @@ class TrainingRecord(_Section):
     seconds: float  # wall-clock seconds of this step
 
 
-class Manifest(_Section):
+class _Format(_Section):
+    format_version: int = FORMAT_VERSION
+
+
+class Manifest(_Format):
     """manifest.json: written last, so a trajectory that has one is whole."""
 
-    format_version: int = FORMAT_VERSION
     base: BaseRecord
     algorithm: str
     seed: int
@@ -70,19 +76,18 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / "manifest.json"
     try:
-        manifest = Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        written = _Format.model_validate_json(text).format_version
+        if written > FORMAT_VERSION:  # before the rest, which a later format may have changed
+            raise RequestError(f"{path}: format {written} is a newer rlstride's; this one reads up to {FORMAT_VERSION}")
+        return Manifest.model_validate_json(text)
     except FileNotFoundError as error:
         raise RequestError(
-            f"{folder}: no manifest.json here; expected a finished trajectory, as rlstride train makes one"
+            f"{folder}: no manifest.json here; expected a finished trajectory, as rlstride train or ingest makes one"
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
         raise RequestError(f"{path}: damaged manifest: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    if manifest.format_version > FORMAT_VERSION:
-        raise RequestError(
-            f"{path}: format {manifest.format_version} is a newer rlstride's; this one reads up to {FORMAT_VERSION}"
-        )
-    return manifest
 
 
 def library_versions() -> dict[str, str]:

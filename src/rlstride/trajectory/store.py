@@ -4,8 +4,10 @@ from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.study.plan import window_limit
+from rlstride.trajectory.layout import InLayout, read_layout
 from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
-from rlstride.trajectory.sources import HFFolder, TensorSource
+from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.sources.recognise import Checkpoint, Kind
 
 
 class Trajectory:
@@ -57,9 +59,25 @@ class Trajectory:
         return self._records[step]
 
     def model_folder(self, step: int) -> Path:
-        """The Hugging Face folder of a kept step; 0 is the base."""
+        """The folder of a kept step's weights; 0 is the base. Kinds other than ``hf`` are no Hugging Face folders."""
         return self.base_folder if step == 0 else self.folder / self.record(step).folder
 
-    def source(self, step: int) -> TensorSource:
-        """The tensors of a kept step; 0 is the base."""
-        return HFFolder(self.model_folder(step))
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Where a kept step's weights are, and how they are stored; 0 is the base.
+
+        Raises:
+            RequestError: a later rlstride knows how they are stored, or :meth:`record` refuses the step.
+        """
+        kind = Kind.HF.value if step == 0 else self.record(step).kind
+        if kind not in tuple(Kind):
+            raise RequestError(f"{self.folder}: step {step}: this rlstride reads no checkpoints of the kind {kind!r}")
+        return Checkpoint(Kind(kind), self.model_folder(step))
+
+    def source(self, step: int) -> InLayout:
+        """The tensors of a kept step, fused matrices apart as the base's config says; 0 is the base.
+
+        Raises:
+            RequestError: the step cannot be read here, or its files are damaged.
+        """
+        base = HFFolder(self.base_folder)
+        return InLayout(self.checkpoint(step).open(base), read_layout(self.base_folder))

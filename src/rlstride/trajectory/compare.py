@@ -1,0 +1,36 @@
+"""Whether a checkpoint is one of the base's: the same tensors, of the same shapes."""
+
+import math
+from collections import Counter
+
+from rlstride.trajectory.layout import InLayout
+
+
+def misfits(step: InLayout, base: InLayout, called: str = "the base") -> list[str]:
+    """What keeps a checkpoint from being a step from this base, a sentence for each tensor.
+
+    Args:
+        step: the checkpoint.
+        base: what it should have the tensors of.
+        called: what to call that.
+    """
+    found = []
+    for name in base.names():
+        if not step.holds(name):
+            found.append(f"{step.path}: there is no tensor {name!r}, which {called} has")
+        elif step.shape(name) != base.shape(name):
+            found.append(f"{step.path}: {name}: its shape is {step.shape(name)}, but {called}'s is {base.shape(name)}")
+    return found
+
+
+def additions(step: InLayout, base: InLayout) -> list[str]:
+    """The names of a checkpoint's tensors that the base lacks."""
+    return [name for name in step.names() if not base.holds(name)]
+
+
+def parameters_by_dtype(source: InLayout) -> dict[str, int]:
+    """How many parameters are stored in each dtype, most first."""
+    counts: Counter[str] = Counter()
+    for name in source.names():
+        counts[str(source.dtype(name)).removeprefix("torch.")] += math.prod(source.shape(name))
+    return dict(counts.most_common())

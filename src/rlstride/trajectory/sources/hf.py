@@ -1,0 +1,156 @@
+"""Hugging Face folders: one safetensors file, or several and an index."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from rlstride.errors import RequestError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+class HFFolder:
+    """A Hugging Face folder with one safetensors file, or several and an index.
+
+    Raises:
+        RequestError: there is neither, or what there is is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._headers: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
+        if (self.path / INDEX).is_file():
+            self._files = _weight_map(self.path / INDEX)
+        elif (self.path / SINGLE).is_file():
+            with open_safetensors(self.path / SINGLE) as file:
+                self._files = dict.fromkeys(file.keys(), SINGLE)
+        else:
+            raise RequestError(f"{self.path}: no {SINGLE} and no {INDEX} here; expected a Hugging Face model folder")
+
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._header(name)[0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        stored = self._header(name)[1]
+        if stored not in _DTYPES:
+            raise RequestError(f"{self.path / self._files[name]}: {name}: torch has no dtype for safetensors' {stored}")
+        return _DTYPES[stored]
+
+    def tensor(self, name: str) -> Tensor:
+        with self._open(name) as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        start, stop, _ = slice(start, stop).indices(self.shape(name)[0])
+        with self._open(name) as file:
+            part: Tensor = file.get_slice(name)[start : max(start, stop)]
+        return part
+
+    def files(self) -> list[str]:
+        """The names of the safetensors files that hold the tensors, sorted."""
+        return sorted(set(self._files.values()))
+
+    def problems(self) -> list[str]:
+        found = []
+        for file in self.files():
+            try:
+                absent = sorted(
+                    {name for name, holder in self._files.items() if holder == file} - set(self._read(file))
+                )
+            except RequestError as error:
+                found.append(str(error))
+            else:
+                found += [f"{self.path / file}: the index says that {name!r} is here, but it is not" for name in absent]
+        return found
+
+    def _header(self, name: str) -> tuple[tuple[int, ...], str]:
+        """A tensor's shape, and its dtype as safetensors calls it."""
+        if name not in self._files:
+            raise RequestError(f"{self.path}: there is no tensor {name!r}")
+        header = self._read(self._files[name])
+        if name not in header:
+            raise RequestError(f"{self.path / self._files[name]}: the index says that {name!r} is here, but it is not")
+        return header[name]
+
+    def _read(self, file: str) -> dict[str, tuple[tuple[int, ...], str]]:
+        """A file's header, read once: a model of experts has thousands of tensors in a file."""
+        if file not in self._headers:
+            with open_safetensors(self.path / file) as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                self._headers[file] = {name: (tuple(s.get_shape()), s.get_dtype()) for name, s in slices.items()}
+        return self._headers[file]
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[Any]:
+        if name not in self._files:
+            raise RequestError(f"{self.path}: there is no tensor {name!r}")
+        path = self.path / self._files[name]
+        with open_safetensors(path) as file:
+            try:
+                yield file
+            except SafetensorError as error:
+                raise RequestError(f"{path}: {name!r} should be in this file, but cannot be read ({error})") from error
+
+
+def open_safetensors(path: Path) -> safe_open:
+    """An opened safetensors file.
+
+    Raises:
+        RequestError: it is missing, or not whole.
+    """
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except FileNotFoundError as error:
+        raise RequestError(f"{path}: this file is named in the index but missing") from error
+    except (SafetensorError, OSError) as error:
+        raise RequestError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        RequestError: it cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path}: not a whole JSON file ({error})") from error
+    if not isinstance(found, dict):
+        raise RequestError(f"{path}: expected a JSON object, found a {type(found).__name__}")
+    return found
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise RequestError(f"{index}: no weight_map in it; expected the index of a sharded model")
+    for name, file in files.items():
+        if not isinstance(file, str) or Path(file).name != file:
+            raise RequestError(f"{index}: {name}: {file!r} is no file beside the index")
+    return files

@@ -1,0 +1,209 @@
+"""PEFT LoRA adapters over their base: W = W0 + scaling B A, and the factors of that update by themselves."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlstride.errors import RequestError
+from rlstride.trajectory.sources.hf import open_safetensors, read_json
+from rlstride.trajectory.sources.source import TensorSource
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.weight)?")
+# Settings under which W0 + scaling B A is not what the adapter computes.
+_OTHER_KINDS = (
+    "use_dora",
+    "lora_bias",
+    "use_qalora",
+    "use_bdlora",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+    "trainable_token_indices",
+    "velora_config",
+    "monteclora_config",
+    "arrow_config",
+    "kasa_config",
+)
+# Ways to start A and B that leave the base as it was; pissa, olora, corda and loftq train over a changed one.
+_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
+
+
+@dataclass(frozen=True)
+class _Update:
+    """Where one weight's factors are, and how the update is made of them.
+
+    Attributes:
+        a: key of A (r, in).
+        b: key of B (out, r).
+        scaling: alpha / r, or alpha / sqrt(r) with rank stabilisation.
+        transposed: the weight is (in, out), so the update is (B A)^T.
+    """
+
+    a: str
+    b: str
+    scaling: float
+    transposed: bool
+
+
+class LoRAAdapter:
+    """A model that is its base, a low-rank update of some weights, and whole replacements of others.
+
+    An adapted tensor is put together in float32, or in float64 where base or factors are: the sum in a narrower
+    dtype would round away most of a small update, and no file holds that sum. Every other tensor is the base's.
+
+    Args:
+        path: a folder with adapter_config.json and adapter_model.safetensors.
+        base: the model that the adapter was trained over.
+
+    Raises:
+        RequestError: a file is missing or damaged, the adapter is of another kind, or does not fit the base.
+    """
+
+    def __init__(self, path: str | Path, base: TensorSource) -> None:
+        self.path = Path(path)
+        self._base = base
+        self._config = adapter_config(self.path)
+        if not (self.path / WEIGHTS).is_file():
+            raise RequestError(f"{self.path / WEIGHTS}: missing; an adapter is read from this file alone")
+        with open_safetensors(self.path / WEIGHTS) as file:
+            self._shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+        self._replaced: dict[str, str] = {}
+        self._updates = self._index()
+
+    def names(self) -> list[str]:
+        return self._base.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._base.shape(name)
+
+    def dtype(self, name: str) -> torch.dtype:
+        start = self._factor(self._replaced[name]).dtype if name in self._replaced else self._base.dtype(name)
+        if name not in self._updates:
+            return start
+        return _sum_dtype(start, self._factor(self._updates[name].a).dtype)
+
+    def tensor(self, name: str) -> Tensor:
+        if name in self._updates:
+            return self.rows(name, 0, self.shape(name)[0])
+        return self._factor(self._replaced[name]) if name in self._replaced else self._base.tensor(name)
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        replaced = self._replaced.get(name)
+        part = self._factor(replaced)[start:stop] if replaced else self._base.rows(name, start, stop)
+        if name not in self._updates:
+            return part
+        left, right = self._factors(self._updates[name])
+        dtype = _sum_dtype(part.dtype, left.dtype)
+        return part.to(dtype) + left[start:stop].to(dtype) @ right.to(dtype)
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor] | None:
+        """The update's own factors L (m, r) and R (r, n), with W = W0 + L R; the scaling is in L.
+
+        None where they are not the whole update: the tensor is the base's, or was replaced.
+        """
+        if name not in self._updates:
+            return None
+        # PEFT may save the embedding itself beside its factors, as the base has it or resized and trained.
+        replaced = self._replaced.get(name)
+        if replaced and not torch.equal(self._factor(replaced), self._base.tensor(name)):
+            return None
+        return self._factors(self._updates[name])
+
+    def files(self) -> list[str]:
+        return [CONFIG, WEIGHTS]
+
+    def problems(self) -> list[str]:
+        return []  # what can be wrong with an adapter keeps it from being opened
+
+    def _index(self) -> dict[str, _Update]:
+        """The update of each adapted weight by the weight's name; fills ``_replaced`` with the rest of the file."""
+        names = set(self._base.names())
+        factors: dict[str, dict[str, str]] = {}
+        for key in sorted(self._shapes):
+            found = _FACTOR.fullmatch(key)
+            if found:
+                factors.setdefault(found[1].removeprefix(_PREFIX), {})[found[2]] = key
+            else:
+                name = re.sub(r"\.(?:base_layer|modules_to_save)\.", ".", key.removeprefix(_PREFIX))
+                if ".lora_" in key or name not in names:
+                    raise self._error(key, "the base has no tensor for it; a LoRA adapter of another kind, or base?")
+                self._check_shape(key, self._shapes[key], name)
+                self._replaced[name] = key
+        return {f"{module}.weight": self._update(module, keys, names) for module, keys in factors.items()}
+
+    def _update(self, module: str, keys: dict[str, str], names: set[str]) -> _Update:
+        if set(keys) not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+            raise self._error(next(iter(keys.values())), "its other factor is missing")
+        a, b = (keys[part] for part in sorted(keys))
+        if f"{module}.weight" not in names:
+            raise self._error(a, f"the base {self._base.path} has no tensor {module + '.weight'!r}")
+        if len(self._shapes[a]) != 2 or len(self._shapes[b]) != 2 or self._shapes[a][0] != self._shapes[b][1]:
+            raise self._error(a, f"factors of the shapes {self._shapes[a]} and {self._shapes[b]} have no product")
+        r = self._shapes[a][0]
+        alpha = _by_pattern(self._config.get("alpha_pattern"), module, self._config.get("lora_alpha", 8))
+        scaling = alpha / math.sqrt(r) if self._config.get("use_rslora") else alpha / r
+        transposed = "embedding_A" in keys or bool(self._config.get("fan_in_fan_out"))
+        update = _Update(a, b, scaling, transposed)
+        shape = (self._shapes[b][0], self._shapes[a][1])
+        self._check_shape(a, shape[::-1] if transposed else shape, f"{module}.weight")
+        return update
+
+    def _check_shape(self, key: str, shape: tuple[int, ...], name: str) -> None:
+        if shape != self._base.shape(name):
+            raise self._error(key, f"it makes {shape} of {name}, which is {self._base.shape(name)} in the base")
+
+    def _factors(self, update: _Update) -> tuple[Tensor, Tensor]:
+        a, b = self._factor(update.a), self._factor(update.b)  # (r, in), (out, r)
+        # Scaled in float32 at least: a factor of 1 / 3 in bfloat16 would shift the whole update.
+        dtype = _sum_dtype(a.dtype, b.dtype)
+        a, b = a.to(dtype), b.to(dtype)
+        return (a.mT * update.scaling, b.mT) if update.transposed else (b * update.scaling, a)
+
+    def _factor(self, key: str) -> Tensor:
+        with open_safetensors(self.path / WEIGHTS) as file:
+            factor: Tensor = file.get_tensor(key)
+        return factor
+
+    def _error(self, key: str, what: str) -> RequestError:
+        return RequestError(f"{self.path / WEIGHTS}: {key}: {what}")
+
+
+def adapter_config(path: Path) -> dict[str, Any]:
+    """The settings of an adapter that is W0 + scaling B A.
+
+    Raises:
+        RequestError: there are none, or they are those of another kind of adapter.
+    """
+    config = read_json(path / CONFIG)
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise RequestError(f"{path / CONFIG}: peft_type {kind}: only LORA is read; merge this adapter with PEFT")
+    other = next((setting for setting in _OTHER_KINDS if config.get(setting)), None)
+    if other:
+        raise RequestError(f"{path / CONFIG}: {other} is set: this adapter is more than B A; merge it with PEFT")
+    if config.get("bias", "none") != "none":
+        raise RequestError(f"{path / CONFIG}: bias {config['bias']!r} is set: merge this adapter with PEFT")
+    start = config.get("init_lora_weights")
+    if start not in _STARTS:
+        raise RequestError(f"{path / CONFIG}: {start} trains over a base of its own; merge this adapter with PEFT")
+    return config
+
+
+def _by_pattern(patterns: dict[str, float] | None, module: str, default: float) -> float:
+    """PEFT's rule: the first pattern that is the end of the module's name, from a dot on."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _sum_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in dtypes else torch.float32

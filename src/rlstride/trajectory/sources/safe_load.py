@@ -1,0 +1,131 @@
+"""Reading torch's pickled formats without running what is in them: every class they may name is listed here."""
+
+import logging
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import torch
+from torch.distributed._mesh_layout import _FlatLayout, _MeshLayout
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
+
+from rlstride.errors import RequestError
+
+# What a rank's file holds beside tensors: which mesh a DTensor is spread over. Tensors and plain containers are torch's
+# own list; DTensor, DeviceMesh and the placements were added to it by torch.distributed.tensor, under the names that
+# they have had since torch 2.5. The earlier names stand here.
+_OLDER = "torch.distributed._tensor"
+_MESH_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    _FlatLayout,
+    _MeshLayout,
+    (DTensor, f"{_OLDER}.api.DTensor"),
+    (DTensorSpec, f"{_OLDER}.placement_types.DTensorSpec"),
+    (TensorMeta, f"{_OLDER}.placement_types.TensorMeta"),
+    (Shard, f"{_OLDER}.placement_types.Shard"),
+    (Replicate, f"{_OLDER}.placement_types.Replicate"),
+]
+
+_METADATA_CLASSES = {
+    (found.__module__, found.__qualname__): found
+    for found in (
+        metadata.Metadata,
+        metadata.TensorStorageMetadata,
+        metadata.TensorProperties,
+        metadata._MEM_FORMAT_ENCODING,
+        metadata.ChunkStorageMetadata,
+        metadata.BytesStorageMetadata,
+        metadata.MetadataIndex,
+        metadata.StorageMeta,
+        filesystem._StorageInfo,
+        filesystem._StoragePrefix,
+        OrderedDict,
+        torch.Size,
+        torch.serialization._get_layout,
+    )
+}
+# The writer's own path, kept as text would be: another system's kind of path must not matter.
+_PATHS = {(module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")}
+
+
+def load_tensors(file: Path | IO[bytes], place: Path) -> Any:
+    """What torch.save wrote, by ``torch.load(weights_only=True)``: tensors, containers and sharding descriptions.
+
+    Args:
+        file: a path, whose tensors are then mapped rather than read, or a stream.
+        place: named in errors.
+
+    Raises:
+        RequestError: the file is not whole, or asks for anything else to be called.
+    """
+    try:
+        with torch.serialization.safe_globals(_MESH_CLASSES), _without_process_groups():
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it asks for {found[1]}, but only tensors and DTensors are let in" if found else _first_line(error)
+        raise RequestError(f"{place}: refused, and nothing in it was run: {what}") from error
+    except FileNotFoundError as error:
+        raise RequestError(f"{place}: there is no such file") from error
+    except Exception as error:  # what a damaged file makes torch raise is of many kinds
+        raise RequestError(f"{place}: not a whole file of torch.save ({_first_line(error)})") from error
+
+
+class MetadataUnpickler(pickle.Unpickler):
+    """Reads the ``.metadata`` of torch.distributed.checkpoint; any class that is not one of its own is refused."""
+
+    def __init__(self, stream: IO[bytes], place: Path) -> None:
+        super().__init__(stream)
+        self._place = place
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _METADATA_CLASSES:
+            return _METADATA_CLASSES[module, name]
+        if (module, name) in _PATHS:
+            return PurePosixPath
+        found = getattr(torch, name, None) if module == "torch" else None
+        if isinstance(found, torch.dtype):
+            return found
+        raise RequestError(
+            f"{self._place}: refused, and nothing in it was run: it asks for {module}.{name}, "
+            "which the metadata of torch.distributed.checkpoint does not need"
+        )
+
+
+def load_metadata(path: Path) -> metadata.Metadata:
+    """The description of a torch.distributed.checkpoint folder.
+
+    Raises:
+        RequestError: the file is not whole, or holds anything else.
+    """
+    try:
+        with path.open("rb") as stream:
+            found = MetadataUnpickler(stream, path).load()
+    except RequestError:
+        raise
+    except Exception as error:  # what a damaged pickle makes of itself is of many kinds
+        raise RequestError(f"{path}: not whole metadata of torch.distributed.checkpoint ({error})") from error
+    if not isinstance(found, metadata.Metadata) or not isinstance(found.storage_data, dict):
+        raise RequestError(f"{path}: this is not the metadata of a torch.distributed.checkpoint folder")
+    return found
+
+
+@contextmanager
+def _without_process_groups() -> Iterator[None]:
+    """Quiet about a mesh whose process groups are not there: none is needed to read its tensors."""
+    logger = logging.getLogger("torch.distributed.device_mesh")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

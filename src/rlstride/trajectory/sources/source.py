@@ -1,0 +1,53 @@
+"""What every checkpoint can do, however it is stored."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class TensorSource(Protocol):
+    """A checkpoint whose tensors are read lazily.
+
+    Attributes:
+        path: the folder that it is read from.
+    """
+
+    path: Path
+
+    def names(self) -> list[str]:
+        """The tensors' names, sorted."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading its data."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype in which a tensor is read, without reading its data."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor in its stored dtype, on the CPU.
+
+        Raises:
+            RequestError: there is no such tensor, or its file is damaged.
+        """
+        ...
+
+    def rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` (exclusive) of a tensor's first dimension; errors are those of :meth:`tensor`."""
+        ...
+
+
+class StoredSource(TensorSource, Protocol):
+    """A checkpoint as it lies on disk."""
+
+    def files(self) -> list[str]:
+        """The names of the files that hold the weights, relative to the folder."""
+        ...
+
+    def problems(self) -> list[str]:
+        """What is wrong with the files, a sentence each, as far as it shows without reading the weights."""
+        ...
