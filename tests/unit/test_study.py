@@ -58,8 +58,9 @@ def test_a_sweep_makes_an_algorithm_of_each_combination_and_keeps_the_plain_one(
 
 
 def test_a_swept_value_that_the_algorithm_has_already_adds_no_second_run_of_it() -> None:
-    swept = study(sweep={"grpo": {"learning_rate": [5.0e-5, 1.0e-4]}})
-    assert swept.algorithms["grpo"].learning_rate == 1.0e-4
+    own = study().algorithms["grpo"].learning_rate
+    swept = study(sweep={"grpo": {"learning_rate": [5.0e-5, own]}})
+    assert swept.algorithms["grpo"].learning_rate == own
     assert [name for name in swept.algorithms if name.startswith("grpo")] == ["grpo", "grpo-lr5e-5"]
 
 

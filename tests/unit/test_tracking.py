@@ -62,7 +62,7 @@ def test_cells_are_parents_and_variants_their_children(results: Path, study: Stu
     assert set(runs) == {cell, *(f"{cell}/{name}" for name in FEW), control, "demo"}
     assert all(runs[f"{cell}/{name}"].data.tags[PARENT_TAG] == runs[cell].info.run_id for name in FEW)
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    assert runs[cell].data.params["algorithm.learning_rate"] == "0.0001"
+    assert runs[cell].data.params["algorithm.learning_rate"] == str(study.algorithms["grpo"].learning_rate)
     assert runs[control].data.params["algorithm.learning_rate"] == "0.0"
     assert runs[cell].data.params["model.architecture.hidden_size"] == "64"
     assert runs[f"{cell}/window_0.4_alpharl"].data.params["window"] == "0.4"

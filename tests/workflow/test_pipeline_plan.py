@@ -51,10 +51,10 @@ def test_a_key_on_the_command_line_overrides_the_requested_study(tmp_path: Path)
 
 
 def test_a_sweep_adds_a_cell_for_each_of_its_values_and_model(tmp_path: Path) -> None:
-    study = write_study(tmp_path, sweep={"grpo": {"learning_rate": [3.0e-4, 2.0e-4]}}, results=str(tmp_path))
+    study = write_study(tmp_path, sweep={"grpo": {"learning_rate": [3.0e-4, 1.5e-4]}}, results=str(tmp_path))
     done = snakemake("-n", "--configfile", study)
     trained = set(re.findall(r"output: \S+/(\S+/\S+)/seed0/trajectory/manifest.json", done.stdout + done.stderr))
-    algorithms = ("grpo", "grpo-lr3e-4", "grpo-lr2e-4", "rloo", "frozen")
+    algorithms = ("grpo", "grpo-lr3e-4", "grpo-lr1.5e-4", "rloo", "frozen")
     assert trained == {f"{model}/{algorithm}" for model in ("tiny-qwen3", "tiny-llama") for algorithm in algorithms}
 
 

@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from pipeline import ROOT, SMOKE_STUDY, planned_jobs, run, snakemake, write_study
 from safetensors.torch import load_file
 
+from rlstride.report.collect import TABLES
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.config import AlgorithmsFile
 from rlstride.study.load import Study, load_study, validate_entries
@@ -191,6 +192,7 @@ def test_a_swept_learning_rate_runs_its_own_cell_and_gathers_again(finished: Fin
     jobs = planned_jobs(*finished.request, "sweep={grpo: {learning_rate: [3.0e-4]}}")
     assert (jobs.pop("train_cell"), jobs.pop("evaluate_variants")) == (1, 1)
     assert "pretrain_base" not in jobs
+    assert jobs.pop("collect_table") == len(TABLES)
     assert set(jobs.values()) == {1}
 
 
@@ -204,7 +206,8 @@ def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Fi
 
 def test_every_job_leaves_its_benchmark_and_stays_within_2_gib(finished: Finished) -> None:
     files = list((finished.root / "benchmarks").rglob("*.tsv"))
-    assert len(files) == 13
+    # One of each stage, a second run to train and to score its steps, and a job for each table.
+    assert len(files) == 10 + 2 + len(TABLES)
     rows = [row for file in files for row in csv.DictReader(file.open(newline=""), delimiter="\t")]
     rows = [row for row in rows if row["max_rss"] not in ("-", "NA")]  # over before Snakemake looked
     memory = [float(row["max_rss"]) for row in rows]
