@@ -36,6 +36,17 @@ def test_a_wrong_request_is_one_sentence_and_exit_status_2(
     assert len(error.strip().splitlines()) == 1
 
 
+def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of() -> None:
+    grid = Path(__file__).parents[2] / "config" / "studies" / "grid.yaml"
+    command = [sys.executable, "-m", "rlstride.cli", "check", "--study", str(grid)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()  # as `| head` does
+        assert process.stderr.read() == ""
+        assert process.wait(timeout=60) == 1
+
+
 def test_a_wrong_cell_names_those_that_there_are(default_study_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["train", "--study", default_study_file, "--cell", "tiny-llama/ppo/0", "--out", "x"])
     assert status == 2

@@ -99,13 +99,6 @@ def predictions_folder(wildcards, output):
     return output.models[0] if single else os.path.dirname(output.models[0])
 
 
-def extrapolation_folder(models):
-    """What `rlstride extrapolate --out` is given: a single method and window is that model's own folder."""
-    asked = STUDY.spec.extrapolation
-    single = len(asked.methods) * len(asked.windows) == 1
-    return models[0] if single else os.path.dirname(models[0])
-
-
 def of_cells(path, cells):
     """One path of every cell, such as of_cells("accuracy", STUDY.cells)."""
     return [getattr(PATHS.cell(cell), path) for cell in cells]
