@@ -5,7 +5,6 @@ import torch
 
 from rlstride.spectra.measures import entropy_rank, frobenius, share_1, sparsity, sparsity_column, stable_rank
 from rlstride.spectra.scope import describe_tensor
-from rlstride.spectra.svd import truncated_svd
 from rlstride.spectra.updates import aligned_signs
 
 
@@ -69,51 +68,6 @@ def test_no_update_has_no_direction_and_no_rank() -> None:
 def test_the_norm_is_summed_in_float64() -> None:
     # Squares of 1e-30 vanish in float32.
     assert frobenius(torch.full((100, 100), 1e-30)) == pytest.approx(1e-28, rel=1e-6)
-
-
-def random(m: int, n: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(m, n, generator=torch.Generator().manual_seed(seed))
-
-
-MATRICES = {
-    "random": random(20, 20),
-    "tall": random(50, 4),
-    "wide": random(4, 50),
-    "low-rank": random(30, 2) @ random(2, 40, seed=1),
-    "one column": random(20, 1),
-    "one row": random(1, 20),
-    "tied": torch.eye(6),
-    "zero": torch.zeros(5, 8),
-    "large low-rank": random(600, 2) @ random(2, 650, seed=1),
-    "large random": random(560, 570),
-    "large tied": torch.eye(600),
-    "large zero": torch.zeros(600, 650),
-}
-
-
-@pytest.mark.parametrize("name", MATRICES)
-def test_truncated_svd_has_the_singular_values_and_orthonormal_vectors(name: str) -> None:
-    D, k = MATRICES[name], 3
-    found = truncated_svd(D, k)
-    kept = min(k, *D.shape)
-    assert found.u.shape == (D.shape[0], kept)
-    assert found.v.shape == (D.shape[1], kept)
-    S = torch.linalg.svdvals(D)[:kept]
-    torch.testing.assert_close(found.s, S, rtol=1e-4, atol=1e-5 * float(S[0]))
-    for vectors in (found.u, found.v):
-        torch.testing.assert_close(vectors.mT @ vectors, torch.eye(kept), rtol=0, atol=1e-4)
-    # D v = s u and D^T u = s v: holds for ties too, whose vectors are not unique.
-    scale = max(float(S[0]), 1.0)
-    torch.testing.assert_close(D @ found.v, found.u * found.s, rtol=0, atol=2e-4 * scale)
-    torch.testing.assert_close(D.mT @ found.u, found.v * found.s, rtol=0, atol=2e-4 * scale)
-
-
-@pytest.mark.parametrize(
-    ("name", "near_tie"),
-    [("tied", True), ("zero", False), ("one column", False), ("large tied", True), ("large zero", False)],
-)
-def test_only_a_second_direction_of_like_strength_is_a_near_tie(name: str, near_tie: bool) -> None:
-    assert truncated_svd(MATRICES[name], 1).near_tie is near_tie
 
 
 def test_signs_are_chained_from_the_last_step() -> None:

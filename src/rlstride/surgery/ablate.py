@@ -111,7 +111,8 @@ def _with_random_directions(decomposition: Decomposition, rank: int, seed: int) 
         torch.linalg.qr(torch.randn(side, len(s), generator=generator, dtype=torch.float64)).Q
         for side in (svd.u.shape[0], svd.v.shape[0])
     )
-    return Decomposition(decomposition.norm, TruncatedSVD(u, s, v, near_tie=False, spectrum=None))
+    untied, exact = torch.zeros_like(s, dtype=torch.bool), torch.zeros_like(s)
+    return Decomposition(decomposition.norm, TruncatedSVD(u, s, v, untied, exact, spectrum=None))
 
 
 def _seed(trajectory: Trajectory, module: str, step: int, variant: str) -> int:
