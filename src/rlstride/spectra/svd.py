@@ -204,7 +204,8 @@ def _residuals(D: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
 
 def _row_norms(rows: Tensor) -> Tensor:
     """Through float64: squares of small entries vanish in float32."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).to(rows.dtype)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms.to(rows.dtype)
 
 
 def _near_ties(S: Tensor, k: int) -> Tensor:
