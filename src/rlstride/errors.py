@@ -13,6 +13,10 @@ class WorkError(RlstrideError):
     exit_status = 1
 
 
+class NotFiniteError(WorkError):
+    """A tensor holds NaN or infinite entries."""
+
+
 class RequestError(RlstrideError):
     """The request itself was wrong: a file, a key, a name or a number (exit status 2)."""
 

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -7,10 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import rlstride.spectra.table as table_module
+import rlstride.spectra.updates as updates_module
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
+from rlstride.errors import WorkError
 from rlstride.progress import track
+from rlstride.spectra.scope import Weight
 from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
+from rlstride.spectra.updates import UpdateReader
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +99,89 @@ def damage(run: SmallRun, step: int, name: str, values: list[float]) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def test_a_checkpoint_with_nan_is_named_and_leaves_no_table(
-    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_checkpoint_with_nan_is_named_and_the_rest_is_measured(
+    small_run: SmallRun, tmp_path: Path, spectra: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = small_run.copy_to(tmp_path / "copy")
+    damage(run, 10, "model.norm.weight", [float("nan")])
     damage(run, 20, "model.layers.1.mlp.up_proj.weight", [float("nan"), float("inf"), -float("inf")])
     out = run.folder / "spectra.parquet"
     assert main(["spectra", str(run.path), "--out", str(out)]) == 1
     message = capsys.readouterr().err
-    assert "step_000020" in message
-    assert "model.layers.1.mlp.up_proj.weight: 3 of 384 entries are NaN or infinite" in message
-    assert not list(run.folder.glob("*spectra*"))
+    assert "step_000010: model.norm.weight: 1 of 16 entries are NaN or infinite" in message
+    assert "step_000020: model.layers.1.mlp.up_proj.weight: 3 of 384 entries are NaN or infinite" in message
+    assert f"{out} holds the rest" in message
+    whole = pd.read_parquet(spectra)
+    bad = [(10, "model.norm"), (20, "model.layers.1.mlp.up_proj")]
+    left = whole[[place not in bad for place in zip(whole["step"], whole["module"], strict=True)]]
+    pd.testing.assert_frame_equal(pd.read_parquet(out), left.reset_index(drop=True))
+    factors, of_whole = (load_file(file.with_suffix(".safetensors")) for file in (out, spectra))
+    assert set(of_whole) - set(factors) == {f"20/model.layers.1.mlp.up_proj/{part}" for part in "usv"}
     assert json.loads((run.folder / "ledger" / "spectra.jsonl").read_text())["status"] == "failed"
+
+
+def test_tensors_out_of_scope_are_measured_in_pieces_of_their_rows(
+    small_run: SmallRun, tmp_path: Path, spectra: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(updates_module, "_PIECE_ENTRIES", 50)  # three rows of 16
+    write_spectra(small_run.path, tmp_path / "s.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "s.parquet"), pd.read_parquet(spectra), rtol=1e-12)
+    run = small_run.copy_to(tmp_path / "copy")
+    damage(run, 4, "model.embed_tokens.weight", [float("nan")] * 70)
+    with pytest.raises(WorkError, match=r"step_000004: model\.embed_tokens\.weight: 70 of \d+ entries are NaN"):
+        write_spectra(run.path, tmp_path / "bad.parquet")
+
+
+def test_a_base_with_nan_is_named_once(small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    damage(run, 0, "model.norm.weight", [float("nan")])
+    out = tmp_path / "s.parquet"
+    assert main(["spectra", str(run.path), "--out", str(out)]) == 1
+    assert capsys.readouterr().err.count("entries are NaN") == 1
+    assert "model.norm" not in set(pd.read_parquet(out)["module"])
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_an_interrupted_run_continues_with_the_tensors_that_are_left(
+    small_run: SmallRun, tmp_path: Path, spectra: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+    measure = table_module.measure
+
+    def killed_at_the_tenth(reader: UpdateReader, weight: Weight, *rest: Any) -> Any:
+        if len(measured) == 9:
+            raise Killed
+        measured.append(weight.name)
+        return measure(reader, weight, *rest)
+
+    out = tmp_path / "s.parquet"
+    monkeypatch.setattr(table_module, "measure", killed_at_the_tenth)
+    with pytest.raises(Killed):
+        write_spectra(small_run.path, out)
+    assert not out.exists()
+
+    def noted(reader: UpdateReader, weight: Weight, *rest: Any) -> Any:
+        measured.append(weight.name)
+        return measure(reader, weight, *rest)
+
+    monkeypatch.setattr(table_module, "measure", noted)
+    write_spectra(small_run.path, out)
+    assert sorted(measured) == small_run.trajectory.source(0).names(), "each tensor is measured once"
+    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(spectra))
+    assert out.with_suffix(".safetensors").read_bytes() == spectra.with_suffix(".safetensors").read_bytes()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ledger", "s.parquet", "s.safetensors"]
+
+    monkeypatch.setattr(table_module, "measure", killed_at_the_tenth)
+    measured.clear()
+    with pytest.raises(Killed):
+        write_spectra(small_run.path, out)
+    monkeypatch.setattr(table_module, "measure", noted)
+    measured.clear()
+    write_spectra(small_run.path, out, rank=2)
+    assert len(measured) == len(small_run.trajectory.source(0).names()), "parts of another rank are of no use"
 
 
 def test_a_failed_run_leaves_the_table_of_an_earlier_one(small_run: SmallRun, tmp_path: Path) -> None:
@@ -112,8 +189,8 @@ def test_a_failed_run_leaves_the_table_of_an_earlier_one(small_run: SmallRun, tm
     out = run.folder / "spectra.parquet"
     assert main(["spectra", str(run.path), "--out", str(out)]) == 0
     before = out.read_bytes(), out.with_suffix(".safetensors").read_bytes()
-    damage(run, 20, "model.norm.weight", [float("nan")])
-    assert main(["spectra", str(run.path), "--out", str(out)]) == 1
+    (run.trajectory.model_folder(20) / "model.safetensors").write_bytes(b"damaged")
+    assert main(["spectra", str(run.path), "--out", str(out)]) == 2
     assert (out.read_bytes(), out.with_suffix(".safetensors").read_bytes()) == before
 
 

@@ -2,24 +2,26 @@
 
 Columns: step, module, layer (-1 outside the decoder layers), kind, rows, cols, in_scope, frobenius (|D|F), sigma_1 ..
 sigma_k (NaN beyond min(rows, cols)), share_1 (sigma_1 / |D|F), stable_rank, entropy_rank (NaN where only the leading
-triplets were computed), tie_1 (sigma_1 / sigma_2 < 1.05), sparsity_0 .. (share of entries with |d| <= tolerance), dtype
-(of the stored checkpoint: a figure from bf16 files is not one from fp32 files). Tensors out of scope have norm and
-sparsity only. Factors: {step}/{module}/u (rows x k), /s (k), /v (cols x k).
+triplets were computed), tie_1 (sigma_1 / sigma_2 < 1.05), residual_1 (|D v - sigma_1 u|, or |D^T u - sigma_1 v|
+where that is larger), max_abs (the largest |d|), sparsity_0 .. (share of entries with |d| <= tolerance), dtype (of the
+stored checkpoint: a figure from bf16 files is not one from fp32 files). Tensors out of scope have norm, max_abs and
+sparsity only; one with NaN or infinite entries has no row at that step. Factors: {step}/{module}/u (rows x k), /s (k),
+/v (cols x k).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from rlstride.errors import RequestError
+from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.progress import track
 from rlstride.spectra.measures import entropy_rank, frobenius, share_1, sparsity, sparsity_column, stable_rank
+from rlstride.spectra.parts import Parts
 from rlstride.spectra.scope import Weight
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.spectra.updates import UpdateReader
@@ -49,7 +51,7 @@ def write_spectra(
 
     Raises:
         RequestError: there is no trajectory, a tolerance is negative, the table's name is not one, or there is no GPU.
-        WorkError: a checkpoint holds NaN or infinite entries.
+        WorkError: checkpoints hold NaN or infinite entries; all the rest is in the table then.
     """
     if out_parquet.suffix != ".parquet":
         raise RequestError(f"{out_parquet}: the table's name must end in .parquet")
@@ -61,34 +63,58 @@ def write_spectra(
     trajectory = Trajectory(trajectory_folder)
     with ledger_entry(out_parquet.parent / "ledger", "spectra", rank=rank or "full", device=device) as found:
         reader = UpdateReader(trajectory)
-        rows, factors = measure(reader, rank, tolerances, device)
-        with atomic_file(out_parquet.with_suffix(".safetensors")) as partial:
-            save_file(factors, partial)
-        with atomic_file(out_parquet) as partial:
-            table(rows, tolerances).to_parquet(partial, index=False)
+        parts = Parts(out_parquet, [_stored_files(trajectory), rank, list(tolerances), device, torch.__version__])
+        rows: list[dict[str, Any]] = []
+        problems: list[str] = []
+        for index, weight in enumerate(track(reader.weights, "spectra: tensors")):
+            part = parts.read(index)
+            if part is None:
+                part, factors = measure(reader, weight, rank, tolerances, device)
+                parts.write(index, part, factors)
+            rows += part["rows"]
+            problems += part["problems"]
+        if rows:
+            parts.join_factors(len(reader.weights), out_parquet.with_suffix(".safetensors"))
+            with atomic_file(out_parquet) as partial:
+                table(rows, tolerances).to_parquet(partial, index=False)
+        parts.delete()
         found |= {"steps": len(trajectory.steps), "matrices": len(reader.in_scope)}
+        if problems:
+            raise WorkError(f"{'; '.join(problems)}; {out_parquet} holds the rest")
 
 
 def measure(
-    reader: UpdateReader, rank: int | None, tolerances: Sequence[float], device: str
-) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
-    """The table's rows, and the factors by key. One tensor is in memory at a time."""
+    reader: UpdateReader, weight: Weight, rank: int | None, tolerances: Sequence[float], device: str
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """One tensor's rows of the table and what is wrong with it, as ``rows`` and ``problems``; its factors by key.
+
+    Each step's decomposition starts from the directions of the step before.
+    """
     rows: list[dict[str, Any]] = []
+    problems: list[str] = []
     factors: dict[str, Tensor] = {}
-    for weight in track(reader.weights, "spectra: tensors"):
-        for step in reader.trajectory.steps:
-            D = reader.update(weight, step, device)
-            norm = frobenius(D)
-            row = {"step": step, **_place(weight), "frobenius": norm}
+    svd: TruncatedSVD | None = None
+    for step in reader.trajectory.steps:
+        row: dict[str, Any] = {
+            "step": step,
+            **_place(weight),
+            "dtype": str(reader.dtype(weight, step))[len("torch.") :],
+        }
+        try:
             if weight.in_scope:
-                svd = truncated_svd(D, rank or min(D.shape))
-                row |= _spectrum(svd, norm)
+                D = reader.update(weight, step, device)
+                row |= _entries([D], tolerances)
+                svd = truncated_svd(D, rank or min(D.shape), svd)
+                row |= _spectrum(svd, row["frobenius"])
                 key = f"{step}/{weight.module}"
                 factors |= {f"{key}/u": svd.u.cpu(), f"{key}/s": svd.s.cpu(), f"{key}/v": svd.v.cpu()}
-            row |= dict(zip(map(sparsity_column, tolerances), sparsity(D, tolerances), strict=True))
-            row["dtype"] = str(reader.stored(weight, step).dtype).removeprefix("torch.")
+            else:
+                row |= _entries(reader.pieces(weight, step, device), tolerances)
             rows.append(row)
-    return rows, factors
+        except NotFiniteError as error:
+            if str(error) not in problems:  # the base's are found at every step
+                problems.append(str(error))
+    return {"rows": rows, "problems": problems}, factors
 
 
 def table(rows: list[dict[str, Any]], tolerances: Sequence[float]) -> pd.DataFrame:
@@ -97,9 +123,16 @@ def table(rows: list[dict[str, Any]], tolerances: Sequence[float]) -> pd.DataFra
     kept = sum(column.startswith("sigma_") for column in frame.columns)
     columns = ["step", "module", "layer", "kind", "rows", "cols", "in_scope", "frobenius"]
     columns += [f"sigma_{i}" for i in range(1, kept + 1)]
-    columns += ["share_1", "stable_rank", "entropy_rank", "tie_1"]
+    columns += ["share_1", "stable_rank", "entropy_rank", "tie_1", "residual_1", "max_abs"]
     columns += [*dict.fromkeys(map(sparsity_column, tolerances)), "dtype"]
-    return frame[columns].astype({"tie_1": "boolean"})
+    return frame.reindex(columns=columns).astype({"tie_1": "boolean"})
+
+
+def _stored_files(trajectory: Trajectory) -> list[Any]:
+    """The steps and their files with sizes and times: what was measured from others is not taken for this."""
+    folders = {step: trajectory.model_folder(step) for step in (0, *trajectory.steps)}
+    files = [(step, file) for step, folder in folders.items() for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [[step, str(file), file.stat().st_size, file.stat().st_mtime_ns] for step, file in files] + [[*folders]]
 
 
 def _place(weight: Weight) -> dict[str, Any]:
@@ -114,6 +147,19 @@ def _place(weight: Weight) -> dict[str, Any]:
     }
 
 
+def _entries(pieces: Iterable[Tensor], tolerances: Sequence[float]) -> dict[str, Any]:
+    """What can be told of an update piece by piece."""
+    norm, largest, size, within = 0.0, 0.0, 0, [0] * len(tolerances)
+    for D in pieces:
+        norm = math.hypot(norm, frobenius(D))
+        largest = max(largest, float(D.abs().max()))
+        shares = sparsity(D, tolerances)
+        within = [count + round(share * D.numel()) for count, share in zip(within, shares, strict=True)]
+        size += D.numel()
+    sparsities = {sparsity_column(t): count / size for t, count in zip(tolerances, within, strict=True)}
+    return {"frobenius": norm, "max_abs": largest, **sparsities}
+
+
 def _spectrum(svd: TruncatedSVD, norm: float) -> dict[str, Any]:
     sigma = svd.s.double().tolist()
     return {
@@ -122,4 +168,5 @@ def _spectrum(svd: TruncatedSVD, norm: float) -> dict[str, Any]:
         "stable_rank": stable_rank(norm, sigma[0]),
         "entropy_rank": math.nan if svd.spectrum is None else entropy_rank(svd.spectrum),
         "tie_1": svd.near_tie,
+        "residual_1": float(svd.residuals[0]),
     }

@@ -1,16 +1,20 @@
 """The updates D(t) = Wt - W0 of a trajectory: one tensor at a time, checked, in float32."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rlstride.errors import RequestError, WorkError
+from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.spectra.measures import frobenius
 from rlstride.spectra.scope import Weight, weights_of
 from rlstride.spectra.svd import truncated_svd
 from rlstride.trajectory.sources import TensorSource
 from rlstride.trajectory.store import Trajectory
+
+_PIECE_ENTRIES = 1 << 24
 
 
 class UpdateReader:
@@ -44,18 +48,15 @@ class UpdateReader:
 
         Raises:
             RequestError: the step was not kept, lies beyond the window, or lacks the tensor.
-            WorkError: NaN or infinite entries, or a shape that is not the base's.
+            NotFiniteError: NaN or infinite entries.
+            WorkError: a shape that is not the base's.
         """
         name, at, recent = self._recent.get(step == 0, ("", 0, torch.empty(0)))
         if (name, at) == (weight.name, step):
             return recent
         tensor = self._source(step).tensor(weight.name)
-        place = f"{self.trajectory.model_folder(step)}: {weight.name}"
-        if tuple(tensor.shape) != weight.shape:
-            raise WorkError(f"{place}: its shape is {tuple(tensor.shape)}, but the base's is {weight.shape}")
-        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-        if bad:
-            raise WorkError(f"{place}: {bad} of {tensor.numel()} entries are NaN or infinite")
+        self._check_shape(weight, step, tuple(tensor.shape))
+        self._check_finite(weight, step, _not_finite(tensor))
         self._recent[step == 0] = (weight.name, step, tensor)
         return tensor
 
@@ -63,10 +64,47 @@ class UpdateReader:
         """D(t) = Wt - W0, subtracted in float32; shape of the weight. Errors are those of :meth:`stored`."""
         return self.stored(weight, step).to(device, torch.float32) - self.stored(weight, 0).to(device, torch.float32)
 
+    def pieces(self, weight: Weight, step: int, device: str = "cpu") -> Iterator[Tensor]:
+        """D(t) in consecutive rows, of which no more than 64 MiB are in memory at a time.
+
+        Errors are those of :meth:`stored`; that entries are not finite is told after the last piece.
+        """
+        if math.prod(weight.shape) <= _PIECE_ENTRIES:
+            yield self.update(weight, step, device)
+            return
+        sources = {at: self._source(at) for at in (step, 0)}
+        self._check_shape(weight, step, sources[step].shape(weight.name))
+        bad = dict.fromkeys(sources, 0)
+        rows = max(1, _PIECE_ENTRIES * weight.shape[0] // math.prod(weight.shape))
+        for first in range(0, weight.shape[0], rows):
+            read = {at: source.rows(weight.name, first, first + rows) for at, source in sources.items()}
+            bad = {at: bad[at] + _not_finite(tensor) for at, tensor in read.items()}
+            yield read[step].to(device, torch.float32) - read[0].to(device, torch.float32)
+        for at, count in bad.items():
+            self._check_finite(weight, at, count)
+
+    def dtype(self, weight: Weight, step: int) -> torch.dtype:
+        """In which a tensor is stored; step 0 is the base."""
+        return self._source(step).dtype(weight.name)
+
+    def _check_shape(self, weight: Weight, step: int, shape: tuple[int, ...]) -> None:
+        if shape != weight.shape:
+            place = f"{self.trajectory.model_folder(step)}: {weight.name}"
+            raise WorkError(f"{place}: its shape is {shape}, but the base's is {weight.shape}")
+
+    def _check_finite(self, weight: Weight, step: int, bad: int) -> None:
+        if bad:
+            place = f"{self.trajectory.model_folder(step)}: {weight.name}"
+            raise NotFiniteError(f"{place}: {bad} of {math.prod(weight.shape)} entries are NaN or infinite")
+
     def _source(self, step: int) -> TensorSource:
         if step not in self._sources:
             self._sources[step] = self.trajectory.source(step)
         return self._sources[step]
+
+
+def _not_finite(tensor: Tensor) -> int:
+    return tensor.numel() - int(torch.isfinite(tensor).sum())
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""Results of one tensor at a time, kept on disk until all are there: memory stays small, and a killed run continues."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rlstride.trajectory.files import atomic_file
+
+
+class Parts:
+    """A hidden folder beside the result: for each tensor its rows as JSON and its factors as safetensors.
+
+    Attributes:
+        folder: where the parts lie. Those of another request are deleted.
+    """
+
+    def __init__(self, out: Path, decided_by: Any) -> None:
+        """The parts of ``out``; ``decided_by`` is all that decides what is in them, as JSON can hold it."""
+        digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = out.parent / f".{out.name}.parts" / digest
+        if not self.folder.is_dir():
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+
+    def read(self, index: int) -> dict[str, Any] | None:
+        """What :meth:`write` was given beside the factors; None where that part is not whole."""
+        file = self._file(index, "json")
+        found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return found
+
+    def write(self, index: int, part: dict[str, Any], factors: dict[str, Tensor]) -> None:
+        """Keeps a part. The JSON comes last: where it is, the factors are."""
+        with atomic_file(self._file(index, "safetensors")) as partial:
+            save_file(factors, partial)
+        with atomic_file(self._file(index, "json")) as partial:
+            partial.write_text(json.dumps(part), encoding="utf-8")
+
+    def join_factors(self, count: int, out: Path) -> None:
+        """Writes the factors of the first ``count`` parts into one safetensors file, or nothing."""
+        with atomic_file(out) as partial:
+            join_safetensors([self._file(index, "safetensors") for index in range(count)], partial)
+
+    def delete(self) -> None:
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _file(self, index: int, suffix: str) -> Path:
+        return self.folder / f"{index:06d}.{suffix}"
+
+
+def join_safetensors(files: Iterable[Path], out: Path) -> None:
+    """One safetensors file of several with different keys, of which one tensor at a time is in memory.
+
+    The format is the length of a JSON header (8 bytes, little-endian), the header, padded with spaces to a multiple of
+    8 bytes, and the tensors' bytes, at the offsets that the header gives.
+    """
+    files, header, end = list(files), dict[str, Any](), 0
+    for file in files:
+        for name, entry in _read_header(file)[0].items():
+            first, last = entry["data_offsets"]
+            header[name] = entry | {"data_offsets": [end, end + last - first]}
+            end += last - first
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with out.open("wb") as joined:
+        joined.write(len(text).to_bytes(8, "little") + text)
+        for file in files:
+            entries, begin = _read_header(file)
+            with file.open("rb") as part:
+                for entry in entries.values():
+                    first, last = entry["data_offsets"]
+                    part.seek(begin + first)
+                    joined.write(part.read(last - first))
+    with safe_open(out, "pt"):  # the library's own check of header and length
+        pass
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """A file's entries by name, and where its data begin."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        entries = json.loads(stream.read(length))
+    entries.pop("__metadata__", None)
+    return dict(sorted(entries.items())), 8 + length
