@@ -3,7 +3,16 @@ import math
 import pytest
 import torch
 
-from rlstride.spectra.measures import entropy_rank, frobenius, share_1, sparsity, sparsity_column, stable_rank
+from rlstride.spectra.measures import (
+    entropy_rank,
+    frobenius,
+    noise_share_1,
+    rounding_norm,
+    share_1,
+    sparsity,
+    sparsity_column,
+    stable_rank,
+)
 from rlstride.spectra.scope import describe_tensor
 from rlstride.spectra.updates import aligned_signs
 
@@ -68,6 +77,15 @@ def test_no_update_has_no_direction_and_no_rank() -> None:
 def test_the_norm_is_summed_in_float64() -> None:
     # Squares of 1e-30 vanish in float32.
     assert frobenius(torch.full((100, 100), 1e-30)) == pytest.approx(1e-28, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("scale", [1e-6, 0.02, 3.0])
+def test_the_floor_of_a_dtype_is_what_a_cast_rounds_away(dtype: torch.dtype, scale: float) -> None:
+    W = scale * torch.randn(300, 500, generator=torch.Generator().manual_seed(0))
+    E = W.to(dtype).float() - W
+    assert rounding_norm(W, dtype) == pytest.approx(frobenius(E), rel=0.02)
+    assert noise_share_1(300, 500) == pytest.approx(share_1(frobenius(E), float(torch.linalg.svdvals(E)[0])), rel=0.05)
 
 
 def test_signs_are_chained_from_the_last_step() -> None:

@@ -141,6 +141,21 @@ def test_a_base_with_nan_is_named_once(small_run: SmallRun, tmp_path: Path, caps
     assert "model.norm" not in set(pd.read_parquet(out)["module"])
 
 
+def test_16_bit_checkpoints_have_a_floor_and_others_none(small_run: SmallRun, tmp_path: Path) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    file = run.trajectory.model_folder(4) / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
+    write_spectra(run.path, tmp_path / "s.parquet")
+    frame = pd.read_parquet(tmp_path / "s.parquet").query("in_scope")
+    assert frame.query("step != 4")[["floor_frobenius", "floor_share_1"]].isna().all(axis=None)
+    cast = frame.query("step == 4")
+    assert set(cast["dtype"]) == {"bfloat16"}
+    base = load_file(run.trajectory.base_folder / "model.safetensors")
+    for row in cast.itertuples():
+        W = base[f"{row.module}.weight"]
+        assert row.floor_frobenius == pytest.approx(float((W.bfloat16().float() - W).norm()), rel=0.2)
+
+
 class Killed(BaseException):
     pass
 

@@ -41,6 +41,26 @@ def sparsity(D: Tensor, tolerances: Iterable[float]) -> list[float]:
     return [float((magnitude <= tolerance).sum()) / D.numel() for tolerance in tolerances]
 
 
+def rounding_norm(W: Tensor, dtype: torch.dtype) -> float:
+    """|E|F of what a cast of W to a 16-bit dtype rounds away, expected: spacing^2 / 12 for each entry.
+
+    The spacing of the numbers around w = m 2^e, 1/2 <= |m| < 1, is eps 2^(e - 1), and no less than among subnormals.
+    """
+    numbers = torch.finfo(dtype)
+    exponents = torch.frexp(W.to(torch.float32)).exponent - 1
+    smallest = round(math.log2(numbers.smallest_normal))
+    spacings = numbers.eps * torch.exp2(exponents.clamp(min=smallest).to(torch.float32))
+    return frobenius(spacings) / math.sqrt(12)
+
+
+def noise_share_1(m: int, n: int) -> float:
+    """s1 / |E|F of independent entries of zero mean and equal variance: (sqrt(m) + sqrt(n)) / sqrt(m n).
+
+    The limit for large matrices (Yin, Bai and Krishnaiah 1988).
+    """
+    return (math.sqrt(m) + math.sqrt(n)) / math.sqrt(m * n)
+
+
 def sparsity_column(tolerance: float) -> str:
     """The table's column of a tolerance: sparsity_0, sparsity_1e-08, sparsity_2.5e-06."""
     if tolerance == 0:

@@ -4,9 +4,11 @@ Columns: step, module, layer (-1 outside the decoder layers), kind, rows, cols, 
 sigma_k (NaN beyond min(rows, cols)), share_1 (sigma_1 / |D|F), stable_rank, entropy_rank (NaN where only the leading
 triplets were computed), tie_1 (sigma_1 / sigma_2 < 1.05), residual_1 (|D v - sigma_1 u|, or |D^T u - sigma_1 v|
 where that is larger), max_abs (the largest |d|), sparsity_0 .. (share of entries with |d| <= tolerance), dtype (of the
-stored checkpoint: a figure from bf16 files is not one from fp32 files). Tensors out of scope have norm, max_abs and
-sparsity only; one with NaN or infinite entries has no row at that step. Factors: {step}/{module}/u (rows x k), /s (k),
-/v (cols x k).
+stored checkpoint: a figure from bf16 files is not one from fp32 files), floor_frobenius and floor_share_1 (of a 16-bit
+checkpoint: the expected norm of what rounding weights of the base's size to that dtype takes away, and s_1 / |E|F of
+such noise; NaN for others. An update near this norm, or a share near this one, says little). Tensors out of scope have
+norm, max_abs and sparsity only; one with NaN or infinite entries has no row at that step. Factors: {step}/{module}/u
+(rows x k), /s (k), /v (cols x k).
 """
 
 import math
@@ -20,7 +22,16 @@ from torch import Tensor
 
 from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.progress import track
-from rlstride.spectra.measures import entropy_rank, frobenius, share_1, sparsity, sparsity_column, stable_rank
+from rlstride.spectra.measures import (
+    entropy_rank,
+    frobenius,
+    noise_share_1,
+    rounding_norm,
+    share_1,
+    sparsity,
+    sparsity_column,
+    stable_rank,
+)
 from rlstride.spectra.parts import Parts
 from rlstride.spectra.scope import Weight
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
@@ -105,7 +116,7 @@ def measure(
                 D = reader.update(weight, step, device)
                 row |= _entries([D], tolerances)
                 svd = truncated_svd(D, rank or min(D.shape), svd)
-                row |= _spectrum(svd, row["frobenius"])
+                row |= _spectrum(svd, row["frobenius"]) | _floor(reader, weight, step)
                 key = f"{step}/{weight.module}"
                 factors |= {f"{key}/u": svd.u.cpu(), f"{key}/s": svd.s.cpu(), f"{key}/v": svd.v.cpu()}
             else:
@@ -124,7 +135,7 @@ def table(rows: list[dict[str, Any]], tolerances: Sequence[float]) -> pd.DataFra
     columns = ["step", "module", "layer", "kind", "rows", "cols", "in_scope", "frobenius"]
     columns += [f"sigma_{i}" for i in range(1, kept + 1)]
     columns += ["share_1", "stable_rank", "entropy_rank", "tie_1", "residual_1", "max_abs"]
-    columns += [*dict.fromkeys(map(sparsity_column, tolerances)), "dtype"]
+    columns += [*dict.fromkeys(map(sparsity_column, tolerances)), "dtype", "floor_frobenius", "floor_share_1"]
     return frame.reindex(columns=columns).astype({"tie_1": "boolean"})
 
 
@@ -158,6 +169,14 @@ def _entries(pieces: Iterable[Tensor], tolerances: Sequence[float]) -> dict[str,
         size += D.numel()
     sparsities = {sparsity_column(t): count / size for t, count in zip(tolerances, within, strict=True)}
     return {"frobenius": norm, "max_abs": largest, **sparsities}
+
+
+def _floor(reader: UpdateReader, weight: Weight, step: int) -> dict[str, float]:
+    dtype = reader.dtype(weight, step)
+    if dtype not in (torch.bfloat16, torch.float16):
+        return {"floor_frobenius": math.nan, "floor_share_1": math.nan}
+    norm = rounding_norm(reader.stored(weight, 0), dtype)
+    return {"floor_frobenius": norm, "floor_share_1": noise_share_1(*weight.shape)}
 
 
 def _spectrum(svd: TruncatedSVD, norm: float) -> dict[str, Any]:
