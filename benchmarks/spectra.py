@@ -160,7 +160,7 @@ def cheapest_lowrank(D: Tensor, rank: int, exact: Any) -> tuple[int, int] | None
             torch.manual_seed(0)
             u, s, v = torch.svd_lowrank(D, q, niter)
             values, cosine = errors((u[:, :rank], s[:rank], v[:, :rank]), exact)
-            if values <= VALUE_BAR and cosine >= COSINE_BAR:
+            if values <= VALUE_BAR and not cosine < COSINE_BAR:  # NaN: all are tied
                 seconds = fastest(lambda q=q, niter=niter: torch.svd_lowrank(D, q, niter), 2)
                 best = min(best or (math.inf, (0, 0)), (seconds, (q, niter)))
                 break
