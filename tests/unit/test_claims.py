@@ -12,8 +12,8 @@ from rlstride.evaluation.intervals import Interval, ratio_interval
 from rlstride.report import verdicts
 from rlstride.report.claims import claims_table
 from rlstride.report.collect import collect
-from rlstride.report.evidence import gaussian_share
 from rlstride.report.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
 from rlstride.tracking.ledger import append

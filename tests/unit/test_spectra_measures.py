@@ -6,7 +6,7 @@ import torch
 from rlstride.spectra.measures import (
     entropy_rank,
     frobenius,
-    noise_share_1,
+    gaussian_share,
     rounding_norm,
     share_1,
     sparsity,
@@ -85,7 +85,7 @@ def test_the_floor_of_a_dtype_is_what_a_cast_rounds_away(dtype: torch.dtype, sca
     W = scale * torch.randn(300, 500, generator=torch.Generator().manual_seed(0))
     E = W.to(dtype).float() - W
     assert rounding_norm(W, dtype) == pytest.approx(frobenius(E), rel=0.02)
-    assert noise_share_1(300, 500) == pytest.approx(share_1(frobenius(E), float(torch.linalg.svdvals(E)[0])), rel=0.05)
+    assert gaussian_share(300, 500) == pytest.approx(share_1(frobenius(E), float(torch.linalg.svdvals(E)[0])), rel=0.05)
 
 
 def test_signs_are_chained_from_the_last_step() -> None:

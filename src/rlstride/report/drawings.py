@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rlstride.report import style
-from rlstride.report.evidence import gaussian_share
 from rlstride.report.style import Series
+from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Study
 from rlstride.study.variants import IN_SCOPE_FULL, window_variant
 

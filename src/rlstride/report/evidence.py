@@ -9,6 +9,7 @@ import pandas as pd
 
 from rlstride.evaluation.intervals import Interval
 from rlstride.report.pooling import Floats, Statistic, pooled_interval
+from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.tracking.ledger import read_ledger
@@ -58,12 +59,6 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
             for window in study.spec.extrapolation.windows
         },
     )
-
-
-def gaussian_share(rows: Floats, cols: Floats) -> Floats:
-    """s1 / |D|F of an update of iid Gaussian entries, to leading order in its shape: (sqrt(m) + sqrt(n)) / sqrt(mn)."""
-    share: Floats = (np.sqrt(rows) + np.sqrt(cols)) / np.sqrt(rows * cols)
-    return share
 
 
 def _scores(paths: CellPaths, decoding: str) -> dict[str, Floats]:

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Iterable
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 
@@ -53,12 +55,14 @@ def rounding_norm(W: Tensor, dtype: torch.dtype) -> float:
     return frobenius(spacings) / math.sqrt(12)
 
 
-def noise_share_1(m: int, n: int) -> float:
+def gaussian_share(rows: ArrayLike, cols: ArrayLike) -> NDArray[np.float64]:
     """s1 / |E|F of independent entries of zero mean and equal variance: (sqrt(m) + sqrt(n)) / sqrt(m n).
 
-    The limit for large matrices (Yin, Bai and Krishnaiah 1988).
+    The limit for large matrices (Yin, Bai and Krishnaiah 1988), elementwise for several shapes.
     """
-    return (math.sqrt(m) + math.sqrt(n)) / math.sqrt(m * n)
+    m, n = np.asarray(rows, dtype=np.float64), np.asarray(cols, dtype=np.float64)
+    share: NDArray[np.float64] = (np.sqrt(m) + np.sqrt(n)) / np.sqrt(m * n)
+    return share
 
 
 def sparsity_column(tolerance: float) -> str:

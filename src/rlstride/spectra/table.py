@@ -25,7 +25,7 @@ from rlstride.progress import track
 from rlstride.spectra.measures import (
     entropy_rank,
     frobenius,
-    noise_share_1,
+    gaussian_share,
     rounding_norm,
     share_1,
     sparsity,
@@ -176,7 +176,7 @@ def _floor(reader: UpdateReader, weight: Weight, step: int) -> dict[str, float]:
     if dtype not in (torch.bfloat16, torch.float16):
         return {"floor_frobenius": math.nan, "floor_share_1": math.nan}
     norm = rounding_norm(reader.stored(weight, 0), dtype)
-    return {"floor_frobenius": norm, "floor_share_1": noise_share_1(*weight.shape)}
+    return {"floor_frobenius": norm, "floor_share_1": float(gaussian_share(*weight.shape))}
 
 
 def _spectrum(svd: TruncatedSVD, norm: float) -> dict[str, Any]:
