@@ -21,3 +21,8 @@ class RequestError(RlstrideError):
     """The request itself was wrong: a file, a key, a name or a number (exit status 2)."""
 
     exit_status = 2
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without the page that may follow; its class where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,8 +1,10 @@
-"""Progress of long work: a bar on a terminal, a plain line now and then in a log."""
+"""What is shown of long work: a bar on a terminal, a plain line now and then in a log; libraries can be hushed."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -23,6 +25,18 @@ def track(iterable: Iterable[Item], description: str, total: int | None = None) 
         yield from _bar(iterable, description, total)
     else:
         yield from _lines(iterable, description, total)
+
+
+@contextmanager
+def quiet(logger_name: str) -> Iterator[None]:
+    """Without what a library's logger has to say below an error."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _bar(iterable: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlstride.errors import RequestError
+from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.models import Candidate
+from rlstride.progress import quiet
 from rlstride.trajectory.sources import HFFolder
 
 _TINY_PARAMETERS = 10_000_000
@@ -103,16 +102,9 @@ def put_weights(model: PreTrainedModel, source: HFFolder) -> bool:
     return True
 
 
-@contextmanager
-def quiet_lm_eval() -> Iterator[None]:
+def quiet_lm_eval() -> AbstractContextManager[None]:
     """Without lm-eval's own running commentary: the caller knows the tasks and models that it passes."""
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return quiet("lm_eval")
 
 
 def _load(candidate: Candidate, device: str) -> CountingHFLM:
@@ -122,7 +114,7 @@ def _load(candidate: Candidate, device: str) -> CountingHFLM:
         tokenizer = AutoTokenizer.from_pretrained(candidate.tokenizer)
         model = AutoModelForCausalLM.from_pretrained(candidate.source, dtype="auto").to(device)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{candidate.source}: transformers cannot load this model ({_first_line(error)})") from error
+        raise RequestError(f"{candidate.source}: transformers cannot load this model ({first_line(error)})") from error
     with quiet_lm_eval():  # it warns of every preloaded model
         return CountingHFLM(model, tokenizer)
 
@@ -149,7 +141,3 @@ def _configuration(file: Path) -> bytes:
 
 def _on_gpu(model: PreTrainedModel) -> bool:
     return bool(model.device.type == "cuda")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,10 +1,11 @@
 """A trajectory as its readers see it: the base, the kept steps, and windows that refuse to look ahead."""
 
+from functools import cached_property
 from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.study.plan import window_limit
-from rlstride.trajectory.layout import InLayout, read_layout
+from rlstride.trajectory.layout import InLayout, Layout, read_layout
 from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind
@@ -79,5 +80,10 @@ class Trajectory:
         Raises:
             RequestError: the step cannot be read here, or its files are damaged.
         """
-        base = HFFolder(self.base_folder)
-        return InLayout(self.checkpoint(step).open(base), read_layout(self.base_folder))
+        base, layout = self._base
+        return InLayout(self.checkpoint(step).open(base), layout)
+
+    @cached_property
+    def _base(self) -> tuple[HFFolder, Layout]:
+        """The base's files and layout: read once, whatever the number of steps."""
+        return HFFolder(self.base_folder), read_layout(self.base_folder)

@@ -9,7 +9,7 @@ from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import CacheNotFound, HFValidationError
 
-from rlstride.errors import RequestError
+from rlstride.errors import RequestError, first_line
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(.+))?")
@@ -103,4 +103,4 @@ def _cached_references(address: HubAddress, cache: Path | None) -> set[str]:
 
 def _sentence(error: Exception) -> str:
     """The first sentence of a message that may be a page."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).split(". ")[0].rstrip(".")
+    return first_line(error).split(". ")[0].rstrip(".")

@@ -1,11 +1,9 @@
 """Reading torch's pickled formats without running what is in them: every class they may name is listed here."""
 
-import logging
 import pickle
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -15,8 +13,11 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
-from rlstride.errors import RequestError
+from rlstride.errors import RequestError, first_line
+from rlstride.progress import quiet
 
+# It warns of a mesh whose process groups are not there: none is needed to read its tensors.
+_MESH_LOGGER = "torch.distributed.device_mesh"
 # What a rank's file holds beside tensors: which mesh a DTensor is spread over. Tensors and plain containers are torch's
 # own list; DTensor, DeviceMesh and the placements were added to it by torch.distributed.tensor, under the names that
 # they have had since torch 2.5. The earlier names stand here.
@@ -64,16 +65,16 @@ def load_tensors(file: Path | IO[bytes], place: Path) -> Any:
         RequestError: the file is not whole, or asks for anything else to be called.
     """
     try:
-        with torch.serialization.safe_globals(_MESH_CLASSES), _without_process_groups():
+        with torch.serialization.safe_globals(_MESH_CLASSES), quiet(_MESH_LOGGER):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it asks for {found[1]}, but only tensors and DTensors are let in" if found else _first_line(error)
+        what = f"it asks for {found[1]}, but only tensors and DTensors are let in" if found else first_line(error)
         raise RequestError(f"{place}: refused, and nothing in it was run: {what}") from error
     except FileNotFoundError as error:
         raise RequestError(f"{place}: there is no such file") from error
     except Exception as error:  # what a damaged file makes torch raise is of many kinds
-        raise RequestError(f"{place}: not a whole file of torch.save ({_first_line(error)})") from error
+        raise RequestError(f"{place}: not a whole file of torch.save ({first_line(error)})") from error
 
 
 class MetadataUnpickler(pickle.Unpickler):
@@ -113,19 +114,3 @@ def load_metadata(path: Path) -> metadata.Metadata:
     if not isinstance(found, metadata.Metadata) or not isinstance(found.storage_data, dict):
         raise RequestError(f"{path}: this is not the metadata of a torch.distributed.checkpoint folder")
     return found
-
-
-@contextmanager
-def _without_process_groups() -> Iterator[None]:
-    """Quiet about a mesh whose process groups are not there: none is needed to read its tensors."""
-    logger = logging.getLogger("torch.distributed.device_mesh")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
