@@ -243,8 +243,8 @@ def test_flipping_any_singular_pair_changes_no_prediction(
     before = predict(small_run, tmp_path / "before", "alpharl", 0.6)
     rng = np.random.default_rng(0)
 
-    def flipping(D: torch.Tensor, k: int) -> TruncatedSVD:
-        svd = truncated_svd(D, k)
+    def flipping(D: torch.Tensor, k: int, start: TruncatedSVD | None) -> TruncatedSVD:
+        svd = truncated_svd(D, k, start)
         sign = float(rng.choice([-1, 1]))
         return replace(svd, u=svd.u * sign, v=svd.v * sign)
 

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
+from rlstride.spectra.entries import Entries
 from rlstride.spectra.measures import (
     entropy_rank,
     frobenius,
     gaussian_share,
     rounding_norm,
     share_1,
-    sparsity,
     sparsity_column,
     stable_rank,
 )
@@ -36,8 +36,30 @@ def test_scope_is_the_2d_weights_inside_the_layers(
     assert (weight.layer, weight.kind, weight.in_scope) == (layer, kind, in_scope)
 
 
+def sparsity(D: torch.Tensor, tolerances: list[float]) -> list[float]:
+    entries = Entries(tolerances)
+    for panel in D.split(3):
+        entries.add(panel)
+    return entries.sparsities
+
+
 def test_sparsity_of_no_change_is_one() -> None:
     assert sparsity(torch.zeros(3, 4), [0.0, 1e-5]) == [1.0, 1.0]
+
+
+def test_entries_of_all_panels_count_and_not_a_number_stays() -> None:
+    D = torch.randn(10, 7, generator=torch.Generator().manual_seed(0))
+    entries = Entries([0.5, 100.0])
+    for panel in D.split(4):
+        entries.add(panel)
+    assert entries.frobenius == pytest.approx(float(D.double().norm()), rel=1e-12)
+    assert entries.largest == float(D.abs().max())
+    assert entries.sparsities == [float((D.abs() <= 0.5).double().mean()), 1.0]
+    assert entries.finite
+    entries.add(torch.tensor([math.nan, 1.0]))
+    entries.add(torch.tensor([5.0]))
+    assert math.isnan(entries.largest)
+    assert not entries.finite
 
 
 @pytest.mark.parametrize("tolerance", [1e-8, 1e-7, 1e-6, 1e-5, 1e-4])

@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlstride.spectra.svd import EXACT_SIDE, GRAM_SIDE, NEAR_TIE, RESIDUAL, TruncatedSVD, truncated_svd
+import rlstride.spectra.svd as svd_module
+from rlstride.spectra.svd import (
+    EXACT_SIDE,
+    GRAM_SIDE,
+    NEAR_TIE,
+    RESIDUAL,
+    TruncatedSVD,
+    svd_of_product,
+    truncated_svd,
+)
 
 VALUE_BAR, COSINE_BAR = 1e-4, 0.999
 ROUNDING = 2e-6  # of s1: below it float32 tells no value from zero
@@ -218,3 +227,45 @@ def test_the_same_matrix_gives_the_same_bits() -> None:
     assert torch.equal(first.u, second.u)
     assert torch.equal(first.s, second.s)
     assert torch.equal(first.v, second.v)
+
+
+@pytest.mark.parametrize("r", [1, 3, 12])
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_a_product_is_decomposed_through_its_factors(r: int, k: int) -> None:
+    left, right = normal(30, r, 0).float(), normal(r, 10, 1).float()
+    found = svd_of_product(left, right, k)
+    assert_meets_the_bar(left.double() @ right.double(), found, k)
+    assert float(found.residuals.max()) < 1e-5 * float(found.s[0])
+
+
+def test_a_product_of_zero_has_no_direction() -> None:
+    found = svd_of_product(torch.zeros(30, 4), normal(4, 20, 0).float(), 6)
+    assert not bool(found.s.any())
+    torch.testing.assert_close(found.u.mT @ found.u, torch.eye(6), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4, 8])
+def test_a_start_misses_no_new_direction_of_any_rank(rank: int) -> None:
+    """At right angles to all that the start has, just above the value that is at this rank."""
+    D = with_spectrum(600, 620, spectrum_of_an_update(600), 0)
+    U, S, Vh = torch.linalg.svd(D)
+    start = truncated_svd(D, 8)
+    for seed in range(5):
+        u, v = normal(600, 1, seed).float(), normal(620, 1, seed + 50).float()
+        u, v = u - U[:, :20] @ (U[:, :20].mT @ u), v - Vh[:20].mT @ (Vh[:20] @ v)
+        new = D + 1.02 * S[rank - 1] * (u / u.norm()) @ (v / v.norm()).mT
+        assert_meets_the_bar(new, truncated_svd(new, 8, start), 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None])
+@pytest.mark.parametrize("decay", [0.1, 0.33, 1.0, 3.0])
+def test_the_bar_is_met_with_and_without_products_in_bfloat16(
+    decay: float, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(svd_module, "_fast_dtype", lambda A: dtype)
+    spectrum = torch.arange(1, 601, dtype=torch.float64) ** -decay
+    D = with_spectrum(700, 600, 1e-3 * spectrum, 0)
+    base = 0.02 * normal(700, 600, 5)
+    cast = (base + D.double()).bfloat16().float() - base.bfloat16().float()
+    for matrix in (D, D.mT, cast):
+        assert_meets_the_bar(matrix, truncated_svd(matrix, 8), 8)

@@ -1,12 +1,13 @@
 """Numbers that describe one update D: its size, how many directions it has, how much of the weight it leaves alone."""
 
 import math
-from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+
+_PANEL_ENTRIES = 1 << 18
 
 
 def frobenius(D: Tensor) -> float:
@@ -37,22 +38,17 @@ def entropy_rank(spectrum: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(p, p).sum()))
 
 
-def sparsity(D: Tensor, tolerances: Iterable[float]) -> list[float]:
-    """For each tolerance the share of entries with |d| <= tolerance: inclusive, compared in D's own precision."""
-    magnitude = D.abs()
-    return [float((magnitude <= tolerance).sum()) / D.numel() for tolerance in tolerances]
-
-
 def rounding_norm(W: Tensor, dtype: torch.dtype) -> float:
     """|E|F of what a cast of W to a 16-bit dtype rounds away, expected: spacing^2 / 12 for each entry.
 
     The spacing of the numbers around w = m 2^e, 1/2 <= |m| < 1, is eps 2^(e - 1), and no less than among subnormals.
     """
-    numbers = torch.finfo(dtype)
-    exponents = torch.frexp(W.to(torch.float32)).exponent - 1
-    smallest = round(math.log2(numbers.smallest_normal))
-    spacings = numbers.eps * torch.exp2(exponents.clamp(min=smallest).to(torch.float32))
-    return frobenius(spacings) / math.sqrt(12)
+    numbers, squares = torch.finfo(dtype), 0.0
+    for panel in torch.split(W.reshape(-1), _PANEL_ENTRIES):
+        # float32's exponent bits alone are the power of two below |w|.
+        powers = (panel.to(torch.float32).view(torch.int32) & 0x7F800000).view(torch.float32)
+        squares += frobenius(powers.clamp_(min=numbers.smallest_normal)) ** 2
+    return numbers.eps * math.sqrt(squares / 12)
 
 
 def gaussian_share(rows: ArrayLike, cols: ArrayLike) -> NDArray[np.float64]:

@@ -12,7 +12,8 @@ norm, max_abs and sparsity only; one with NaN or infinite entries has no row at 
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,18 @@ from torch import Tensor
 
 from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.progress import track
+from rlstride.spectra.entries import Entries
 from rlstride.spectra.measures import (
     entropy_rank,
-    frobenius,
     gaussian_share,
     rounding_norm,
     share_1,
-    sparsity,
     sparsity_column,
     stable_rank,
 )
 from rlstride.spectra.parts import Parts
 from rlstride.spectra.scope import Weight
-from rlstride.spectra.svd import TruncatedSVD, truncated_svd
+from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_file
@@ -103,7 +103,8 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
-    factors: dict[str, Tensor] = {}
+    triplets: dict[str, Tensor] = {}
+    floor = cache(partial(_floor, reader, weight))
     svd: TruncatedSVD | None = None
     for step in reader.trajectory.steps:
         row: dict[str, Any] = {
@@ -112,20 +113,20 @@ def measure(
             "dtype": str(reader.dtype(weight, step))[len("torch.") :],
         }
         try:
+            factors = reader.factors(weight, step)
+            D = torch.empty(weight.shape if weight.in_scope and factors is None else 0, device=device)
+            row |= _entries(reader, weight, step, tolerances, D if D.numel() else None, device)
             if weight.in_scope:
-                D = reader.update(weight, step, device)
-                row |= _entries([D], tolerances)
-                svd = truncated_svd(D, rank or min(D.shape), svd)
-                row |= _spectrum(svd, row["frobenius"]) | _floor(reader, weight, step)
+                k = rank or min(weight.shape)
+                svd = truncated_svd(D, k, svd) if factors is None else svd_of_product(*factors, k)
+                row |= _spectrum(svd, row["frobenius"]) | floor(reader.dtype(weight, step))
                 key = f"{step}/{weight.module}"
-                factors |= {f"{key}/u": svd.u.cpu(), f"{key}/s": svd.s.cpu(), f"{key}/v": svd.v.cpu()}
-            else:
-                row |= _entries(reader.pieces(weight, step, device), tolerances)
+                triplets |= {f"{key}/u": svd.u.cpu(), f"{key}/s": svd.s.cpu(), f"{key}/v": svd.v.cpu()}
             rows.append(row)
         except NotFiniteError as error:
             if str(error) not in problems:  # the base's are found at every step
                 problems.append(str(error))
-    return {"rows": rows, "problems": problems}, factors
+    return {"rows": rows, "problems": problems}, triplets
 
 
 def table(rows: list[dict[str, Any]], tolerances: Sequence[float]) -> pd.DataFrame:
@@ -158,21 +159,21 @@ def _place(weight: Weight) -> dict[str, Any]:
     }
 
 
-def _entries(pieces: Iterable[Tensor], tolerances: Sequence[float]) -> dict[str, Any]:
-    """What can be told of an update piece by piece."""
-    norm, largest, size, within = 0.0, 0.0, 0, [0] * len(tolerances)
-    for D in pieces:
-        norm = math.hypot(norm, frobenius(D))
-        largest = max(largest, float(D.abs().max()))
-        shares = sparsity(D, tolerances)
-        within = [count + round(share * D.numel()) for count, share in zip(within, shares, strict=True)]
-        size += D.numel()
-    sparsities = {sparsity_column(t): count / size for t, count in zip(tolerances, within, strict=True)}
-    return {"frobenius": norm, "max_abs": largest, **sparsities}
+def _entries(
+    reader: UpdateReader, weight: Weight, step: int, tolerances: Sequence[float], into: Tensor | None, device: str
+) -> dict[str, Any]:
+    """Reads an update, into ``into`` where that is given, and tells what its entries tell by themselves."""
+    entries = Entries(tolerances)
+    for panel in reader.panels(weight, step, into, device):
+        entries.add(panel)
+    if not entries.finite:
+        reader.raise_not_finite(weight, step)
+    sparsities = dict(zip(map(sparsity_column, tolerances), entries.sparsities, strict=True))
+    return {"frobenius": entries.frobenius, "max_abs": entries.largest, **sparsities}
 
 
-def _floor(reader: UpdateReader, weight: Weight, step: int) -> dict[str, float]:
-    dtype = reader.dtype(weight, step)
+def _floor(reader: UpdateReader, weight: Weight, dtype: torch.dtype) -> dict[str, float]:
+    """The base's, and so the same at every step that is stored in this dtype."""
     if dtype not in (torch.bfloat16, torch.float16):
         return {"floor_frobenius": math.nan, "floor_share_1": math.nan}
     norm = rounding_norm(reader.stored(weight, 0), dtype)
