@@ -13,7 +13,6 @@ import rlstride.spectra.updates as updates_module
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.errors import WorkError
-from rlstride.progress import track
 from rlstride.spectra.scope import Weight
 from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
 from rlstride.spectra.updates import UpdateReader
@@ -229,8 +228,3 @@ def test_a_wrong_request_is_one_sentence(
 ) -> None:
     assert main(["spectra", str(small_run.path), "--out", str(tmp_path / "s.parquet"), *flags]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_progress_in_a_log_is_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(track(iter("abc"), "letters", total=3)) == ["a", "b", "c"]
-    assert capsys.readouterr().err.startswith("letters: 3 of 3 done in ")

@@ -75,15 +75,14 @@ def write_spectra(
     with ledger_entry(out_parquet.parent / "ledger", "spectra", rank=rank or "full", device=device) as found:
         reader = UpdateReader(trajectory)
         parts = Parts(out_parquet, [_stored_files(trajectory), rank, list(tolerances), device, torch.__version__])
-        rows: list[dict[str, Any]] = []
-        problems: list[str] = []
-        for index, weight in enumerate(track(reader.weights, "spectra: tensors")):
-            part = parts.read(index)
-            if part is None:
-                part, factors = measure(reader, weight, rank, tolerances, device)
-                parts.write(index, part, factors)
-            rows += part["rows"]
-            problems += part["problems"]
+        found_parts = {index: parts.read(index) for index in range(len(reader.weights))}
+        missing = [index for index, part in found_parts.items() if part is None]
+        for index in track(missing, "spectra: tensors", size=lambda index: reader.stored_bytes(reader.weights[index])):
+            part, factors = measure(reader, reader.weights[index], rank, tolerances, device)
+            parts.write(index, part, factors)
+            found_parts[index] = part
+        rows = [row for part in found_parts.values() if part for row in part["rows"]]
+        problems = [problem for part in found_parts.values() if part for problem in part["problems"]]
         if rows:
             parts.join_factors(len(reader.weights), out_parquet.with_suffix(".safetensors"))
             with atomic_file(out_parquet) as partial:

@@ -115,6 +115,11 @@ class UpdateReader:
         """In which a tensor is stored; step 0 is the base."""
         return self._source(step).dtype(weight.name)
 
+    def stored_bytes(self, weight: Weight) -> int:
+        """What a tensor takes in all files that the reader may read, the base's included."""
+        dtypes = [self.dtype(weight, step) for step in (0, *self.trajectory.steps)]
+        return math.prod(weight.shape) * sum(dtype.itemsize for dtype in dtypes)
+
     def _differences(self, weight: Weight, step: int) -> Iterator[tuple[int, Callable[[Tensor, int], object]]]:
         """Consecutive pieces of D(t): how many rows, and what writes those from a given one on into a panel."""
         factors = self.factors(weight, step)
