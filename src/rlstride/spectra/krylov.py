@@ -3,6 +3,8 @@
 Blocks are rows: their products with the matrix are the faster ones.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -42,7 +44,7 @@ def leading_subspace(
     most = max(1, min(_MAX_BLOCKS, n // (2 * width)))
     basis = torch.empty(most * width, n, dtype=wide, device=A.device)
     T = torch.zeros(most * width, most * width, dtype=torch.float64)  # the basis' Rayleigh quotient of A^T A
-    unit = 1.0
+    unit, over, checked, check = 1.0, math.inf, 0, _SETTLED_BLOCKS if known else 1
     for blocks in range(1, most + 1):
         old, new = (blocks - 1) * width, blocks * width
         basis[old:new] = block
@@ -61,15 +63,16 @@ def leading_subspace(
         rest = back - H @ V
         rest -= (rest @ V.mT) @ V
         block, R = _orthonormal(rest)
-        if blocks % max(1, blocks // 4) and blocks < most:
-            block = _orthonormal(block - (block @ V.mT) @ V)[0]
-            continue  # where there are many, their eigenvectors cost more than a block
-        squares, y = torch.linalg.eigh(T[:new, :new])
-        theta = squares[-k - 1 :].flip(0).clamp(min=0).sqrt()  # (k + 1,): the last one tells whether s_k is tied
-        left_over = torch.linalg.vector_norm(R @ y[-width:, -k - 1 :].flip(1), dim=0)  # s_i r_i
-        settled = blocks >= _SETTLED_BLOCKS
-        if (settled or not known) and _converged(theta, left_over, _rounding(A.dtype), settled, residual, near_tie):
-            return _ritz_vectors(y, V, width), True
+        if blocks in (check, most):
+            squares, y = torch.linalg.eigh(T[:new, :new])
+            theta = squares[-k - 1 :].flip(0).clamp(min=0).sqrt()  # (k + 1,): the last one tells whether s_k is tied
+            left_over = torch.linalg.vector_norm(R @ y[-width:, -k - 1 :].flip(1), dim=0)  # s_i r_i
+            settled = blocks >= _SETTLED_BLOCKS
+            before, over = over, _over(theta, left_over, _rounding(A.dtype), settled, residual, near_tie)
+            if over <= 1:
+                return _ritz_vectors(y, V, width), True
+            check = blocks + _blocks_to_go(before, over, blocks - checked, most=blocks // 2)
+            checked = blocks
         block = _orthonormal(block - (block @ V.mT) @ V)[0]
     return _ritz_vectors(y, V, width), False
 
@@ -99,10 +102,10 @@ def _rounding(dtype: torch.dtype) -> float:
     return eps**2 if dtype == torch.bfloat16 else 4 * eps
 
 
-def _converged(
-    theta: Tensor, left_over: Tensor, rounding: float, settled: bool, residual: float, near_tie: float
-) -> bool:
-    """Whether the first k of k + 1 Ritz values meet the bar, and the last is known well enough to call s_k tied or not.
+def _over(theta: Tensor, left_over: Tensor, rounding: float, settled: bool, residual: float, near_tie: float) -> float:
+    """How far the worst of the first k of k + 1 Ritz values is over the bar; at most 1 where all meet it.
+
+    The last must be known well enough to call s_k tied or not.
 
     Args:
         theta: Ritz values (k + 1,), descending.
@@ -112,10 +115,20 @@ def _converged(
         residual: of theta_i.
         near_tie: of theta_i / theta_(i + 1).
     """
-    floor = rounding * theta[0] ** 2
-    if bool((left_over > torch.maximum(residual * theta**2, floor))[:-1].any()):
-        return False
+    floor = max(rounding * float(theta[0]) ** 2, torch.finfo(theta.dtype).tiny)
+    over = float((left_over / (residual * theta**2).clamp(min=floor))[:-1].max())
     last, following, uncertain = float(theta[-2]), float(theta[-1]), float(left_over[-1])
     tied = last < near_tie * following  # a Ritz value is never above its singular value
     untied = settled and last * following > near_tie * (following**2 + uncertain)
-    return tied or untied or uncertain <= max(float(floor), 0.05 * following**2)
+    known = tied or untied or uncertain <= max(floor, 0.05 * following**2)
+    return over if known else max(over, 2.0)
+
+
+def _blocks_to_go(before: float, over: float, blocks: int, most: int) -> int:
+    """Until the bar is likely met, had it come nearer by the same factor with each block; early rather than late.
+
+    Eigenvectors of many blocks cost more than a block, so not every block is worth a look.
+    """
+    if not over < before < math.inf:
+        return 1
+    return max(1, min(most, int(0.8 * blocks * math.log(over) / math.log(before / over))))

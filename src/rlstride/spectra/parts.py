@@ -15,7 +15,7 @@ from rlstride.trajectory.files import atomic_file
 
 
 class Parts:
-    """A hidden folder beside the result: for each tensor its rows as JSON and its factors as safetensors.
+    """A hidden folder beside the result: for each tensor a file with its factors, and its rows as metadata.
 
     Attributes:
         folder: where the parts lie. Those of another request are deleted.
@@ -30,28 +30,29 @@ class Parts:
             self.folder.mkdir(parents=True)
 
     def read(self, index: int) -> dict[str, Any] | None:
-        """What :meth:`write` was given beside the factors; None where that part is not whole."""
-        file = self._file(index, "json")
-        found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        """What :meth:`write` was given beside the factors; None where that part is not there."""
+        file = self._file(index)
+        if not file.is_file():
+            return None
+        with safe_open(file, "pt") as part:
+            found: dict[str, Any] = json.loads(part.metadata()["part"])
         return found
 
     def write(self, index: int, part: dict[str, Any], factors: dict[str, Tensor]) -> None:
-        """Keeps a part. The JSON comes last: where it is, the factors are."""
-        with atomic_file(self._file(index, "safetensors")) as partial:
-            save_file(factors, partial)
-        with atomic_file(self._file(index, "json")) as partial:
-            partial.write_text(json.dumps(part), encoding="utf-8")
+        """Keeps a part: factors, and the rest as their metadata, in one file, which is there whole or not at all."""
+        with atomic_file(self._file(index)) as partial:
+            save_file(factors, partial, metadata={"part": json.dumps(part)})
 
     def join_factors(self, count: int, out: Path) -> None:
         """Writes the factors of the first ``count`` parts into one safetensors file, or nothing."""
         with atomic_file(out) as partial:
-            join_safetensors([self._file(index, "safetensors") for index in range(count)], partial)
+            join_safetensors([self._file(index) for index in range(count)], partial)
 
     def delete(self) -> None:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
 
-    def _file(self, index: int, suffix: str) -> Path:
-        return self.folder / f"{index:06d}.{suffix}"
+    def _file(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.safetensors"
 
 
 def join_safetensors(files: Iterable[Path], out: Path) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlstride.spectra.krylov import leading_subspace
 
 EXACT_SIDE = 64  # up to this smaller side LAPACK's SVD is the fastest
-GRAM_SIDE = 512  # up to this one a Gram matrix in float64 is, and gives the whole spectrum
+GRAM_SIDE = 256  # up to this one a Gram matrix in float64 costs little more than Krylov, and gives the whole spectrum
 NEAR_TIE = 1.05  # below this s_i / s_(i+1) direction i is ill-defined
 RESIDUAL = 4e-3  # of s_i
 _STOP = 0.75  # of it: where the iteration stops, whose own estimate of the residual is a little low
@@ -53,7 +53,7 @@ class TruncatedSVD:
 def truncated_svd(D: Tensor, k: int, start: TruncatedSVD | None = None) -> TruncatedSVD:
     """The k leading singular triplets of D in its own precision; k above min(m, n) is cut to it.
 
-    By the smaller side: up to 64, or where over a quarter of the triplets is wanted, LAPACK's SVD; up to 512 the
+    By the smaller side: up to 64, or where over a quarter of the triplets is wanted, LAPACK's SVD; up to 256 the
     eigenvectors of the Gram matrix in float64, whose squared condition number is then harmless; above, block Krylov
     iteration with full reorthogonalisation, in bfloat16 where that is faster, a Rayleigh-Ritz step in D's own
     precision, and its residuals. What misses the bar so (values far below s1, a flat spectrum) is left to LAPACK.

@@ -1,0 +1,155 @@
+"""The section on spectra of docs/benchmarks.md, and its figure, from the rows that benchmarks/spectra.py measured."""
+
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from document import DOCUMENT, machine, markdown, write_section
+
+FIGURE = "benchmarks/spectra.svg"
+
+
+def write_document(table: pd.DataFrame, rank: int) -> None:
+    """Writes the section, and the figure beside the document."""
+    models = table[table["row"] == "model"]
+    power = exponent(models)
+    draw(models)
+    write_section(
+        "spectra",
+        f"""
+## Spectra
+
+{machine()} Times are CPU seconds of one thread, the smallest of several turns; rank {rank}.
+
+### One layer of Qwen2.5-0.5B, in memory
+
+`update`: s1 / |D|F = 0.19 over a power-law tail; `noise`: Gaussian, where all of the leading values are near-ties.
+
+{markdown(layers(table))}
+
+{markdown(matrices(table))}
+
+The bar for every method: values within 1e-4, |cos| above 0.999 where a value is not tied. `svd_lowrank` is the
+fastest of those combinations of q and niter that meet it.
+
+### Whole models on disk
+
+Two bfloat16 checkpoints in the shapes of real models, random weights, an update with entries around 1e-5 of which the
+cast leaves about an eighth; from the page cache. `rlstride spectra` is all of it: reading, norms, sparsity, rounding
+floor, triplets with residuals, table and factors written. Reading is both files read and subtracted in float32, tensor
+by tensor; in panels, the same through a buffer that stays in the cache, the fastest that we could make it.
+
+{markdown(sizes(models))}
+
+Cost grows with the number of parameters to the power {power:.2f}.
+
+![Cost against size]({FIGURE})
+
+### Along a trajectory
+
+{markdown(steps(table))}
+
+Decompositions alone (4864 x 896, in memory), each step from the one before, and without:
+
+{markdown(warm(table))}
+""",
+    )
+
+
+def exponent(models: pd.DataFrame) -> float:
+    """Of cost against the number of parameters: the slope of a straight line through the logarithms."""
+    return (
+        float(np.polyfit(np.log(models["parameters"]), np.log(models["seconds"]), 1)[0]) if len(models) > 1 else np.nan
+    )
+
+
+def layers(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame([_triplets(row) for _, row in table[table["row"] == "layer"].iterrows()])
+
+
+def matrices(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "matrix": f"{row['rows']:.0f} x {row['cols']:.0f}",
+            **_triplets(row),
+            "value error": f"{row['value_error']:.0e}",
+            "least |cos|": "all tied" if np.isnan(row["least_cosine"]) else f"{row['least_cosine']:.5f}",
+            "near-ties": f"{row['near_ties']:.0f} (LAPACK: {row['near_ties_of_svd']:.0f})",
+        }
+        for _, row in table[table["row"] == "matrix"].iterrows()
+    )
+
+
+def _triplets(row: "pd.Series[Any]") -> dict[str, str]:
+    missed = np.isnan(row["lowrank_seconds"])
+    return {
+        "spectrum": row["spectrum"],
+        "rlstride, ms": f"{1e3 * row['seconds']:.1f}",
+        "LAPACK, ms": f"{1e3 * row['svd_seconds']:.0f}",
+        "times faster": f"{row['times_faster_than_svd']:.1f}",
+        "svd_lowrank, ms": "misses the bar" if missed else f"{1e3 * row['lowrank_seconds']:.1f}",
+        "of svd_lowrank": "" if missed else f"{row['of_lowrank']:.2f}",
+    }
+
+
+def sizes(models: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "shapes of": row["model"],
+            "parameters, 1e9": f"{row['parameters'] / 1e9:.2f}",
+            "rlstride spectra, s": f"{row['seconds']:.2f}",
+            "reading, s": f"{row['read_seconds']:.2f}",
+            "of reading": f"{row['of_reading']:.1f}",
+            "in panels, s": f"{row['panel_seconds']:.2f}",
+            "of panels": f"{row['of_panels']:.1f}",
+            "peak RssAnon, MiB": f"{row['peak_anonymous_mib']:.0f}",
+        }
+        for _, row in models.iterrows()
+    )
+
+
+def steps(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "shapes of": row["model"],
+            "kept steps": f"{row['steps']:.0f}",
+            "rlstride spectra, s": f"{row['seconds']:.2f}",
+            "s a step": f"{row['seconds'] / row['steps']:.3f}",
+            "reading, s": f"{row['read_seconds']:.2f}",
+        }
+        for _, row in table[table["row"] == "steps"].iterrows()
+    )
+
+
+def warm(table: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "kept steps": f"{row['steps']:.0f}",
+            "from the one before, ms a step": f"{1e3 * row['seconds']:.1f}",
+            "without, ms a step": f"{1e3 * row['cold_seconds']:.1f}",
+            "ratio": f"{row['warm_of_cold']:.2f}",
+        }
+        for _, row in table[table["row"] == "warm"].iterrows()
+    )
+
+
+def draw(models: pd.DataFrame) -> None:
+    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+    billions = models["parameters"] / 1e9
+    curves = {
+        "rlstride spectra": ("seconds", "o-"),
+        "reading": ("read_seconds", "s--"),
+        "in panels": ("panel_seconds", "^:"),
+    }
+    for label, (column, style) in curves.items():
+        axes.loglog(billions, models[column], style, label=label)
+    axes.set(xlabel="parameters, 1e9", ylabel="CPU seconds, one thread", title="Two bfloat16 checkpoints")
+    axes.legend()
+    axes.grid(visible=True, which="both", alpha=0.3)
+    target = DOCUMENT.parent / FIGURE
+    target.parent.mkdir(exist_ok=True)
+    figure.savefig(target)
