@@ -192,10 +192,33 @@ def test_adapters_are_steps_over_their_base(root: Path, tmp_path: Path) -> None:
     moved_modules = frame.index[frame["frobenius"] > 0]
     assert {name.rsplit(".", 1)[-1] for name in moved_modules} == {"gate_proj", "up_proj", "q_proj"}
     assert (frame.loc[moved_modules, "sigma_3"] < 1e-5 * frame.loc[moved_modules, "sigma_1"]).all()  # rank 2
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    D = 2 * layer.lora_B["default"].weight.double() @ layer.lora_A["default"].weight.double()  # alpha / r = 2
+    q = frame.loc["model.layers.0.self_attn.q_proj"]
+    expected = torch.linalg.svdvals(D).tolist()
+    assert [q["sigma_1"], q["sigma_2"], q["sigma_3"]] == pytest.approx([*expected[:2], 0], rel=1e-6)
+    assert q["frobenius"] == pytest.approx(float(D.detach().norm()), rel=1e-6)
+    assert q["residual_1"] < 1e-6 * q["sigma_1"]
     merged = model.merge_and_unload().state_dict()
     fused = merged["model.layers.0.mlp.gate_up_proj.weight"]
     source = Trajectory(tmp_path / "t").source(20)
     torch.testing.assert_close(source.tensor("model.layers.0.mlp.up_proj.weight"), fused[24:], rtol=0, atol=1e-6)
+
+
+def test_an_adapters_update_below_the_bases_rounding_is_measured_from_its_factors(root: Path, tmp_path: Path) -> None:
+    base = root / "glm4" / "base"
+    config = LoraConfig(r=1, lora_alpha=1, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.full_like(parameter, 1e-6)  # every entry of B A is 1e-12
+    model.save_pretrained(tmp_path / "checkpoint-10")
+    assert main(["ingest", str(tmp_path / "checkpoint-10"), "--base", str(base), "--out", str(tmp_path / "t")]) == 0
+    assert main(["spectra", str(tmp_path / "t"), "--out", str(tmp_path / "s.parquet")]) == 0
+    rows = pd.read_parquet(tmp_path / "s.parquet").query("kind == 'q_proj'")
+    assert rows["sigma_1"].to_numpy() == pytest.approx(1e-12 * (rows["rows"] * rows["cols"]) ** 0.5, rel=1e-5)
+    assert rows["share_1"].to_numpy() == pytest.approx(1, rel=1e-5)
+    assert rows["max_abs"].to_numpy() == pytest.approx(1e-12, rel=1e-5)
 
 
 def test_a_branch_for_each_step_is_a_run(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -204,7 +204,7 @@ def test_a_start_misses_no_direction_that_it_has_no_part_in() -> None:
     assert_meets_the_bar(new, truncated_svd(new, 4, truncated_svd(old, 4)), 4)
 
 
-@pytest.mark.parametrize(("side", "whole"), [(40, True), (300, True), (600, False)])
+@pytest.mark.parametrize(("side", "whole"), [(40, True), (200, True), (600, False)])
 def test_smaller_matrices_come_with_their_whole_spectrum(side: int, whole: bool) -> None:
     D = normal(side, 2 * side, 0).float()
     spectrum = truncated_svd(D, 2).spectrum

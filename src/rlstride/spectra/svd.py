@@ -53,10 +53,11 @@ class TruncatedSVD:
 def truncated_svd(D: Tensor, k: int, start: TruncatedSVD | None = None) -> TruncatedSVD:
     """The k leading singular triplets of D in its own precision; k above min(m, n) is cut to it.
 
-    By the smaller side: up to 64, or where over a quarter of the triplets is wanted, LAPACK's SVD; up to 256 the
-    eigenvectors of the Gram matrix in float64, whose squared condition number is then harmless; above, block Krylov
-    iteration with full reorthogonalisation, in bfloat16 where that is faster, a Rayleigh-Ritz step in D's own
-    precision, and its residuals. What misses the bar so (values far below s1, a flat spectrum) is left to LAPACK.
+    float64 goes to LAPACK's SVD. So does float32 with a smaller side of up to 64, or where over a quarter of its
+    triplets is wanted; up to 256 the eigenvectors of the Gram matrix in float64 are taken, whose squared condition
+    number is then harmless; above, block Krylov iteration with full reorthogonalisation, in bfloat16 where that is
+    faster, a Rayleigh-Ritz step in float32, and its residuals. What misses the bar so (values far below s1) is left to
+    LAPACK.
 
     Args:
         D: a finite matrix (m, n).
@@ -65,11 +66,11 @@ def truncated_svd(D: Tensor, k: int, start: TruncatedSVD | None = None) -> Trunc
     """
     k, short = min(k, *D.shape), min(D.shape)
     found = None
-    if short > EXACT_SIDE and 4 * k <= short:
+    if D.dtype == torch.float32 and short > EXACT_SIDE and 4 * k <= short:
         tall = D if D.shape[0] >= D.shape[1] else D.mT
         if short > GRAM_SIDE:
             found = _by_krylov(tall, k, None if start is None else start.subspace)
-        elif D.dtype == torch.float32:
+        else:
             found = _by_gram(tall, k)
         if found is not None and tall is not D:
             found = replace(found, u=found.v, v=found.u)
