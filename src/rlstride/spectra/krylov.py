@@ -13,6 +13,7 @@ _MAX_BLOCKS = 40
 # new directions at ranks 1 to 8 of an update, 59 were missed with two blocks, none with three).
 _RANDOM_ROWS = 4
 _SETTLED_BLOCKS = 3
+_LOST = 1e-4  # of |A|^2: what is left beside the basis is then mostly rounding, and is not at right angles to it
 
 
 def leading_subspace(
@@ -36,7 +37,8 @@ def leading_subspace(
     """
     n, known = A.shape[1], 0 if guess is None else min(guess.shape[1], k + 2)
     width = max(8, max(known, k) + _RANDOM_ROWS)
-    wide = A.dtype if A.dtype in (torch.float32, torch.float64) else torch.float32
+    rough = A.dtype == torch.bfloat16  # rounding is far above what eigenvectors in float32 add to it
+    wide = torch.float32 if rough else A.dtype
     block = torch.randn(width, n, generator=torch.Generator().manual_seed(0), dtype=wide).to(A.device)
     if guess is not None:
         block[:known] = guess[:, :known].mT
@@ -64,7 +66,7 @@ def leading_subspace(
         rest -= (rest @ V.mT) @ V
         block, R = _orthonormal(rest)
         if blocks in (check, most):
-            squares, y = torch.linalg.eigh(T[:new, :new])
+            squares, y = (part.double() for part in torch.linalg.eigh(T[:new, :new].to(torch.float32 if rough else T)))
             theta = squares[-k - 1 :].flip(0).clamp(min=0).sqrt()  # (k + 1,): the last one tells whether s_k is tied
             left_over = torch.linalg.vector_norm(R @ y[-width:, -k - 1 :].flip(1), dim=0)  # s_i r_i
             settled = blocks >= _SETTLED_BLOCKS
@@ -73,7 +75,8 @@ def leading_subspace(
                 return _ritz_vectors(y, V, width), True
             check = blocks + _blocks_to_go(before, over, blocks - checked, most=blocks // 2)
             checked = blocks
-        block = _orthonormal(block - (block @ V.mT) @ V)[0]
+        if float(R.diagonal().abs().min()) < _LOST:
+            block = _orthonormal(block - (block @ V.mT) @ V)[0]
     return _ritz_vectors(y, V, width), False
 
 
@@ -125,10 +128,10 @@ def _over(theta: Tensor, left_over: Tensor, rounding: float, settled: bool, resi
 
 
 def _blocks_to_go(before: float, over: float, blocks: int, most: int) -> int:
-    """Until the bar is likely met, had it come nearer by the same factor with each block; early rather than late.
+    """Until the bar is likely met, had it come nearer by the same factor with each block.
 
     Eigenvectors of many blocks cost more than a block, so not every block is worth a look.
     """
     if not over < before < math.inf:
         return 1
-    return max(1, min(most, int(0.8 * blocks * math.log(over) / math.log(before / over))))
+    return max(1, min(most, int(blocks * math.log(over) / math.log(before / over))))
