@@ -16,13 +16,15 @@ from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 from rlstride.errors import RequestError, first_line
 from rlstride.progress import quiet
 
+_Known = Callable[..., Any] | tuple[Callable[..., Any], str]
+
 # It warns of a mesh whose process groups are not there: none is needed to read its tensors.
 _MESH_LOGGER = "torch.distributed.device_mesh"
 # What a rank's file holds beside tensors: which mesh a DTensor is spread over. Tensors and plain containers are torch's
 # own list; DTensor, DeviceMesh and the placements were added to it by torch.distributed.tensor, under the names that
 # they have had since torch 2.5. The earlier names stand here.
 _OLDER = "torch.distributed._tensor"
-_MESH_CLASSES: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+_MESH_CLASSES: list[_Known] = [
     _FlatLayout,
     _MeshLayout,
     (DTensor, f"{_OLDER}.api.DTensor"),
@@ -54,6 +56,44 @@ _METADATA_CLASSES = {
 _PATHS = {(module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")}
 
 
+class _Inert:
+    """Stands for an object that no tensor depends on: it takes whatever the pickle gives it, and keeps nothing."""
+
+    __slots__ = ()
+
+    def __new__(cls, *_: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        pass
+
+
+# What DeepSpeed's optimisers put beside their tensors. DeepSpeed itself is never imported.
+_DEEPSPEED_CLASSES: list[_Known] = [
+    (_Inert, f"deepspeed.{name}")
+    for name in (
+        "runtime.fp16.loss_scaler.LossScaler",
+        "runtime.fp16.loss_scaler.DynamicLossScaler",
+        "runtime.zero.config.ZeroStageEnum",
+        "utils.tensor_fragment.fragment_address",
+        "checkpoint.universal_checkpoint.SubparamShape",
+    )
+]
+
+
+def load_deepspeed(path: Path, way_out: str) -> Any:
+    """What DeepSpeed saved, its tensors mapped rather than read; its own objects are left out.
+
+    Args:
+        path: the file.
+        way_out: said where it is refused.
+
+    Raises:
+        RequestError: the file is missing, not whole, or asks for anything else to be called.
+    """
+    return _load(path, path, _DEEPSPEED_CLASSES, "tensors and DeepSpeed's own records", f"; {way_out}")
+
+
 def load_tensors(file: Path | IO[bytes], place: Path) -> Any:
     """What torch.save wrote, by ``torch.load(weights_only=True)``: tensors, containers and sharding descriptions.
 
@@ -64,13 +104,17 @@ def load_tensors(file: Path | IO[bytes], place: Path) -> Any:
     Raises:
         RequestError: the file is not whole, or asks for anything else to be called.
     """
+    return _load(file, place, _MESH_CLASSES, "tensors and DTensors")
+
+
+def _load(file: Path | IO[bytes], place: Path, classes: list[_Known], let_in: str, way_out: str = "") -> Any:
     try:
-        with torch.serialization.safe_globals(_MESH_CLASSES), quiet(_MESH_LOGGER):
+        with torch.serialization.safe_globals(classes), quiet(_MESH_LOGGER):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it asks for {found[1]}, but only tensors and DTensors are let in" if found else first_line(error)
-        raise RequestError(f"{place}: refused, and nothing in it was run: {what}") from error
+        what = f"it asks for {found[1]}, but only {let_in} are let in" if found else first_line(error)
+        raise RequestError(f"{place}: refused, and nothing in it was run: {what}{way_out}") from error
     except FileNotFoundError as error:
         raise RequestError(f"{place}: there is no such file") from error
     except Exception as error:  # what a damaged file makes torch raise is of many kinds
