@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="SRC",
         help="the run's folder, or its checkpoints: Hugging Face folders, LoRA adapters, FSDP shards of verl or"
-        " torch.distributed.checkpoint, hf://org/repo@step_{n}",
+        " torch.distributed.checkpoint, DeepSpeed ZeRO shards, hf://org/repo@step_{n}",
     )
     verb.add_argument(
         "--base", required=True, metavar="BASE", help="the model that the run started from: a folder or hf://org/repo"

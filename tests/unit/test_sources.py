@@ -179,9 +179,6 @@ def test_an_index_that_is_wrong_about_a_file_is_told(tmp_path: Path) -> None:
     ("files", "sentence"),
     [
         (["pytorch_model-00001-of-00002.bin"], "pickled weights are not read; save the model again with safetensors"),
-        (["global_step100/bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt"], "run the zero_to_fp32.py"),
-        (["global_step100/zero_pp_rank_0_mp_rank_00_model_states.pt", "latest"], "run the zero_to_fp32.py"),
-        (["global_step100/mp_rank_00_model_states.pt"], "run the zero_to_fp32.py"),
         (["__0_0.distcp"], r"without \.metadata, which is written last: half-written"),
     ],
 )
@@ -204,6 +201,9 @@ def test_what_cannot_be_read_says_what_to_do(files: list[str], sentence: str, tm
         (["model_world_size_1_rank_0.pt", "lora_adapter/adapter_config.json"], Kind.ADAPTER, "lora_adapter"),
         (["actor/fsdp_config.json", "actor/lora_adapter/adapter_config.json"], Kind.ADAPTER, "actor/lora_adapter"),
         (["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"], Kind.DCP, "pytorch_model_fsdp_0"),
+        (["global_step100/zero_pp_rank_0_mp_rank_00_model_states.pt"], Kind.ZERO, "global_step100"),
+        (["global_step100/mp_rank_00_model_states.pt", "pytorch_model.bin"], Kind.ZERO, "global_step100"),
+        (["mp_rank_00_model_states.pt"], Kind.ZERO, "."),
         (["critic/model_world_size_1_rank_0.pt"], None, ""),
     ],
 )

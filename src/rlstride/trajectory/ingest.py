@@ -14,6 +14,7 @@ from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, libra
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, revisions
 from rlstride.trajectory.sources.recognise import find_checkpoint
+from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import FoundStep, find_steps, step_of
 
 
@@ -106,6 +107,8 @@ def _base(base: str, out: Path) -> tuple[BaseRecord, HFFolder]:
 def _record(step: int, found: FoundStep, base: HFFolder, out: Path) -> StepRecord:
     layout = read_layout(base.path)
     stored = found.checkpoint.open(base)
+    if remark := remark_on(stored):
+        print(f"ingest: step {step}: {remark}", file=sys.stderr)
     problems = stored.problems()
     if not problems:
         source, start = InLayout(stored, layout), InLayout(base, layout)

@@ -14,6 +14,7 @@ from rlstride.trajectory.sources.hf import open_safetensors
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address
 from rlstride.trajectory.sources.lora import WEIGHTS, adapter_config
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind, find_checkpoint
+from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import step_folders, step_of
 from rlstride.trajectory.store import Trajectory
 
@@ -22,6 +23,7 @@ _KINDS = {
     Kind.ADAPTER: "PEFT LoRA adapter",
     Kind.DCP: "torch.distributed.checkpoint folder",
     Kind.FSDP: "FSDP shards, one file for each rank, as verl writes them",
+    Kind.ZERO: "DeepSpeed ZeRO shards, one file for each rank",
 }
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -140,6 +142,7 @@ def _opened(checkpoint: Checkpoint, start: HFFolder | None) -> Findings:
             if start is None:
                 return findings
         stored = checkpoint.open(start)
+        findings.facts[0] += f", {remark}" if (remark := remark_on(stored)) else ""
         findings.problems += stored.problems()
         if findings.problems:
             return findings
@@ -208,8 +211,10 @@ def _missing_files(path: Path) -> list[str]:
 
 
 def _config_folder(path: Path) -> Path:
-    """Where the config of a sharded checkpoint is: verl keeps it in a folder beside the shards."""
-    return path / "huggingface" if (path / "huggingface" / "config.json").is_file() else path
+    """Where the config of a sharded checkpoint is: verl has a folder for it beside the shards, TRL keeps it above."""
+    return next(
+        (place for place in (path / "huggingface", path, path.parent) if (place / "config.json").is_file()), path
+    )
 
 
 def _listed(steps: list[int]) -> str:

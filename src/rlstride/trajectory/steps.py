@@ -71,8 +71,8 @@ def find_steps(path: Path) -> list[FoundStep]:
         checkpoint = find_checkpoint(path)
         if checkpoint is None:
             raise RequestError(
-                f"{path}: no checkpoint here (safetensors, adapter, torch.distributed.checkpoint or verl's shards), "
-                "and no folder named after a step, such as global_step_50"
+                f"{path}: no checkpoint here (safetensors, adapter, shards of verl, DeepSpeed or "
+                "torch.distributed.checkpoint), and no folder named after a step, such as global_step_50"
             )
         return [FoundStep(own, checkpoint)]
     found = []

@@ -19,9 +19,11 @@ class Kind(StrEnum):
     ADAPTER = "adapter"
     DCP = "dcp"
     FSDP = "fsdp"
+    ZERO = "zero"
 
 
 # In this order: the adapter rather than the shards that hold it and its base; shards rather than a copy that was cast.
+# DeepSpeed's files may be in a folder of any name, below the copy: see _zero_folder.
 _INSIDE = (
     "actor/lora_adapter",
     "lora_adapter",
@@ -37,13 +39,10 @@ _MARKS = {
     Kind.DCP: (".metadata",),
     Kind.FSDP: ("model_world_size_*_rank_*.pt",),
 }
-_ZERO = (
-    "DeepSpeed's shards are not read; run the zero_to_fp32.py that DeepSpeed left in the checkpoint "
-    "(python zero_to_fp32.py . OUT --safe_serialization) and give OUT"
-)
+_ZERO_MASTERS = "*zero_pp_rank_*_optim_states.pt"
+_ZERO_MARKS = ("mp_rank_*_model_states.pt", "zero_pp_rank_*_model_states.pt", _ZERO_MASTERS)
+_LATEST = "latest"  # DeepSpeed's note of the folder that it wrote last
 _UNREADABLE = {
-    "*zero_pp_rank_*_states.pt": _ZERO,
-    "mp_rank_*_model_states.pt": _ZERO,
     "*.distcp": "pieces of torch.distributed.checkpoint without .metadata, which is written last: half-written",
     "pytorch_model*.bin": "pickled weights are not read; save the model again with safetensors",
 }
@@ -73,6 +72,10 @@ class Checkpoint:
                 from rlstride.trajectory.sources.fsdp import FSDPShards
 
                 return FSDPShards(self.path)
+            case Kind.ZERO:
+                from rlstride.trajectory.sources.zero import ZeROShards
+
+                return ZeROShards(self.path)
             case Kind.ADAPTER:
                 if base is None:
                     raise RequestError(f"{self.path}: an adapter is read over its base; name it with --base")
@@ -86,16 +89,19 @@ def find_checkpoint(path: Path) -> Checkpoint | None:
         RequestError: there is one that cannot be read.
     """
     unreadable = None
+    zero = _zero_folder(path)
     for inside in _INSIDE:
         folder = path / inside if inside else path
         if not folder.is_dir():
             continue
         for kind, marks in _MARKS.items():
             if any(next(folder.glob(mark), None) for mark in marks):
-                return Checkpoint(kind, folder)
+                finer = zero if kind is Kind.HF and zero and next(zero.glob(_ZERO_MASTERS), None) else None
+                return Checkpoint(Kind.ZERO, finer) if finer else Checkpoint(kind, folder)
         unreadable = unreadable or _why_not(folder)
-    # DeepSpeed puts its files into a folder of the step's name.
-    unreadable = unreadable or next((why for below in _folders(path) if (why := _why_not(below))), None)
+    if zero:
+        return Checkpoint(Kind.ZERO, zero)
+    unreadable = unreadable or _which_zero(path)
     if unreadable:
         raise RequestError(unreadable)
     return None
@@ -105,5 +111,25 @@ def _why_not(folder: Path) -> str | None:
     return next((f"{folder}: {why}" for mark, why in _UNREADABLE.items() if next(folder.glob(mark), None)), None)
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(below for below in path.glob("global_step*") if below.is_dir()) if path.is_dir() else []
+def _zero_folder(path: Path) -> Path | None:
+    """DeepSpeed's files: here, or in the folder below that ``latest`` names, or the only one of a step's name."""
+    if _holds_zero(path):
+        return path
+    latest = path / _LATEST
+    below = [path / latest.read_text(errors="replace").strip()] if latest.is_file() else _zero_folders(path)
+    return below[0] if len(below) == 1 and below[0].parent == path and _holds_zero(below[0]) else None
+
+
+def _which_zero(path: Path) -> str | None:
+    below = _zero_folders(path)
+    if (path / _LATEST).is_file():
+        return f"{path / _LATEST}: there are no files of DeepSpeed in the folder that it names"
+    return f"{path}: {below[0].name} and {below[1].name} are both here; name one" if len(below) > 1 else None
+
+
+def _zero_folders(path: Path) -> list[Path]:
+    return sorted(below for below in path.glob("global_step*") if _holds_zero(below))
+
+
+def _holds_zero(folder: Path) -> bool:
+    return any(next(folder.glob(mark), None) for mark in _ZERO_MARKS)

@@ -51,3 +51,9 @@ class StoredSource(TensorSource, Protocol):
     def problems(self) -> list[str]:
         """What is wrong with the files, a sentence each, as far as it shows without reading the weights."""
         ...
+
+
+def remark_on(source: StoredSource) -> str | None:
+    """What to know of how a checkpoint is read, such as in a narrower dtype than it could be; None mostly."""
+    remark: str | None = getattr(source, "remark", None)
+    return remark
