@@ -13,6 +13,7 @@ from rlstride.extrapolation.registry import method_named
 from rlstride.spectra.updates import UpdateReader
 from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
+from rlstride.trajectory.compare import wider
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.store import Trajectory
 
@@ -78,8 +79,12 @@ def _write(
     prediction = method.fit(window, accuracies).predict(target)
     reader = UpdateReader(window)
     tensors = base_tensors(reader)
+    # A step's dtype where it is the wider one: the base's would round small updates away.
+    dtypes = {
+        weight.name: wider(reader.dtype(weight, 0), reader.dtype(weight, window.steps[-1])) for weight in reader.weights
+    }
     for name, delta in prediction.deltas:
-        tensors[name] = (tensors[name].double() + delta.double()).to(tensors[name].dtype)
+        tensors[name] = (tensors[name].double() + delta.double()).to(dtypes[name])
     facts = {"method": method.name, "window": share, "kept steps seen": ", ".join(map(str, window.steps))}
     card = model_card(window, facts | {"prediction": json.dumps(prediction.info)})
     write_model(out, window.base_folder, tensors, card)

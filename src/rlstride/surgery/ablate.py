@@ -1,7 +1,9 @@
 """Edited models of one kept step: rank-k updates (arXiv 2510.00553), and controls of equal norm.
 
 W_k = W0 + scale * a * D_k per in-scope matrix, with D_k = sum_{i<=k} s_i u_i v_i^T and a = |D|F / |D_k|F (rescale
-``frobenius``) or 1 (``none``). Everything out of scope stays bit-identical to the base.
+``frobenius``) or 1 (``none``). Everything out of scope stays bit-identical to the base. Where the step is stored in a
+wider dtype than the base, edited matrices are too: float32 shards of a bfloat16 base hold updates that bfloat16 would
+round away.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from rlstride.spectra.updates import UpdateReader
 from rlstride.study.variants import AblationVariant
 from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
+from rlstride.trajectory.compare import wider
 from rlstride.trajectory.store import Trajectory
 
 
@@ -77,19 +80,23 @@ def edited(
     variant: AblationVariant,
     decompositions: Mapping[str, Decomposition],
 ) -> Tensor:
-    """One matrix with its edited update, in the base's dtype. A variant without a rank needs no decomposition."""
+    """One matrix with its edited update, in the wider of the base's and the step's dtype.
+
+    A variant without a rank needs no decomposition.
+    """
     base = reader.stored(weight, 0)
+    dtype = wider(base.dtype, reader.dtype(weight, step))
     if variant.rank is None:
         if variant.scale == 1:  # Wt itself, which W0 + (Wt - W0) is only up to rounding
-            return reader.stored(weight, step).to(base.dtype)
+            return reader.stored(weight, step).to(dtype)
         update = reader.update(weight, step)
-        return (base.double() + variant.scale * update.double()).to(base.dtype)
+        return (base.double() + variant.scale * update.double()).to(dtype)
     decomposition = decompositions[weight.module]
     if variant.directions == "random":
         seed = _seed(reader.trajectory, weight.module, step, variant.name)
         decomposition = _with_random_directions(decomposition, variant.rank, seed)
     update = rank_k_update(decomposition, variant.rank, rescale=variant.rescale == "frobenius")
-    return (base.double() + variant.scale * update).to(base.dtype)
+    return (base.double() + variant.scale * update).to(dtype)
 
 
 def rank_k_update(decomposition: Decomposition, rank: int, *, rescale: bool) -> Tensor:

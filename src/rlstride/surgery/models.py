@@ -1,6 +1,8 @@
 """Writes edited models as Hugging Face folders with a card that says what they are."""
 
+import json
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -8,8 +10,11 @@ from torch import Tensor
 
 from rlstride.errors import RequestError
 from rlstride.spectra.updates import UpdateReader
+from rlstride.trajectory.compare import wider
 from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.layout import as_stored
+from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.sources.hf import read_json
 from rlstride.trajectory.store import Trajectory
 
 _CARD = "README.md"
@@ -24,7 +29,8 @@ def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tens
     Args:
         out: the folder; one that an earlier call wrote is replaced.
         base_folder: HF folder whose configuration and tokenizer are copied.
-        tensors_by_name: every tensor of the model by name, fused matrices apart (tied ones once).
+        tensors_by_name: every tensor of the model by name, fused matrices apart (tied ones once). Where some are wider
+            than the base's, config.json says so, or transformers would round them to the base's dtype again.
         card: README.md, without a title.
 
     Raises:
@@ -37,9 +43,22 @@ def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tens
             if file.is_file() and file.suffix in _COPIED and not file.name.endswith(".index.json"):
                 # Bytes alone: a base's read-only bits would keep the folder from being replaced.
                 (partial / file.name).write_bytes(file.read_bytes())
-        contiguous = {name: tensor.contiguous() for name, tensor in as_stored(tensors_by_name, base_folder).items()}
-        save_file(contiguous, partial / _WEIGHTS, metadata={"format": "pt"})
+        stored = {name: tensor.contiguous() for name, tensor in as_stored(tensors_by_name, base_folder).items()}
+        save_file(stored, partial / _WEIGHTS, metadata={"format": "pt"})
+        _state_dtype(partial / "config.json", stored, HFFolder(base_folder))
         write_text(partial / _CARD, f"{_MARK}\n# {out.name}\n\n{card.rstrip()}\n")
+
+
+def _state_dtype(config: Path, tensors: Mapping[str, Tensor], base: HFFolder) -> None:
+    """Writes into config.json which dtype the tensors have, where it is not the base's."""
+    own = [tensors[name].dtype for name in base.names() if name in tensors and tensors[name].dtype != base.dtype(name)]
+    if not own:
+        return
+    content, dtype = read_json(config), str(reduce(wider, own)).removeprefix("torch.")
+    for section in (content, content.get("text_config", {})):
+        section.pop("torch_dtype", None)  # as transformers called it before 5
+        section["dtype"] = dtype
+    write_text(config, json.dumps(content, indent=2) + "\n")
 
 
 def check_replaceable(out: Path) -> None:

@@ -2,6 +2,9 @@
 
 import math
 from collections import Counter
+from functools import reduce
+
+import torch
 
 from rlstride.trajectory.layout import InLayout
 
@@ -26,6 +29,19 @@ def misfits(step: InLayout, base: InLayout, called: str = "the base") -> list[st
 def additions(step: InLayout, base: InLayout) -> list[str]:
     """The names of a checkpoint's tensors that the base lacks."""
     return [name for name in step.names() if not base.holds(name)]
+
+
+def wider(first: torch.dtype, second: torch.dtype) -> torch.dtype:
+    """The narrowest floating dtype in which the values of both are exact."""
+    if first.itemsize == second.itemsize and first != second:  # bfloat16 and float16: neither holds the other
+        return torch.float32
+    return max(first, second, key=lambda dtype: dtype.itemsize)
+
+
+def widest_dtype(source: InLayout) -> torch.dtype:
+    """The floating dtype in which every parameter of a checkpoint is exact."""
+    dtypes = {source.dtype(name) for name in source.names()}
+    return reduce(wider, (dtype for dtype in dtypes if dtype.is_floating_point))
 
 
 def parameters_by_dtype(source: InLayout) -> dict[str, int]:

@@ -14,6 +14,7 @@ own, under the name that families which do not fuse give it:
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +196,7 @@ def as_stored(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
         if not parts:
             continue
         pieces = [stored.pop(part.name) for part in parts]
-        whole = torch.empty(base.shape(name), dtype=pieces[0].dtype)
+        whole = torch.empty(base.shape(name), dtype=reduce(torch.promote_types, (piece.dtype for piece in pieces)))
         for part, piece in zip(parts, pieces, strict=True):
             target = whole if part.expert is None else whole[part.expert]
             target[part.start : part.stop] = piece
