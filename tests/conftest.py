@@ -39,3 +39,13 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_run(small_base: Path) -> SmallRun:
     """A finished run of 20 steps, every second one kept (:func:`plant_run`). Tests must not change it."""
     return plant_run(small_base, small_base.parent / "cell")
+
+
+@pytest.fixture(scope="session")
+def owned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs of several trainers (:func:`make_runs`). Tests may write beside them, and change none."""
+    from owner_runs import make_runs  # TRL takes seconds that most tests need not wait
+
+    root = tmp_path_factory.mktemp("owned")
+    make_runs(root)
+    return root

@@ -175,8 +175,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--study", type=Path, metavar="FILE", help="score on a study's task with its decodings")
     verb.add_argument("--cell", metavar="MODEL/ALGORITHM/SEED", help="labels the rows")
+    verb.add_argument("--steps", type=_integers, metavar="N,N", help="of trajectories: these alone; 0 is the base")
     verb.add_argument(
-        "--split", choices=("validation", "test"), default="test", help="which of the study task's problems"
+        "--split", choices=("validation", "test"), default="test", help="of --study's problems; with --tasks a label"
     )
     verb.add_argument(
         "--decodings", type=_names, metavar="NAME,NAME", help="some of the study's decodings (default: all)"
@@ -349,14 +350,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     if (options.study is None) == (options.tasks is None):
         raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")
+    chosen = {"steps": options.steps, "device": options.device}
     if options.study is None:
-        score_on_lm_eval_tasks(options.models, options.tasks, options.out, limit=options.limit, device=options.device)
+        chosen |= {"split": options.split, "limit": options.limit}
+        score_on_lm_eval_tasks(options.models, options.tasks, options.out, **chosen)
         return
     study = load_study(options.study)
     cell = study.cell(options.cell) if options.cell else None
-    score_on_study(
-        study, cell, options.models, options.split, options.out, decodings=options.decodings, device=options.device
-    )
+    score_on_study(study, cell, options.models, options.split, options.out, decodings=options.decodings, **chosen)
 
 
 def _collect(options: argparse.Namespace) -> None:

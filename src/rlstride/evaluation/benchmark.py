@@ -97,7 +97,8 @@ def load_tasks(names: Sequence[str]) -> dict[str, Any]:
                 f"--tasks: lm-eval has no task, group or tag {name!r}, and there is no such YAML file "
                 "(`lm_eval ls tasks` lists the names)"
             )
-    tasks: dict[str, Any] = manager.load(list(names))["tasks"]
+    with quiet_lm_eval():
+        tasks: dict[str, Any] = manager.load(list(names))["tasks"]
     return tasks
 
 

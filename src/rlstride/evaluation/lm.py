@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.models import Candidate
 from rlstride.progress import quiet
+from rlstride.trajectory.compare import widest_dtype
+from rlstride.trajectory.layout import InLayout, Layout, read_layout
 from rlstride.trajectory.sources import HFFolder
 
 _TINY_PARAMETERS = 10_000_000
@@ -39,6 +41,10 @@ class CountingHFLM(HFLM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         completions: list[str] = super().generate_until(requests, disable_tqdm=True)
         return completions
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return found
 
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
@@ -70,14 +76,25 @@ class Bench:
         """lm-eval's model with the candidate's weights in it.
 
         Raises:
-            RequestError: transformers cannot load the model or its tokenizer.
+            RequestError: transformers cannot load the model or its tokenizer, or a step's files are damaged.
         """
+        step = None if candidate.trajectory is None else candidate.trajectory.source(candidate.step)
+        dtype = "auto" if step is None else widest_dtype(step)  # so that nothing is rounded
         fingerprint = _fingerprint(candidate)
-        reusable = self._lm is not None and fingerprint is not None and fingerprint == self._fingerprint
-        if self._lm is None or not reusable or not put_weights(self._lm.model, HFFolder(candidate.source)):
+        alike = fingerprint is not None and fingerprint == self._fingerprint
+        if self._lm is None or not alike or not _takes(self._lm.model, candidate, dtype):
             self._lm = self._fingerprint = None  # frees the old model before the new one takes its memory
-            self._lm, self._fingerprint = _load(candidate, self._device), fingerprint
+            self._lm, self._fingerprint = _load(candidate, self._device, dtype), fingerprint
+        if step is not None:
+            put_step(self._lm.model, step, read_layout(Path(candidate.source)))
         return self._lm
+
+
+def _takes(model: PreTrainedModel, candidate: Candidate, dtype: torch.dtype | str) -> bool:
+    """Whether the model can take a candidate that computes alike; one with a folder of its own is in it then."""
+    if candidate.trajectory is not None:
+        return bool(model.dtype == dtype)
+    return put_weights(model, HFFolder(candidate.source))
 
 
 @torch.no_grad()
@@ -102,17 +119,38 @@ def put_weights(model: PreTrainedModel, source: HFFolder) -> bool:
     return True
 
 
+@torch.no_grad()
+def put_step(model: PreTrainedModel, step: InLayout, layout: Layout) -> None:
+    """Copies a kept step's tensors into the model of its base, however the step's files name, cut or fuse them.
+
+    Args:
+        model: the base's architecture.
+        step: the tensors, fused matrices apart.
+        layout: the base's, which says what the model fuses.
+
+    Raises:
+        RequestError: the step lacks one of the model's tensors, or its files are damaged.
+    """
+    for name, place in model.state_dict().items():
+        parts = layout.parts(name, tuple(place.shape)) if layout.may_split(name) else []
+        if not parts:
+            place.copy_(step.tensor(name))
+        for part in parts:
+            whole = place if part.expert is None else place[part.expert]
+            whole[part.start : part.stop].copy_(step.tensor(part.name))
+
+
 def quiet_lm_eval() -> AbstractContextManager[None]:
     """Without lm-eval's own running commentary: the caller knows the tasks and models that it passes."""
     return quiet("lm_eval")
 
 
-def _load(candidate: Candidate, device: str) -> CountingHFLM:
+def _load(candidate: Candidate, device: str, dtype: torch.dtype | str) -> CountingHFLM:
     if device == "cuda" and not torch.cuda.is_available():
         raise RequestError("--device cuda: this machine has no CUDA device that torch can use; use cpu")
     try:
         tokenizer = AutoTokenizer.from_pretrained(candidate.tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(candidate.source, dtype="auto").to(device)
+        model = AutoModelForCausalLM.from_pretrained(candidate.source, dtype=dtype).to(device)
     except (OSError, ValueError) as error:
         raise RequestError(f"{candidate.source}: transformers cannot load this model ({first_line(error)})") from error
     with quiet_lm_eval():  # it warns of every preloaded model

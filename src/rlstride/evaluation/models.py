@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.trajectory.files import sha256
+from rlstride.trajectory.sources.recognise import Kind
 from rlstride.trajectory.store import Trajectory
 
 UNKNOWN_STEP = -1
@@ -24,6 +25,7 @@ class Candidate:
         source: its Hugging Face folder, or a repository's name on the hub.
         tokenizer: where its tokenizer lies.
         labels: model, algorithm and seed of the trajectory that it was found in, if it was.
+        trajectory: where its weights are read from, if they do not lie in ``source``, which then is the base.
     """
 
     variant: str
@@ -31,6 +33,7 @@ class Candidate:
     source: str
     tokenizer: str
     labels: dict[str, str | int] = field(default_factory=dict, compare=False)
+    trajectory: Trajectory | None = field(default=None, compare=False)
 
     @property
     def folder(self) -> Path | None:
@@ -38,25 +41,37 @@ class Candidate:
         return Path(self.source) if Path(self.source).is_dir() else None
 
     def weights_digest(self) -> str | None:
-        """A digest of the weight files; None for a model on the hub."""
-        if self.folder is None:
+        """A digest of the weight files; None for a model on the hub.
+
+        Raises:
+            RequestError: a file that a trajectory lists is missing.
+        """
+        if self.trajectory is not None:  # the base's too, as an adapter lies over it
+            files = [*self.trajectory.files(0), *self.trajectory.files(self.step)]
+        elif self.folder is not None:
+            files = sorted(self.folder.glob("*.safetensors"))
+        else:
             return None
-        return "".join(sha256(file) for file in sorted(self.folder.glob("*.safetensors"))) or None
+        absent = next((file for file in files if not file.is_file()), None)
+        if absent:
+            raise RequestError(f"{absent}: in the trajectory's manifest, but missing")
+        return "".join(map(sha256, files)) or None
 
 
-def parse_models(texts: Sequence[str], *, hub: bool = False) -> list[Candidate]:
+def parse_models(texts: Sequence[str], *, steps: Sequence[int] | None = None, hub: bool = False) -> list[Candidate]:
     """What ``[NAME[@STEP]=]PATH`` stand for: a model folder is one model, a trajectory its base and every kept step.
 
     A model folder's variant is NAME, else the folder's name; its step is STEP, else a kept step's own, else -1.
 
     Args:
         texts: the words of the command line.
+        steps: those of a trajectory that are meant, 0 for its base; None is all.
         hub: whether org/name may stand for a repository on the hub.
 
     Raises:
         RequestError: a path does not exist or is no model, or two models would share a row.
     """
-    candidates = [candidate for text in texts for candidate in _candidates(text, hub)]
+    candidates = [candidate for text in texts for candidate in _candidates(text, steps, hub)]
     seen: set[tuple[str, int]] = set()
     for candidate in candidates:
         key = (candidate.variant, candidate.step)
@@ -68,28 +83,35 @@ def parse_models(texts: Sequence[str], *, hub: bool = False) -> list[Candidate]:
     return candidates
 
 
-def _candidates(text: str, hub: bool) -> Iterable[Candidate]:
+def _candidates(text: str, steps: Sequence[int] | None, hub: bool) -> Iterable[Candidate]:
     named = None if Path(text).exists() else _NAMED.match(text)
     path = Path(named["path"] if named else text)
     if (path / "manifest.json").is_file():
         if named:
             raise RequestError(f"{text}: a trajectory takes no name, its rows are called base and checkpoint")
-        return _trajectory_candidates(Trajectory(path))
+        return _trajectory_candidates(Trajectory(path), steps)
     name = named["name"] if named else path.resolve().name
     if not (path / "config.json").is_file():
         if hub and not path.exists() and _HUB_ID.match(str(path)):
             return [Candidate(name, _step(named, path), str(path), str(path))]
-        raise RequestError(f"{path}: neither a model folder (no config.json) nor a trajectory (no manifest.json)")
+        raise RequestError(
+            f"{path}: neither a model folder (no config.json) nor a trajectory (no manifest.json); an adapter, FSDP "
+            "shards or a whole run are scored as a trajectory, which rlstride ingest makes of them"
+        )
     return [Candidate(name, _step(named, path), str(path), str(_tokenizer_folder(path)))]
 
 
-def _trajectory_candidates(trajectory: Trajectory) -> list[Candidate]:
-    manifest, base = trajectory.manifest, str(trajectory.base_folder)
+def _trajectory_candidates(trajectory: Trajectory, steps: Sequence[int] | None) -> list[Candidate]:
+    manifest, base = trajectory.manifest, trajectory.base_folder
     labels: dict[str, str | int] = {"model": manifest.base.name, "algorithm": manifest.algorithm, "seed": manifest.seed}
-    kept = [
-        Candidate("checkpoint", step, str(trajectory.model_folder(step)), base, labels) for step in trajectory.steps
-    ]
-    return [Candidate("base", 0, base, base, labels), *kept]
+    candidates = []
+    for step in (0, *trajectory.steps) if steps is None else steps:
+        checkpoint = trajectory.checkpoint(step)
+        whole = checkpoint.kind is Kind.HF and (checkpoint.path / "config.json").is_file()
+        source = checkpoint.path if whole else base
+        variant, elsewhere = "checkpoint" if step else "base", None if whole else trajectory
+        candidates.append(Candidate(variant, step, str(source), str(base), labels, elsewhere))
+    return candidates
 
 
 def _step(named: re.Match[str] | None, folder: Path) -> int:

@@ -27,6 +27,7 @@ def score_on_study(
     split: Split,
     out: Path,
     *,
+    steps: Sequence[int] | None = None,
     decodings: Sequence[str] | None = None,
     device: str = "cpu",
 ) -> None:
@@ -41,6 +42,7 @@ def score_on_study(
         models: ``[NAME[@STEP]=]PATH`` of model folders and trajectories (see :func:`parse_models`).
         split: validation (what methods may look at) or test (what is reported).
         out: the Parquet file, one row for each variant, step and decoding.
+        steps: of trajectories, the kept steps to score, 0 for the base; all if left out.
         decodings: some of the study's; all if left out.
         device: cpu or cuda.
 
@@ -48,7 +50,7 @@ def score_on_study(
         RequestError: a decoding, a path or a model is wrong.
     """
     chosen = _chosen_decodings(study, decodings)
-    candidates = parse_models(models)
+    candidates = parse_models(models, steps=steps)
     benchmark = StudyBenchmark(study, split)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     known_cell: Labels = {"model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed} if cell else {}
@@ -72,7 +74,14 @@ def score_on_study(
 
 
 def score_on_lm_eval_tasks(
-    models: Sequence[str], tasks: Sequence[str], out: Path, *, limit: int | None = None, device: str = "cpu"
+    models: Sequence[str],
+    tasks: Sequence[str],
+    out: Path,
+    *,
+    split: Split = "test",
+    steps: Sequence[int] | None = None,
+    limit: int | None = None,
+    device: str = "cpu",
 ) -> None:
     """Scores models on any lm-eval tasks, with each task's own prompts, decoding and primary metric.
 
@@ -83,26 +92,29 @@ def score_on_lm_eval_tasks(
         models: ``[NAME[@STEP]=]PATH``, where a path may be org/name on the Hugging Face hub.
         tasks: names known to lm-eval, names of the project's own tasks (rlstride_chain), or paths of task YAMLs.
         out: the Parquet file, one row for each variant, step and task.
+        split: what the rows are for: methods that use accuracy look at validation rows only. lm-eval's task says which
+            problems these are.
+        steps: of trajectories, the kept steps to score, 0 for the base; all if left out.
         limit: the first so many problems of each task only.
         device: cpu or cuda.
 
     Raises:
         RequestError: a task, a path or a model is wrong.
     """
-    candidates = parse_models(models, hub=True)
+    candidates = parse_models(models, steps=steps, hub=True)
     loaded = load_tasks(tasks)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     for candidate in track(candidates, "evaluate"):
         place: Labels = {"study": "", **_UNKNOWN_CELL, "model": candidate.variant, **candidate.labels}
         weights = candidate.weights_digest()
         for name, task in loaded.items():
-            seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, "test")
+            seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
             key = _key(weights, seed, task=task.dump_config(), limit=limit)
             measurement = journal.find(key)
             if measurement is None:
                 measurement = score_task(bench.seat(candidate), task, seed, limit)
                 journal.add(key, measurement)
-            rows.append(Row({**place, **_which(candidate, name, "test", "task")}, measurement))
+            rows.append(Row({**place, **_which(candidate, name, split, "task")}, measurement))
     write_tables(out, rows)
     journal.remove()
 

@@ -84,8 +84,7 @@ def _trajectory(path: Path) -> Findings:
         return findings
     for step in trajectory.steps:
         checkpoint = trajectory.checkpoint(step)
-        files = [checkpoint.path / file for file in trajectory.record(step).sha256]
-        absent = [file for file in files if not file.is_file()]
+        absent = [file for file in trajectory.files(step) if not file.is_file()]
         findings.problems += [f"{file}: in the manifest, but missing" for file in absent]
         if absent:
             continue

@@ -53,7 +53,7 @@ class Trajectory:
         Raises:
             RequestError: the step was not kept, or lies beyond this window.
         """
-        if step > self._limit:
+        if step > self._limit < self.full_last_step:
             raise RequestError(f"{self.folder}: step {step} lies beyond the window, which ends at step {self._limit}")
         if step not in self._records:
             raise RequestError(f"{self.folder}: step {step} was not kept; kept: {', '.join(map(str, self.steps))}")
@@ -73,6 +73,11 @@ class Trajectory:
         if kind not in tuple(Kind):
             raise RequestError(f"{self.folder}: step {step}: this rlstride reads no checkpoints of the kind {kind!r}")
         return Checkpoint(Kind(kind), self.model_folder(step))
+
+    def files(self, step: int) -> list[Path]:
+        """The files that hold a kept step's weights, as the manifest lists them; 0 is the base."""
+        listed = self.manifest.base.sha256 if step == 0 else self.record(step).sha256
+        return [self.model_folder(step) / file for file in listed]
 
     def source(self, step: int) -> InLayout:
         """The tensors of a kept step, fused matrices apart as the base's config says; 0 is the base.
