@@ -277,6 +277,14 @@ def test_a_step_without_a_whole_checkpoint_is_named(root: Path, tmp_path: Path) 
     assert "no config.json here; the base is" in refusal(copied, tmp_path, tmp_path)
 
 
+def test_a_quantised_base_is_refused(root: Path, tmp_path: Path) -> None:
+    """Some have the shapes of the weights that they stand for."""
+    base = shutil.copytree(root / "glm4" / "base", tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    assert "base/config.json: this base is quantised" in refusal(root / "glm4" / "hf", base, tmp_path)
+
+
 def test_a_folder_of_something_else_is_not_written_into(root: Path, tmp_path: Path) -> None:
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "thesis.tex").write_text("years of work")

@@ -12,6 +12,7 @@ from rlstride.trajectory.files import sha256
 from rlstride.trajectory.layout import InLayout, read_layout
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions
 from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.sources.hf import read_json
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, revisions
 from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
@@ -94,6 +95,11 @@ def _base(base: str, out: Path) -> tuple[BaseRecord, HFFolder]:
     folder = fetch(address) if address else Path(base)
     if not (folder / "config.json").is_file():
         raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder")
+    if "quantization_config" in read_json(folder / "config.json"):
+        raise RequestError(
+            f"{folder / 'config.json'}: this base is quantised, so its files do not hold the weights that updates are "
+            "counted from; give the model in 16 or 32 bit"
+        )
     source = HFFolder(folder)
     record = BaseRecord(
         name=address.repository if address else folder.resolve().name,
