@@ -46,16 +46,16 @@ class Candidate:
         Raises:
             RequestError: a file that a trajectory lists is missing.
         """
-        if self.trajectory is not None:  # the base's too, as an adapter lies over it
-            files = [*self.trajectory.files(0), *self.trajectory.files(self.step)]
-        elif self.folder is not None:
-            files = sorted(self.folder.glob("*.safetensors"))
-        else:
+        if self.folder is None:
             return None
-        absent = next((file for file in files if not file.is_file()), None)
+        if self.trajectory is None:
+            return "".join(sha256(file) for file in sorted(self.folder.glob("*.safetensors"))) or None
+        under, files = self.trajectory.files(0), self.trajectory.files(self.step)
+        absent = next((file for file in [*under, *files] if not file.is_file()), None)
         if absent:
             raise RequestError(f"{absent}: in the trajectory's manifest, but missing")
-        return "".join(map(sha256, files)) or None
+        # An adapter's weights are its base's too, whose files are too large to read for every step.
+        return "".join([*map(sha256, files), *(f"{file.name} {file.stat().st_mtime_ns}" for file in under)])
 
 
 def parse_models(texts: Sequence[str], *, steps: Sequence[int] | None = None, hub: bool = False) -> list[Candidate]:
