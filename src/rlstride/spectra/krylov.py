@@ -45,7 +45,7 @@ def leading_subspace(
     block = torch.linalg.qr(block.mT).Q.mT
     most = max(1, min(_MAX_BLOCKS, n // (2 * width)))
     basis = torch.empty(most * width, n, dtype=wide, device=A.device)
-    T = torch.zeros(most * width, most * width, dtype=torch.float64)  # the basis' Rayleigh quotient of A^T A
+    T = torch.empty(most * width, most * width, dtype=torch.float64)  # the basis' Rayleigh quotient of A^T A
     unit, over, checked, check = 1.0, math.inf, 0, _SETTLED_BLOCKS if known else 1
     for blocks in range(1, most + 1):
         old, new = (blocks - 1) * width, blocks * width
