@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from rlstride.errors import RequestError, RlstrideError, WorkError
-
-# Verbs import what they need when they run: torch, TRL and lm-eval take seconds that `rlstride check` need not wait.
+from rlstride import verbs as run
+from rlstride.errors import RlstrideError
+from rlstride.study.variants import SCOPES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,15 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rlstride {version('rlstride')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    verb = _verb(verbs, "check", _check, "validate a study; print its cells, and the disk and time it will take")
+    verb = _verb(verbs, "check", run.check, "validate a study; print its cells, and the disk and time it will take")
     verb.add_argument("--study", type=Path, required=True, metavar="FILE")
 
-    verb = _verb(verbs, "pretrain", _pretrain, "make a base: a tiny one from scratch, a published one by copying it")
+    verb = _verb(verbs, "pretrain", run.pretrain, "make a base: a tiny one from scratch, a published one by copying it")
     verb.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     verb.add_argument("--model", required=True, metavar="NAME", help="one of the study's models")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
 
-    verb = _verb(verbs, "train", _train, "run one cell's RL and keep its trajectory; an interrupted run resumes")
+    verb = _verb(verbs, "train", run.train, "run one cell's RL and keep its trajectory; an interrupted run resumes")
     verb.add_argument("--study", type=Path, required=True, metavar="FILE")
     verb.add_argument("--cell", required=True, metavar="MODEL/ALGORITHM/SEED")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the trajectory's folder")
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     verb = _verb(
-        verbs, "ingest", _ingest, "make a trajectory of a run trained elsewhere; its files stay where they are"
+        verbs, "ingest", run.ingest, "make a trajectory of a run trained elsewhere; its files stay where they are"
     )
     verb.add_argument(
         "sources",
@@ -92,11 +92,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="likewise (default: 0)")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where manifest.json is written")
 
-    verb = _verb(verbs, "inspect", _inspect, "say what a path is, and what is wrong with it; weights are not read")
+    verb = _verb(verbs, "inspect", run.inspect, "say what a path is, and what is wrong with it; weights are not read")
     verb.add_argument("path", metavar="PATH", help="a trajectory, a run's folder, a checkpoint, hf://org/repo@revision")
     verb.add_argument("--base", metavar="BASE", help="the model that the checkpoints should fit")
 
-    verb = _verb(verbs, "spectra", _spectra, "norms, singular triplets, ranks and sparsity of every kept update")
+    verb = _verb(verbs, "spectra", run.spectra, "norms, singular triplets, ranks and sparsity of every kept update")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
     verb.add_argument(
@@ -107,15 +107,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
 
-    verb = _verb(verbs, "ablate", _ablate, "write edited models of one kept step")
+    verb = _verb(verbs, "ablate", run.ablate, "write edited models of one kept step")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
     verb.add_argument("--step", default="last", metavar="N|last")
     which = verb.add_mutually_exclusive_group(required=True)
     which.add_argument("--rank", type=int, metavar="K", help="one model: the best rank-K update, written to --out")
     which.add_argument(
         "--variants",
-        type=_names,
-        metavar="NAME,NAME",
+        metavar="NAME,NAME|FILE.yaml",
         help="several models, such as rank_1,in_scope_full: one folder each in --out",
     )
     verb.add_argument(
@@ -126,12 +125,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--scale", type=float, default=1.0, help="with --rank: a further factor on the update")
     verb.add_argument(
-        "--scope", choices=("linear",), default="linear", help="which tensors change: the 2-D weights inside the layers"
+        "--scope",
+        choices=SCOPES,
+        default="linear",
+        help="with --rank: which matrices inside the layers change (default: all); all: and every other tensor too",
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
 
     verb = _verb(
-        verbs, "dynamics", _dynamics, "how linear the trajectory is, beside its nulls and held-out future steps"
+        verbs, "dynamics", run.dynamics, "how linear the trajectory is, beside its nulls and held-out future steps"
     )
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
     verb.add_argument(
@@ -144,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--decoding", default="t1.0", metavar="NAME")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
 
-    verb = _verb(verbs, "extrapolate", _extrapolate, "predict a later model from a first part of the trajectory")
+    verb = _verb(verbs, "extrapolate", run.extrapolate, "predict a later model from a first part of the trajectory")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
     verb.add_argument("--method", type=_names, required=True, metavar="NAME[,NAME]")
     verb.add_argument(
@@ -165,7 +167,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="the model's folder; with several methods or windows, a folder of them",
     )
 
-    verb = _verb(verbs, "evaluate", _evaluate, "score models with lm-eval, all in one process")
+    verb = _verb(verbs, "evaluate", run.evaluate, "score models with lm-eval, all in one process")
     verb.add_argument(
         "models",
         nargs="+",
@@ -176,6 +178,11 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--study", type=Path, metavar="FILE", help="score on a study's task with its decodings")
     verb.add_argument("--cell", metavar="MODEL/ALGORITHM/SEED", help="labels the rows")
     verb.add_argument("--steps", type=_integers, metavar="N,N", help="of trajectories: these alone; 0 is the base")
+    verb.add_argument(
+        "--variants",
+        metavar="NAME,NAME|FILE.yaml",
+        help="of trajectories: these edits of the last step (or of --steps), made in memory, instead of base and steps",
+    )
     verb.add_argument(
         "--split", choices=("validation", "test"), default="test", help="of --study's problems; with --tasks a label"
     )
@@ -189,12 +196,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
 
-    verb = _verb(verbs, "collect", _collect, "gather the cells' Parquet files into the study's CSV tables")
+    verb = _verb(verbs, "collect", run.collect, "gather the cells' Parquet files into the study's CSV tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
     verb.add_argument("--study", type=Path, metavar="FILE", help="only this study's cells (default: every cell found)")
     verb.add_argument("--tables", metavar="NAME[,NAME]", help="only these, such as accuracy,learning (default: all)")
 
-    verb = _verb(verbs, "report", _report, "claims, figures and one HTML page from the study's tables")
+    verb = _verb(verbs, "report", run.report, "claims, figures and one HTML page from the study's tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}, after rlstride collect")
     verb.add_argument(
         "--study",
@@ -204,7 +211,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
 
-    verb = _verb(verbs, "track", _track, "write the ledgers, tables and figures to MLflow")
+    verb = _verb(verbs, "track", run.track, "write the ledgers, tables and figures to MLflow")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
     verb.add_argument("--study", type=Path, metavar="FILE", help="default: RESULTS_DIR/study.yaml")
     verb.add_argument(
@@ -238,161 +245,6 @@ def _integers(text: str) -> list[int]:
         return [int(part) for part in _names(text)]
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, not {text!r}") from error
-
-
-def _check(options: argparse.Namespace) -> None:
-    from rlstride.study.estimate import describe
-    from rlstride.study.load import load_study
-
-    print(describe(load_study(options.study)))
-
-
-def _pretrain(options: argparse.Namespace) -> None:
-    from rlstride.study.load import load_study
-    from rlstride.zoo.bases import make_base
-
-    make_base(load_study(options.study), options.model, options.out)
-
-
-def _train(options: argparse.Namespace) -> None:
-    from rlstride.study.load import load_study
-    from rlstride.training.launch import train_cell
-
-    study = load_study(options.study)
-    train_cell(study, study.cell(options.cell), options.out, options.state or options.out.parent / "training")
-
-
-def _ingest(options: argparse.Namespace) -> None:
-    from rlstride.trajectory.ingest import ingest
-
-    ingest(
-        options.sources,
-        options.base,
-        options.out,
-        steps=options.steps,
-        algorithm=options.algorithm,
-        seed=options.seed,
-    )
-
-
-def _inspect(options: argparse.Namespace) -> None:
-    from rlstride.trajectory.inspect import inspect
-
-    findings = inspect(options.path, options.base)
-    print("\n".join([*findings.facts, *(f"problem: {problem}" for problem in findings.problems)]))
-    if findings.problems:
-        raise WorkError(f"{options.path}: problems found: {len(findings.problems)}")
-
-
-def _spectra(options: argparse.Namespace) -> None:
-    from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
-
-    rank = None if options.rank == "full" else _positive(options.rank, "--rank")
-    write_spectra(
-        options.trajectory,
-        options.out,
-        rank=rank,
-        tolerances=options.tolerances or DEFAULT_TOLERANCES,
-        device=options.device,
-    )
-
-
-def _ablate(options: argparse.Namespace) -> None:
-    from rlstride.study.variants import AblationVariant, parse_ablation
-    from rlstride.surgery.ablate import write_ablations
-    from rlstride.trajectory.store import Trajectory
-
-    trajectory = Trajectory(options.trajectory)
-    step = trajectory.full_last_step if options.step == "last" else _positive(options.step, "--step")
-    if options.variants is None:
-        if options.rank < 1:
-            raise RequestError(f"--rank: expected a whole number from 1, not {options.rank}")
-        variant = AblationVariant(options.out.name, options.rank, options.rescale, scale=options.scale)
-        write_ablations(trajectory, step, {options.out: variant})
-        return
-    try:
-        variants = {options.out / name: parse_ablation(name) for name in options.variants}
-    except ValueError as error:
-        raise RequestError(f"--variants: {error}") from error
-    write_ablations(trajectory, step, variants)
-
-
-def _dynamics(options: argparse.Namespace) -> None:
-    from rlstride.dynamics.table import write_dynamics
-
-    write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding)
-
-
-def _extrapolate(options: argparse.Namespace) -> None:
-    from rlstride.extrapolation.predict import write_predictions
-    from rlstride.study.variants import window_variant
-    from rlstride.trajectory.store import Trajectory
-
-    pairs = [(method, window) for window in options.window for method in options.method]
-    single = len(pairs) == 1
-    folders = {
-        options.out if single else options.out / window_variant(window, method): (method, window)
-        for method, window in pairs
-    }
-    write_predictions(
-        Trajectory(options.trajectory),
-        folders,
-        evaluations=options.evaluations,
-        decoding=options.decoding,
-        target_accuracy=options.target_accuracy,
-        target_step=options.target_step,
-    )
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
-    from rlstride.study.load import load_study
-
-    if (options.study is None) == (options.tasks is None):
-        raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")
-    chosen = {"steps": options.steps, "device": options.device}
-    if options.study is None:
-        chosen |= {"split": options.split, "limit": options.limit}
-        score_on_lm_eval_tasks(options.models, options.tasks, options.out, **chosen)
-        return
-    study = load_study(options.study)
-    cell = study.cell(options.cell) if options.cell else None
-    score_on_study(study, cell, options.models, options.split, options.out, decodings=options.decodings, **chosen)
-
-
-def _collect(options: argparse.Namespace) -> None:
-    from rlstride.report.collect import TABLES, collect
-    from rlstride.study.load import load_study
-
-    tables = options.tables.split(",") if options.tables else TABLES
-    collect(options.results, load_study(options.study) if options.study else None, tables)
-
-
-def _report(options: argparse.Namespace) -> None:
-    from rlstride.report.page import write_report
-    from rlstride.study.load import load_study
-
-    write_report(options.results, load_study(options.study or options.results / "study.yaml"), options.out)
-
-
-def _track(options: argparse.Namespace) -> None:
-    from rlstride.study.load import load_study
-    from rlstride.tracking.mlflow_writer import track
-
-    study = load_study(options.study or options.results / "study.yaml")
-    track(
-        options.results,
-        study,
-        options.tracking_uri
-        or study.spec.tracking.uri
-        or f"sqlite:///{(options.results.parent / 'mlflow.db').resolve()}",
-    )
-
-
-def _positive(text: str, flag: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise RequestError(f"{flag}: expected a whole number from 1, not {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

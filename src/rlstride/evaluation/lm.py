@@ -15,8 +15,9 @@ from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.models import Candidate
 from rlstride.progress import quiet
 from rlstride.trajectory.compare import widest_dtype
-from rlstride.trajectory.layout import InLayout, Layout, read_layout
+from rlstride.trajectory.layout import Layout, read_layout
 from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.sources.source import NamedTensors
 
 _TINY_PARAMETERS = 10_000_000
 _TINY_BATCH = 1024  # on one core a larger batch gains nothing for models this small
@@ -78,7 +79,7 @@ class Bench:
         Raises:
             RequestError: transformers cannot load the model or its tokenizer, or a step's files are damaged.
         """
-        step = None if candidate.trajectory is None else candidate.trajectory.source(candidate.step)
+        step = candidate.tensors()
         dtype = "auto" if step is None else widest_dtype(step)  # so that nothing is rounded
         fingerprint = _fingerprint(candidate)
         alike = fingerprint is not None and fingerprint == self._fingerprint
@@ -120,8 +121,8 @@ def put_weights(model: PreTrainedModel, source: HFFolder) -> bool:
 
 
 @torch.no_grad()
-def put_step(model: PreTrainedModel, step: InLayout, layout: Layout) -> None:
-    """Copies a kept step's tensors into the model of its base, however the step's files name, cut or fuse them.
+def put_step(model: PreTrainedModel, step: NamedTensors, layout: Layout) -> None:
+    """Copies the tensors of a kept step, or of an edited one, into the model of its base, whichever it fuses.
 
     Args:
         model: the base's architecture.

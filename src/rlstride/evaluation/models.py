@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlstride.errors import RequestError
+from rlstride.study.variants import AblationVariant
+from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.files import sha256
 from rlstride.trajectory.sources.recognise import Kind
+from rlstride.trajectory.sources.source import NamedTensors
 from rlstride.trajectory.store import Trajectory
 
 UNKNOWN_STEP = -1
@@ -26,6 +29,7 @@ class Candidate:
         tokenizer: where its tokenizer lies.
         labels: model, algorithm and seed of the trajectory that it was found in, if it was.
         trajectory: where its weights are read from, if they do not lie in ``source``, which then is the base.
+        edits: what makes them of the trajectory's, if it is an edited step.
     """
 
     variant: str
@@ -34,6 +38,7 @@ class Candidate:
     tokenizer: str
     labels: dict[str, str | int] = field(default_factory=dict, compare=False)
     trajectory: Trajectory | None = field(default=None, compare=False)
+    edits: StepEdits | None = field(default=None, compare=False)
 
     @property
     def folder(self) -> Path | None:
@@ -55,23 +60,41 @@ class Candidate:
         if absent:
             raise RequestError(f"{absent}: in the trajectory's manifest, but missing")
         # An adapter's weights are its base's too, whose files are too large to read for every step.
-        return "".join([*map(sha256, files), *(f"{file.name} {file.stat().st_mtime_ns}" for file in under)])
+        marks = [f"{file.name} {file.stat().st_mtime_ns}" for file in under]
+        return "".join([*map(sha256, files), *marks, *([self.variant] if self.edits else [])])
+
+    def tensors(self) -> NamedTensors | None:
+        """Its tensors where they are read from a trajectory; None where ``source`` is the model itself.
+
+        Raises:
+            RequestError: the step cannot be read here, or its files are damaged.
+        """
+        if self.trajectory is None:
+            return None
+        return self.edits.model(self.variant) if self.edits else self.trajectory.source(self.step)
 
 
-def parse_models(texts: Sequence[str], *, steps: Sequence[int] | None = None, hub: bool = False) -> list[Candidate]:
+def parse_models(
+    texts: Sequence[str],
+    *,
+    steps: Sequence[int] | None = None,
+    variants: Sequence[AblationVariant] | None = None,
+    hub: bool = False,
+) -> list[Candidate]:
     """What ``[NAME[@STEP]=]PATH`` stand for: a model folder is one model, a trajectory its base and every kept step.
 
     A model folder's variant is NAME, else the folder's name; its step is STEP, else a kept step's own, else -1.
 
     Args:
         texts: the words of the command line.
-        steps: those of a trajectory that are meant, 0 for its base; None is all.
+        steps: those of a trajectory that are meant, 0 for its base; None is all, or with ``variants`` the last.
+        variants: a trajectory then stands for these edits of its steps, made in memory, not for base and steps.
         hub: whether org/name may stand for a repository on the hub.
 
     Raises:
         RequestError: a path does not exist or is no model, or two models would share a row.
     """
-    candidates = [candidate for text in texts for candidate in _candidates(text, steps, hub)]
+    candidates = [candidate for text in texts for candidate in _candidates(text, steps, variants, hub)]
     seen: set[tuple[str, int]] = set()
     for candidate in candidates:
         key = (candidate.variant, candidate.step)
@@ -83,13 +106,18 @@ def parse_models(texts: Sequence[str], *, steps: Sequence[int] | None = None, hu
     return candidates
 
 
-def _candidates(text: str, steps: Sequence[int] | None, hub: bool) -> Iterable[Candidate]:
+def _candidates(
+    text: str, steps: Sequence[int] | None, variants: Sequence[AblationVariant] | None, hub: bool
+) -> Iterable[Candidate]:
     named = None if Path(text).exists() else _NAMED.match(text)
     path = Path(named["path"] if named else text)
     if (path / "manifest.json").is_file():
         if named:
             raise RequestError(f"{text}: a trajectory takes no name, its rows are called base and checkpoint")
-        return _trajectory_candidates(Trajectory(path), steps)
+        trajectory = Trajectory(path)
+        if variants is None:
+            return _trajectory_candidates(trajectory, steps)
+        return _edited_candidates(trajectory, steps or [trajectory.steps[-1]], variants)
     name = named["name"] if named else path.resolve().name
     if not (path / "config.json").is_file():
         if hub and not path.exists() and _HUB_ID.match(str(path)):
@@ -102,9 +130,7 @@ def _candidates(text: str, steps: Sequence[int] | None, hub: bool) -> Iterable[C
 
 
 def _trajectory_candidates(trajectory: Trajectory, steps: Sequence[int] | None) -> list[Candidate]:
-    manifest, base = trajectory.manifest, trajectory.base_folder
-    labels: dict[str, str | int] = {"model": manifest.base.name, "algorithm": manifest.algorithm, "seed": manifest.seed}
-    candidates = []
+    base, labels, candidates = trajectory.base_folder, _labels(trajectory), []
     for step in (0, *trajectory.steps) if steps is None else steps:
         checkpoint = trajectory.checkpoint(step)
         whole = checkpoint.kind is Kind.HF and (checkpoint.path / "config.json").is_file()
@@ -112,6 +138,21 @@ def _trajectory_candidates(trajectory: Trajectory, steps: Sequence[int] | None) 
         variant, elsewhere = "checkpoint" if step else "base", None if whole else trajectory
         candidates.append(Candidate(variant, step, str(source), str(base), labels, elsewhere))
     return candidates
+
+
+def _edited_candidates(
+    trajectory: Trajectory, steps: Sequence[int], variants: Sequence[AblationVariant]
+) -> list[Candidate]:
+    base, candidates = str(trajectory.base_folder), []
+    for edits in (StepEdits(trajectory, step, variants) for step in steps):
+        labels = _labels(trajectory)
+        candidates += [Candidate(name, edits.step, base, base, labels, trajectory, edits) for name in edits.variants]
+    return candidates
+
+
+def _labels(trajectory: Trajectory) -> dict[str, str | int]:
+    manifest = trajectory.manifest
+    return {"model": manifest.base.name, "algorithm": manifest.algorithm, "seed": manifest.seed}
 
 
 def _step(named: re.Match[str] | None, folder: Path) -> int:

@@ -13,6 +13,7 @@ from rlstride.evaluation.tables import Journal, Row, measurement_key, write_tabl
 from rlstride.progress import track
 from rlstride.study.config import Decoding
 from rlstride.study.load import Cell, Study
+from rlstride.study.variants import AblationVariant
 from rlstride.tasks import Split
 from rlstride.tracking.ledger import ledger_entry
 
@@ -28,6 +29,7 @@ def score_on_study(
     out: Path,
     *,
     steps: Sequence[int] | None = None,
+    variants: Sequence[AblationVariant] | None = None,
     decodings: Sequence[str] | None = None,
     device: str = "cpu",
 ) -> None:
@@ -43,6 +45,7 @@ def score_on_study(
         split: validation (what methods may look at) or test (what is reported).
         out: the Parquet file, one row for each variant, step and decoding.
         steps: of trajectories, the kept steps to score, 0 for the base; all if left out.
+        variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
         decodings: some of the study's; all if left out.
         device: cpu or cuda.
 
@@ -50,7 +53,7 @@ def score_on_study(
         RequestError: a decoding, a path or a model is wrong.
     """
     chosen = _chosen_decodings(study, decodings)
-    candidates = parse_models(models, steps=steps)
+    candidates = parse_models(models, steps=steps, variants=variants)
     benchmark = StudyBenchmark(study, split)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     known_cell: Labels = {"model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed} if cell else {}
@@ -80,6 +83,7 @@ def score_on_lm_eval_tasks(
     *,
     split: Split = "test",
     steps: Sequence[int] | None = None,
+    variants: Sequence[AblationVariant] | None = None,
     limit: int | None = None,
     device: str = "cpu",
 ) -> None:
@@ -95,13 +99,14 @@ def score_on_lm_eval_tasks(
         split: what the rows are for: methods that use accuracy look at validation rows only. lm-eval's task says which
             problems these are.
         steps: of trajectories, the kept steps to score, 0 for the base; all if left out.
+        variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
         limit: the first so many problems of each task only.
         device: cpu or cuda.
 
     Raises:
         RequestError: a task, a path or a model is wrong.
     """
-    candidates = parse_models(models, steps=steps, hub=True)
+    candidates = parse_models(models, steps=steps, variants=variants, hub=True)
     loaded = load_tasks(tasks)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     for candidate in track(candidates, "evaluate"):

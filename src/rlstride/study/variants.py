@@ -1,44 +1,142 @@
-"""The names of edited and extrapolated models, as they stand in tables and paths."""
+"""The names of edited and extrapolated models, as they stand in tables and paths.
+
+An edited model's name is ``UPDATE[_CONTROL][_xSCALE][_in_SCOPE]``:
+
+    rank_4, rank_10pct      the 4 leading triplets of each matrix, or max(1, int(0.1 min(m, n))) of them
+    single_2                the second triplet alone
+    full                    the whole update, of a part of the matrices: full_in_mlp; in_scope_full is that of all
+    _unscaled               as the truncation leaves it; without it, the edit has the whole update's norm
+    _random, _random_u, _random_v   random directions on both sides, or on one
+    _bottom                 the triplets at the other end of the spectrum
+    _x0.7                   a further factor on the update
+    _in_attention, _in_mlp, _in_third_1 .. 3   only these matrices; _in_all: all, and every tensor out of scope too
+"""
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, cast, get_args
 
-_RANK = re.compile(r"^rank_(?P<rank>[1-9]\d*)(?P<suffix>_unscaled|_random)?$")
+import yaml
+
+from rlstride.errors import RequestError, first_line
+
+Directions = Literal["true", "random", "random_u", "random_v", "bottom"]
+Scope = Literal["linear", "attention", "mlp", "third_1", "third_2", "third_3", "all"]
 IN_SCOPE_FULL = "in_scope_full"
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+_NAME = re.compile(
+    r"(?P<update>in_scope_full|full|rank_[1-9]\d*(?:pct)?|single_[1-9]\d*)"
+    r"(?P<control>_unscaled|_random|_random_u|_random_v|_bottom)?"
+    r"(?:_x(?P<scale>\d+(?:\.\d+)?))?"
+    r"(?:_in_(?P<scope>[a-z]+(?:_\d)?))?"
+)
+USAGE = (
+    "in_scope_full, full, rank_K, rank_Ppct or single_I; then perhaps _unscaled, _random, _random_u, _random_v or "
+    "_bottom (of rank_K), a factor such as _x0.7, and a scope such as _in_mlp"
+)
 
 
 @dataclass(frozen=True)
 class AblationVariant:
-    """An edit of one checkpoint's update. ``rank`` None keeps the whole in-scope update."""
+    """An edit of one checkpoint's update.
+
+    Attributes:
+        name: as it stands in tables.
+        rank: triplets kept of each matrix; None keeps the whole update, unless ``percent`` says how many.
+        percent: triplets kept in per cent of the smaller side.
+        first: the first triplet that is kept, from 1.
+        rescale: whether the edit gets the whole update's norm.
+        directions: of the update, or a control's.
+        scale: a further factor on the update, after rescaling.
+        scope: the matrices that are edited.
+    """
 
     name: str
     rank: int | None
     rescale: Literal["frobenius", "none"] = "frobenius"
-    directions: Literal["true", "random"] = "true"
-    scale: float = 1.0  # a further factor on the update, after rescaling
+    directions: Directions = "true"
+    scale: float = 1.0
+    percent: float | None = None
+    first: int = 1
+    scope: Scope = "linear"
+
+    def kept(self, shape: tuple[int, ...]) -> int | None:
+        """How many triplets of a matrix are kept; None where all are, without decomposing it."""
+        if self.percent is not None:
+            return max(1, int(min(shape) * self.percent / 100))
+        return None if self.rank is None else min(self.rank, min(shape))
+
+    def needed(self, shape: tuple[int, ...]) -> int:
+        """How many leading triplets have to be known for the edit."""
+        if self.directions == "bottom":
+            return min(shape)
+        kept = self.kept(shape)
+        return 0 if kept is None else min(self.first - 1 + kept, min(shape))
 
 
 def parse_ablation(name: str) -> AblationVariant:
     """The edit that a variant's name stands for.
 
     Raises:
-        ValueError: the name is none of in_scope_full, rank_K, rank_K_unscaled, rank_K_random.
+        ValueError: the name does not stand for one.
     """
-    if name == IN_SCOPE_FULL:
-        return AblationVariant(name, rank=None)
-    match = _RANK.match(name)
+    match = _NAME.fullmatch(name)
     if not match:
-        raise ValueError(
-            f"{name!r} is not a variant: use in_scope_full, rank_K, rank_K_unscaled or rank_K_random, with K from 1"
-        )
-    suffix = match["suffix"]
+        raise ValueError(f"{name!r} is not a variant: use {USAGE}")
+    update, control, scope = match["update"], (match["control"] or "")[1:], match["scope"] or "linear"
+    if scope not in SCOPES:
+        raise ValueError(f"{name!r}: no scope is called {scope!r}: use {', '.join(SCOPES[1:])}")
+    if (update == "full") != ("_in_" in name and update == "full") or (update == IN_SCOPE_FULL and match["scope"]):
+        raise ValueError(f"{name!r} is not a variant: full needs a scope (full_in_mlp), in_scope_full takes none")
+    if control and not update.startswith("rank_"):
+        raise ValueError(f"{name!r} is not a variant: {control} is a control of rank_K")
+    number = re.search(r"\d+", update)
+    count = int(number[0]) if number else None
+    percent = count if update.endswith("pct") else None
+    if percent is not None and percent > 100:
+        raise ValueError(f"{name!r} is not a variant: there are no more than 100 per cent")
+    single = update.startswith("single_")
     return AblationVariant(
         name,
-        rank=int(match["rank"]),
-        rescale="none" if suffix == "_unscaled" else "frobenius",
-        directions="random" if suffix == "_random" else "true",
+        rank=1 if single else None if percent is not None else count,
+        percent=percent,
+        first=count or 1 if single else 1,
+        rescale="none" if control == "unscaled" else "frobenius",
+        directions="true" if control in ("", "unscaled") else cast(Directions, control),
+        scale=float(match["scale"] or 1),
+        scope=cast(Scope, scope),
     )
+
+
+def read_variants(text: str) -> list[AblationVariant]:
+    """Edits by name, as the command line gives them.
+
+    Args:
+        text: names with commas between them, or the path of a YAML file: a list of names, or a mapping whose
+            ``variants`` is one.
+
+    Raises:
+        RequestError: a name stands for no edit, one stands twice, or the file cannot be read.
+    """
+    path = Path(text)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise RequestError(f"--variants: {path}: {first_line(error)}") from error
+        names = found.get("variants") if isinstance(found, dict) else found
+    else:
+        names = [part.strip() for part in text.split(",") if part.strip()]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise RequestError(f"--variants: expected names of edits, such as rank_1,in_scope_full, not {text!r}")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise RequestError(f"--variants: {twice} is named twice")
+    try:
+        return [parse_ablation(name) for name in names]
+    except ValueError as error:
+        raise RequestError(f"--variants: {error}") from error
 
 
 def window_variant(window: float, method: str) -> str:

@@ -1,14 +1,14 @@
 """Edited models of one kept step: rank-k updates (arXiv 2510.00553), and controls of equal norm.
 
-W_k = W0 + scale * a * D_k per in-scope matrix, with D_k = sum_{i<=k} s_i u_i v_i^T and a = |D|F / |D_k|F (rescale
-``frobenius``) or 1 (``none``). Everything out of scope stays bit-identical to the base. Where the step is stored in a
-wider dtype than the base, edited matrices are too: float32 shards of a bfloat16 base hold updates that bfloat16 would
-round away.
+W_k = W0 + scale * a * D_k per edited matrix, with D_k = sum_i s_i u_i v_i^T over the triplets that are kept and
+a = |D|F / |D_k|F (rescale ``frobenius``) or 1 (``none``). Every tensor that is not edited stays bit-identical to the
+base; only in the scope ``all`` those outside of the decoder layers' matrices are the step's.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,8 +20,8 @@ from rlstride.spectra.measures import frobenius
 from rlstride.spectra.scope import Weight
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.spectra.updates import UpdateReader
-from rlstride.study.variants import AblationVariant
-from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model
+from rlstride.study.variants import AblationVariant, Scope
+from rlstride.surgery.models import check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import wider
 from rlstride.trajectory.store import Trajectory
@@ -33,6 +33,102 @@ class Decomposition:
 
     norm: float
     svd: TruncatedSVD
+
+
+class StepEdits:
+    """The edited models of one kept step, which share one decomposition of its update.
+
+    Attributes:
+        trajectory: where base and step are read.
+        step: the kept step.
+        variants: the edits by name.
+
+    Raises:
+        RequestError: the step is the base, or was not kept.
+    """
+
+    def __init__(self, trajectory: Trajectory, step: int, variants: Sequence[AblationVariant]) -> None:
+        if step == 0:
+            raise RequestError(f"{trajectory.folder}: step 0 is the base, which has no update to edit")
+        trajectory.record(step)
+        self.trajectory, self.step = trajectory, step
+        self.variants = {variant.name: variant for variant in variants}
+
+    @cached_property
+    def reader(self) -> UpdateReader:
+        """Reads base and step."""
+        return UpdateReader(self.trajectory)
+
+    @cached_property
+    def decompositions(self) -> dict[str, Decomposition]:
+        """|D|F and as many leading triplets as the edits need, by module; none of what no edit decomposes.
+
+        Raises:
+            RequestError: the base has no matrix inside a decoder layer.
+            NotFiniteError: a checkpoint holds NaN or infinite entries.
+        """
+        needed = {
+            weight: max((variant.needed(weight.shape) for variant in self.variants.values()), default=0)
+            for weight in self.reader.in_scope
+        }
+        found: dict[str, Decomposition] = {}
+        for weight in track([weight for weight, rank in needed.items() if rank], "ablate: decompositions"):
+            D = self.reader.update(weight, self.step)
+            found[weight.module] = Decomposition(frobenius(D), truncated_svd(D, needed[weight]))
+        return found
+
+    def model(self, variant: str) -> "EditedModel":
+        """The tensors of one of the edited models, each made when it is asked for."""
+        return EditedModel(self, self.variants[variant])
+
+
+class EditedModel:
+    """A kept step's edited model, tensor by tensor, fused matrices apart."""
+
+    def __init__(self, edits: StepEdits, variant: AblationVariant) -> None:
+        self._edits, self._variant = edits, variant
+        reader = edits.reader
+        self._base = edits.trajectory.source(0)
+        self._weights = {weight.name: weight for weight in reader.weights}
+        layers = 1 + max(weight.layer for weight in reader.in_scope)
+        self._edited = {weight.name for weight in reader.in_scope if in_scope(weight, variant.scope, layers)}
+
+    def names(self) -> list[str]:
+        """The base's tensors, sorted."""
+        return sorted(self._weights)
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype: of an edited one, the wider one of the base's and the step's."""
+        weight, reader = self._weights[name], self._edits.reader
+        if name not in self._edited:
+            return reader.dtype(weight, self._whence(weight))
+        return wider(reader.dtype(weight, 0), reader.dtype(weight, self._edits.step))
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor; the output head of tied embeddings by its own name too. Errors are those of the reader."""
+        weight, reader = self._weights[self._base.own_name(name)], self._edits.reader
+        if weight.name not in self._edited:
+            return reader.stored(weight, self._whence(weight))
+        return edited(reader, weight, self._edits.step, self._variant, self._edits.decompositions)
+
+    def _whence(self, weight: Weight) -> int:
+        """The step of a tensor that is not edited."""
+        return self._edits.step if self._variant.scope == "all" and not weight.in_scope else 0
+
+
+def in_scope(weight: Weight, scope: Scope, layers: int) -> bool:
+    """Whether a matrix inside a decoder layer is among those that a scope names.
+
+    Args:
+        weight: the matrix.
+        scope: ``third_1`` is the first third of the layers, by their index.
+        layers: how many there are.
+    """
+    if scope in ("attention", "mlp"):
+        return ("attn" in weight.module or "attention" in weight.module) == (scope == "attention")
+    if scope.startswith("third_"):
+        return 1 + 3 * weight.layer // layers == int(scope[-1])
+    return True
 
 
 def write_ablations(trajectory: Trajectory, step: int, variants: Mapping[Path, AblationVariant]) -> None:
@@ -49,28 +145,13 @@ def write_ablations(trajectory: Trajectory, step: int, variants: Mapping[Path, A
     """
     for out in variants:
         check_replaceable(out.resolve())
-    if step == 0:
-        raise RequestError(f"{trajectory.folder}: step 0 is the base, which has no update to edit")
-    trajectory.record(step)
-    names = [variant.name for variant in variants.values()]
-    with ledger_entry(trajectory.folder.parent / "ledger", "ablate", step=step, variants=names) as found:
-        reader = UpdateReader(trajectory)
-        decompositions = decompose(reader, step, max((variant.rank or 0 for variant in variants.values()), default=0))
-        found["near_ties"] = [module for module, d in decompositions.items() if d.svd.near_tie]
+    edits = StepEdits(trajectory, step, list(variants.values()))
+    with ledger_entry(trajectory.folder.parent / "ledger", "ablate", step=step, variants=list(edits.variants)) as found:
+        found["near_ties"] = [module for module, d in edits.decompositions.items() if d.svd.near_tie]
         for out, variant in track(variants.items(), "ablate: models"):
-            tensors = base_tensors(reader)
-            for weight in reader.in_scope:
-                tensors[weight.name] = edited(reader, weight, step, variant, decompositions)
+            model = edits.model(variant.name)
+            tensors = {name: model.tensor(name) for name in model.names()}
             write_model(out, trajectory.base_folder, tensors, model_card(trajectory, _facts(step, variant)))
-
-
-def decompose(reader: UpdateReader, step: int, rank: int) -> dict[str, Decomposition]:
-    """|D|F and the ``rank`` leading triplets of each in-scope update, by module; nothing where ``rank`` is 0."""
-    decompositions: dict[str, Decomposition] = {}
-    for weight in track(reader.in_scope if rank else [], "ablate: decompositions"):
-        D = reader.update(weight, step)
-        decompositions[weight.module] = Decomposition(frobenius(D), truncated_svd(D, rank))
-    return decompositions
 
 
 def edited(
@@ -80,22 +161,23 @@ def edited(
     variant: AblationVariant,
     decompositions: Mapping[str, Decomposition],
 ) -> Tensor:
-    """One matrix with its edited update, in the wider of the base's and the step's dtype.
+    """One matrix with its edited update, in the wider one of the base's dtype and the step's.
 
-    A variant without a rank needs no decomposition.
+    A variant that keeps the whole update needs no decomposition.
     """
     base = reader.stored(weight, 0)
     dtype = wider(base.dtype, reader.dtype(weight, step))
-    if variant.rank is None:
+    kept = variant.kept(weight.shape)
+    if kept is None:
         if variant.scale == 1:  # Wt itself, which W0 + (Wt - W0) is only up to rounding
             return reader.stored(weight, step).to(dtype)
         update = reader.update(weight, step)
         return (base.double() + variant.scale * update.double()).to(dtype)
-    decomposition = decompositions[weight.module]
-    if variant.directions == "random":
+    decomposition = _chosen(decompositions[weight.module], variant, kept)
+    if variant.directions.startswith("random"):
         seed = _seed(reader.trajectory, weight.module, step, variant.name)
-        decomposition = _with_random_directions(decomposition, variant.rank, seed)
-    update = rank_k_update(decomposition, variant.rank, rescale=variant.rescale == "frobenius")
+        decomposition = _with_random_directions(decomposition, variant, seed)
+    update = rank_k_update(decomposition, kept, rescale=variant.rescale == "frobenius")
     return (base.double() + variant.scale * update).to(dtype)
 
 
@@ -109,17 +191,29 @@ def rank_k_update(decomposition: Decomposition, rank: int, *, rescale: bool) -> 
     return update
 
 
-def _with_random_directions(decomposition: Decomposition, rank: int, seed: int) -> Decomposition:
+def _chosen(decomposition: Decomposition, variant: AblationVariant, kept: int) -> Decomposition:
+    """With the triplets that a variant keeps in the first places; with none where it starts beyond the last."""
+    svd = decomposition.svd
+    first = len(svd.s) - kept if variant.directions == "bottom" else variant.first - 1
+    places = slice(first, first + kept)
+    parts = TruncatedSVD(
+        svd.u[:, places], svd.s[places], svd.v[:, places], svd.near_ties[places], svd.residuals[places], spectrum=None
+    )
+    return Decomposition(decomposition.norm, parts)
+
+
+def _with_random_directions(decomposition: Decomposition, variant: AblationVariant, seed: int) -> Decomposition:
     """The same singular values on random orthonormal directions: a control of equal norm and equal spectrum."""
     svd = decomposition.svd
-    s = svd.s[:rank]
     generator = torch.Generator().manual_seed(seed)
     u, v = (
-        torch.linalg.qr(torch.randn(side, len(s), generator=generator, dtype=torch.float64)).Q
+        torch.linalg.qr(torch.randn(side, len(svd.s), generator=generator, dtype=torch.float64)).Q
         for side in (svd.u.shape[0], svd.v.shape[0])
     )
-    untied, exact = torch.zeros_like(s, dtype=torch.bool), torch.zeros_like(s)
-    return Decomposition(decomposition.norm, TruncatedSVD(u, s, v, untied, exact, spectrum=None))
+    u = svd.u if variant.directions == "random_v" else u
+    v = svd.v if variant.directions == "random_u" else v
+    untied, exact = torch.zeros_like(svd.s, dtype=torch.bool), torch.zeros_like(svd.s)
+    return Decomposition(decomposition.norm, TruncatedSVD(u, svd.s, v, untied, exact, spectrum=None))
 
 
 def _seed(trajectory: Trajectory, module: str, step: int, variant: str) -> int:
@@ -128,14 +222,32 @@ def _seed(trajectory: Trajectory, module: str, step: int, variant: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
+_SCOPES = {
+    "linear": "2-D weights inside the decoder layers; every other tensor is the base's",
+    "attention": "2-D weights of the attention inside the decoder layers; every other tensor is the base's",
+    "mlp": "2-D weights inside the decoder layers but for the attention's; every other tensor is the base's",
+    "all": "2-D weights inside the decoder layers; every other tensor is the step's",
+}
+_DIRECTIONS = {
+    "true": "u_i, v_i of the update",
+    "random": "random: a control",
+    "random_u": "random u_i, v_i of the update: a control",
+    "random_v": "u_i of the update, random v_i: a control",
+    "bottom": "u_i, v_i of the update's smallest singular values: a control",
+}
+
+
 def _facts(step: int, variant: AblationVariant) -> dict[str, object]:
+    count = f"{variant.percent:g} %" if variant.percent is not None else variant.rank
+    whole = count is None
     facts: dict[str, object] = {
-        "method": "the whole in-scope update" if variant.rank is None else f"rank-{variant.rank} update",
+        "method": "the whole update" if whole else f"rank-{count} update",
         "step": step,
-        "scope": "2-D weights inside the decoder layers; every other tensor is the base's",
+        "scope": _SCOPES.get(variant.scope, f"2-D weights of the layers' {variant.scope.replace('_', ' ')} of three"),
         "scale": variant.scale,
     }
-    if variant.rank is not None:
+    if not whole:
         facts["norm"] = "|D|F, the full update's" if variant.rescale == "frobenius" else "as the truncation leaves it"
-        facts["directions"] = "u_i, v_i of the update" if variant.directions == "true" else "random: a control"
+        facts["directions"] = _DIRECTIONS[variant.directions]
+        facts["first triplet"] = variant.first
     return facts

@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 
 from rlstride.trajectory.layout import InLayout
+from rlstride.trajectory.sources.source import NamedTensors
 
 
 def misfits(step: InLayout, base: InLayout, called: str = "the base") -> list[str]:
@@ -38,8 +39,8 @@ def wider(first: torch.dtype, second: torch.dtype) -> torch.dtype:
     return max(first, second, key=lambda dtype: dtype.itemsize)
 
 
-def widest_dtype(source: InLayout) -> torch.dtype:
-    """The floating dtype in which every parameter of a checkpoint is exact."""
+def widest_dtype(source: NamedTensors) -> torch.dtype:
+    """The floating dtype in which every parameter of a model is exact."""
     dtypes = {source.dtype(name) for name in source.names()}
     return reduce(wider, (dtype for dtype in dtypes if dtype.is_floating_point))
 

@@ -129,6 +129,10 @@ class InLayout:
     def names(self) -> list[str]:
         return sorted(self._parts)
 
+    def own_name(self, name: str) -> str:
+        """The name that a tensor is listed by: the embedding's, of the output head of tied embeddings."""
+        return self._alias.get(name, name)
+
     def holds(self, name: str) -> bool:
         """Whether a tensor can be read: it is listed, or is the output head of tied embeddings."""
         return name in self._parts or name in self._alias
@@ -166,7 +170,7 @@ class InLayout:
         return left[part.start : part.stop], right
 
     def _find(self, name: str) -> tuple[str, Part | None]:
-        name = self._alias.get(name, name)
+        name = self.own_name(name)
         if name not in self._parts:
             raise RequestError(f"{self.path}: there is no tensor {name!r}")
         return name, self._parts[name]

@@ -7,21 +7,11 @@ import torch
 from torch import Tensor
 
 
-class TensorSource(Protocol):
-    """A checkpoint whose tensors are read lazily.
-
-    Attributes:
-        path: the folder that it is read from.
-    """
-
-    path: Path
+class NamedTensors(Protocol):
+    """A model's tensors, each there when it is asked for."""
 
     def names(self) -> list[str]:
         """The tensors' names, sorted."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, without reading its data."""
         ...
 
     def dtype(self, name: str) -> torch.dtype:
@@ -34,6 +24,20 @@ class TensorSource(Protocol):
         Raises:
             RequestError: there is no such tensor, or its file is damaged.
         """
+        ...
+
+
+class TensorSource(NamedTensors, Protocol):
+    """A checkpoint whose tensors are read lazily.
+
+    Attributes:
+        path: the folder that it is read from.
+    """
+
+    path: Path
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading its data."""
         ...
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:

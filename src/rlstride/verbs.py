@@ -1,0 +1,177 @@
+"""What each verb of the command line calls, with its flags as arguments.
+
+Modules are imported where they are needed: torch, TRL and lm-eval take seconds that `rlstride check` need not wait.
+"""
+
+import argparse
+
+from rlstride.errors import RequestError, WorkError
+
+
+def check(options: argparse.Namespace) -> None:
+    """Prints what a study holds and what it will take."""
+    from rlstride.study.estimate import describe
+    from rlstride.study.load import load_study
+
+    print(describe(load_study(options.study)))
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Makes a base."""
+    from rlstride.study.load import load_study
+    from rlstride.zoo.bases import make_base
+
+    make_base(load_study(options.study), options.model, options.out)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Trains one cell, or goes on with it."""
+    from rlstride.study.load import load_study
+    from rlstride.training.launch import train_cell
+
+    study = load_study(options.study)
+    train_cell(study, study.cell(options.cell), options.out, options.state or options.out.parent / "training")
+
+
+def ingest(options: argparse.Namespace) -> None:
+    """Makes a trajectory of a run trained elsewhere."""
+    from rlstride.trajectory.ingest import ingest
+
+    ingest(
+        options.sources,
+        options.base,
+        options.out,
+        steps=options.steps,
+        algorithm=options.algorithm,
+        seed=options.seed,
+    )
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Prints what a path is, and what is wrong with it."""
+    from rlstride.trajectory.inspect import inspect
+
+    findings = inspect(options.path, options.base)
+    print("\n".join([*findings.facts, *(f"problem: {problem}" for problem in findings.problems)]))
+    if findings.problems:
+        raise WorkError(f"{options.path}: problems found: {len(findings.problems)}")
+
+
+def spectra(options: argparse.Namespace) -> None:
+    """Measures every kept update of a trajectory."""
+    from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
+
+    rank = None if options.rank == "full" else _positive(options.rank, "--rank")
+    write_spectra(
+        options.trajectory,
+        options.out,
+        rank=rank,
+        tolerances=options.tolerances or DEFAULT_TOLERANCES,
+        device=options.device,
+    )
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Writes edited models of one kept step."""
+    from rlstride.study.variants import AblationVariant, read_variants
+    from rlstride.surgery.ablate import write_ablations
+    from rlstride.trajectory.store import Trajectory
+
+    trajectory = Trajectory(options.trajectory)
+    step = trajectory.full_last_step if options.step == "last" else _positive(options.step, "--step")
+    if options.variants is None:
+        if options.rank < 1:
+            raise RequestError(f"--rank: expected a whole number from 1, not {options.rank}")
+        variant = AblationVariant(
+            options.out.name, options.rank, options.rescale, scale=options.scale, scope=options.scope
+        )
+        write_ablations(trajectory, step, {options.out: variant})
+        return
+    variants = read_variants(options.variants)
+    write_ablations(trajectory, step, {options.out / variant.name: variant for variant in variants})
+
+
+def dynamics(options: argparse.Namespace) -> None:
+    """Measures how linear a trajectory is."""
+    from rlstride.dynamics.table import write_dynamics
+
+    write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding)
+
+
+def extrapolate(options: argparse.Namespace) -> None:
+    """Predicts later models from a first part of a trajectory."""
+    from rlstride.extrapolation.predict import write_predictions
+    from rlstride.study.variants import window_variant
+    from rlstride.trajectory.store import Trajectory
+
+    pairs = [(method, window) for window in options.window for method in options.method]
+    single = len(pairs) == 1
+    folders = {
+        options.out if single else options.out / window_variant(window, method): (method, window)
+        for method, window in pairs
+    }
+    write_predictions(
+        Trajectory(options.trajectory),
+        folders,
+        evaluations=options.evaluations,
+        decoding=options.decoding,
+        target_accuracy=options.target_accuracy,
+        target_step=options.target_step,
+    )
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Scores models, on a study's task or on any that lm-eval knows."""
+    from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
+    from rlstride.study.load import load_study
+    from rlstride.study.variants import read_variants
+
+    if (options.study is None) == (options.tasks is None):
+        raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")
+    variants = None if options.variants is None else read_variants(options.variants)
+    chosen = {"steps": options.steps, "variants": variants, "device": options.device}
+    if options.study is None:
+        chosen |= {"split": options.split, "limit": options.limit}
+        score_on_lm_eval_tasks(options.models, options.tasks, options.out, **chosen)
+        return
+    study = load_study(options.study)
+    cell = study.cell(options.cell) if options.cell else None
+    score_on_study(study, cell, options.models, options.split, options.out, decodings=options.decodings, **chosen)
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Gathers the cells' Parquet files into a study's tables."""
+    from rlstride.report.collect import TABLES, collect
+    from rlstride.study.load import load_study
+
+    tables = options.tables.split(",") if options.tables else TABLES
+    collect(options.results, load_study(options.study) if options.study else None, tables)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Writes claims, figures and the page."""
+    from rlstride.report.page import write_report
+    from rlstride.study.load import load_study
+
+    write_report(options.results, load_study(options.study or options.results / "study.yaml"), options.out)
+
+
+def track(options: argparse.Namespace) -> None:
+    """Writes what was measured to MLflow."""
+    from rlstride.study.load import load_study
+    from rlstride.tracking.mlflow_writer import track
+
+    study = load_study(options.study or options.results / "study.yaml")
+    track(
+        options.results,
+        study,
+        options.tracking_uri
+        or study.spec.tracking.uri
+        or f"sqlite:///{(options.results.parent / 'mlflow.db').resolve()}",
+    )
+
+
+def _positive(text: str, flag: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise RequestError(f"{flag}: expected a whole number from 1, not {text!r}")
+    return int(text)

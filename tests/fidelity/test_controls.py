@@ -1,0 +1,164 @@
+"""What must hold of the controls beside a rank-k model: equal norm, the directions that they name, the matrices too."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from planted_run import STEPS, SmallRun
+from rlstride.cli import main
+from rlstride.errors import RequestError
+from rlstride.evaluation.lm import Bench
+from rlstride.evaluation.models import parse_models
+from rlstride.spectra.scope import Weight
+from rlstride.study.variants import parse_ablation, read_variants
+from rlstride.surgery.ablate import StepEdits
+
+LAST = STEPS[-1]
+
+
+def updates(run: SmallRun, variant: str) -> Iterator[tuple[Weight, Tensor, Tensor]]:
+    """Each matrix inside the layers, with the run's whole update and the variant's, float64."""
+    edits = StepEdits(run.trajectory, LAST, [parse_ablation(variant)])
+    model, reader = edits.model(variant), edits.reader
+    for weight in reader.in_scope:
+        base = reader.stored(weight, 0).double()
+        yield weight, reader.stored(weight, LAST).double() - base, model.tensor(weight.name).double() - base
+
+
+def triplets(D: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    U, S, Vh = torch.linalg.svd(D, full_matrices=False)
+    return U, S, Vh
+
+
+@pytest.mark.parametrize(
+    ("variant", "scale"),
+    [
+        ("rank_1_random", 1),
+        ("rank_2_random_u", 1),
+        ("rank_2_random_v", 1),
+        ("rank_3_bottom", 1),
+        ("single_2", 1),
+        ("rank_10pct", 1),
+        ("rank_1_x0.7", 0.7),
+        ("rank_1_random_x1.5", 1.5),
+        ("in_scope_full_x0.5", 0.5),
+    ],
+)
+def test_every_rescaled_edit_has_the_updates_norm_times_its_factor(
+    small_run: SmallRun, variant: str, scale: float
+) -> None:
+    for _, D, edit in updates(small_run, variant):
+        assert float(edit.norm()) == pytest.approx(scale * float(D.norm()), rel=1e-5)
+
+
+def test_a_single_subspace_is_the_one_of_its_number(small_run: SmallRun) -> None:
+    for _, D, edit in updates(small_run, "single_3"):
+        U, _, Vh = triplets(D)
+        torch.testing.assert_close(edit, D.norm() * torch.outer(U[:, 2], Vh[2]), rtol=0, atol=1e-5)
+
+
+def test_a_single_subspace_beyond_the_last_leaves_the_base(small_run: SmallRun) -> None:
+    """The attention's key matrix, 8 x 16, has no ninth one."""
+    moved = {weight.kind: float(edit.norm()) for weight, _, edit in updates(small_run, "single_9")}
+    assert moved["k_proj"] == 0
+    assert moved["gate_proj"] > 0
+
+
+def test_the_bottom_is_the_other_end_of_the_spectrum(small_run: SmallRun) -> None:
+    for _, D, edit in updates(small_run, "rank_2_bottom"):
+        U, S, Vh = triplets(D)
+        bottom = (U[:, -2:] * S[-2:]) @ Vh[-2:]
+        expected = bottom * (D.norm() / bottom.norm())
+        torch.testing.assert_close(edit / D.norm(), expected / D.norm(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(("variant", "true_side"), [("rank_1_random_u", "v"), ("rank_1_random_v", "u")])
+def test_one_random_side_keeps_the_other(small_run: SmallRun, variant: str, true_side: str) -> None:
+    cosines: dict[str, list[float]] = {"u": [], "v": []}
+    for _, D, edit in updates(small_run, variant):
+        (U, _, Vh), (U2, _, Vh2) = triplets(D), triplets(edit)
+        cosines["u"].append(abs(float(U[:, 0] @ U2[:, 0])))
+        cosines["v"].append(abs(float(Vh[0] @ Vh2[0])))
+    random_side = "u" if true_side == "v" else "v"
+    assert min(cosines[true_side]) > 1 - 1e-6
+    assert np.mean(cosines[random_side]) < 0.5
+
+
+def test_a_share_of_the_rank_is_that_of_each_matrix(small_run: SmallRun) -> None:
+    for weight, _, edit in updates(small_run, "rank_30pct"):
+        assert int(torch.linalg.matrix_rank(edit, rtol=1e-5)) == max(1, int(min(weight.shape) * 0.3))
+    for _, D, edit in updates(small_run, "rank_100pct"):
+        torch.testing.assert_close(edit, D, rtol=0, atol=1e-6)
+
+
+def test_scopes_divide_the_matrices_among_them(small_run: SmallRun) -> None:
+    def moved(variant: str) -> set[str]:
+        return {weight.name for weight, _, edit in updates(small_run, variant) if float(edit.norm()) > 0}
+
+    attention, mlp = moved("full_in_attention"), moved("full_in_mlp")
+    assert {name.split(".")[3] for name in attention} == {"self_attn"}
+    assert {name.split(".")[3] for name in mlp} == {"mlp"}
+    assert attention | mlp == moved("in_scope_full")
+    thirds = [moved(f"rank_1_in_third_{third}") for third in (1, 2, 3)]
+    assert set().union(*thirds) == moved("rank_1")
+    assert sum(map(len, thirds)) == len(moved("rank_1"))
+
+
+def test_the_scope_of_all_has_the_steps_embeddings_and_norms(small_run: SmallRun) -> None:
+    edits = StepEdits(small_run.trajectory, LAST, [parse_ablation("rank_1_in_all")])
+    model, reader = edits.model("rank_1_in_all"), edits.reader
+    outside = [weight for weight in reader.weights if not weight.in_scope]
+    assert {"model.embed_tokens", "model.norm"} < {weight.module for weight in outside}
+    for weight in outside:
+        assert torch.equal(model.tensor(weight.name), reader.stored(weight, LAST))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rank_0", "'rank_0' is not a variant"),
+        ("full", "full needs a scope"),
+        ("in_scope_full_in_mlp", "takes none"),
+        ("single_2_random", "random is a control of rank_K"),
+        ("rank_120pct", "no more than 100 per cent"),
+        ("rank_1_in_head", "no scope is called 'head'"),
+        ("rank_1_random_unscaled", "is not a variant"),
+        ("rank_1,rank_1", "rank_1 is named twice"),
+    ],
+)
+def test_a_name_that_stands_for_no_edit_is_refused(name: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read_variants(name)
+
+
+def test_names_may_stand_in_a_file(tmp_path: Path) -> None:
+    for content in ("[rank_1, rank_2_bottom]", "variants: [rank_1, rank_2_bottom]"):
+        (tmp_path / "v.yaml").write_text(content)
+        assert [found.name for found in read_variants(str(tmp_path / "v.yaml"))] == ["rank_1", "rank_2_bottom"]
+    with pytest.raises(RequestError, match=r"missing\.yaml"):
+        read_variants(str(tmp_path / "missing.yaml"))
+
+
+@torch.no_grad()
+def test_an_edit_made_in_memory_computes_what_its_folder_computes(small_run: SmallRun, tmp_path: Path) -> None:
+    names = "rank_1,rank_2_random_u,full_in_mlp,rank_1_in_all"
+    assert main(["ablate", str(small_run.path), "--variants", names, "--out", str(tmp_path / "models")]) == 0
+    bench, ids = Bench("cpu"), torch.arange(10)[None]
+    in_memory = parse_models([str(small_run.path)], variants=read_variants(names))
+    assert [(each.variant, each.step) for each in in_memory] == [(name, LAST) for name in names.split(",")]
+    for candidate in in_memory:
+        logits = bench.seat(candidate).model(input_ids=ids).logits.clone()
+        (written,) = parse_models([str(tmp_path / "models" / candidate.variant)])
+        assert torch.equal(bench.seat(written).model(input_ids=ids).logits, logits)
+
+
+def test_edits_of_a_step_on_the_way_are_that_steps(small_run: SmallRun) -> None:
+    found = parse_models([str(small_run.path)], steps=[4, 8], variants=read_variants("rank_1"))
+    assert [(each.variant, each.step) for each in found] == [("rank_1", 4), ("rank_1", 8)]
+    assert len({each.weights_digest() for each in found}) == 2
+    with pytest.raises(RequestError, match="step 0 is the base"):
+        parse_models([str(small_run.path)], steps=[0], variants=read_variants("rank_1"))
