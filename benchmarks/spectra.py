@@ -49,7 +49,11 @@ def main() -> None:
     parser.add_argument("--scratch", type=Path, metavar="FOLDER", help="where models are made: 13 GB for Qwen2.5-3B")
     parser.add_argument("--out", type=Path, metavar="FILE.csv")
     parser.add_argument("--document", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--measured", type=Path, metavar="FILE.csv", help="write it from an earlier run's --out alone")
     options = parser.parse_args()
+    if options.measured:
+        write_document(pd.read_csv(options.measured), options.rank)
+        return
     torch.set_num_threads(1)
     print(machine(), flush=True)
     names = [name for name in options.models.split(",") if name]

@@ -25,6 +25,14 @@ def write_document(table: pd.DataFrame, rank: int) -> None:
 
 {machine()} Times are CPU seconds of one thread, the smallest of several turns; rank {rank}.
 
+{markdown(targets(table))}
+
+What is missed, and why. LAPACK: most of our time are products in bfloat16, at the processor's own speed; values that
+fall as slowly as these (s8 / s9 = 1.04) take six or seven passes over the matrix, and on the tall matrices LAPACK,
+which reduces them by QR first, is three times as fast as on the wide ones. Reading: an update of which the cast to
+bfloat16 leaves an eighth is near to noise (its leading values are all but tied), which takes 15 to 25 passes instead
+of seven, and on matrices of 576 or 960 rows a pass costs its overhead, not its arithmetic.
+
 ### One layer of Qwen2.5-0.5B, in memory
 
 `update`: s1 / |D|F = 0.19 over a power-law tail; `noise`: Gaussian, where all of the leading values are near-ties.
@@ -65,6 +73,31 @@ def exponent(models: pd.DataFrame) -> float:
     return (
         float(np.polyfit(np.log(models["parameters"]), np.log(models["seconds"]), 1)[0]) if len(models) > 1 else np.nan
     )
+
+
+def targets(table: pd.DataFrame) -> pd.DataFrame:
+    layer = table[table["row"] == "layer"].set_index("spectrum")
+    models, steps = (table[table["row"] == kind] for kind in ("model", "steps"))
+    warm = table[table["row"] == "warm"]["warm_of_cold"]
+    a_step = (steps["seconds"] / steps["steps"]).tolist()
+    of_noise = layer.loc["noise", "of_lowrank"]
+    rows = [
+        ("times faster than LAPACK, a layer's updates", "40", f"{layer.loc['update', 'times_faster_than_svd']:.0f}"),
+        ("the same, noise", "", f"{layer.loc['noise', 'times_faster_than_svd']:.0f}"),
+        ("of svd_lowrank's time, updates", "at most 1", f"{layer.loc['update', 'of_lowrank']:.2f}"),
+        ("the same, noise", "at most 1", "it misses the bar" if np.isnan(of_noise) else f"{of_noise:.2f}"),
+        ("of reading's time, whole models", "at most 5", _range(models["of_reading"])),
+        ("exponent of cost against size", "below 1.1", f"{exponent(models):.2f}"),
+        ("seconds a step, most kept steps over fewest", "1", f"{a_step[-1] / a_step[0]:.2f}" if a_step else ""),
+        ("from the previous step, of without", "at most 0.6", _range(warm)),
+        ("peak RssAnon, MiB", "below 2048", _range(models["peak_anonymous_mib"])),
+    ]
+    return pd.DataFrame(rows, columns=["", "target", "measured"])
+
+
+def _range(values: "pd.Series[float]") -> str:
+    low, high = (f"{value:.3g}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def layers(table: pd.DataFrame) -> pd.DataFrame:

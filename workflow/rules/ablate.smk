@@ -1,15 +1,15 @@
 # Needs: a trajectory.
-# Makes: models/{variant}/, an edited model of the last step for each variant: temporary, gone once it has been scored.
+# Makes: ablation.parquet: the edited models of its last step (and of those that ablation.at names), made in memory and scored
+#        on the test problems, with the full run at the steps on the way; beside it, their scores by problem.
 
-ABLATED = [str(CELL.models / variant) for variant in STUDY.spec.ablation.variants]
-
-if ABLATED:
+if STUDY.spec.ablation.variants:
 
     rule ablate_update:
         input:
             manifest=CELL.manifest,
         output:
-            models=[temp(directory(folder)) for folder in ABLATED],
+            table=CELL.ablation,
+            problems=CELL.ablation.with_name("ablation-problems.parquet"),
         log:
             LOGS / "ablate_update" / f"{CELL_NAME}.log",
         benchmark:
@@ -19,10 +19,18 @@ if ABLATED:
         threads: 1
         resources:
             mem_mb=2048,
-            runtime=60,
+            runtime=120,
         params:
+            models=steps_on_the_way,
             trajectory=subpath(input.manifest, parent=True),
             variants=",".join(STUDY.spec.ablation.variants),
-            folder=lambda wildcards, output: os.path.dirname(output.models[0]),
+            steps=",".join(map(str, EDITED_STEPS)),
+            cell="{model}/{algorithm}/{seed}",
+            study=PATHS.root / "study.yaml",
+            decodings=",".join(ABLATION_DECODINGS),
+            device=STUDY.spec.device,
+            values=evaluation_values(ABLATION_DECODINGS, STUDY.spec.evaluation.test_problems),
         shell:
-            "rlstride ablate {params.trajectory:q} --variants {params.variants} --out {params.folder:q} > {log:q} 2>&1"
+            "rlstride evaluate {params.models:q} {params.trajectory:q} --variants {params.variants} --steps {params.steps}"
+            " --study {params.study:q} --cell {params.cell:q} --split test --decodings {params.decodings:q}"
+            " --device {params.device} --out {output.table:q} > {log:q} 2>&1"

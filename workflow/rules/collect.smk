@@ -2,9 +2,11 @@
 # Makes: results/{study}/tables/{table}.csv, the study's tables for people. Each is a job of its own, so that asking for one
 #        (snakemake results/grid/tables/learning.csv --configfile ...) makes no more than it needs.
 
+EDITED = of_cells("ablation", STUDY.cells) if STUDY.spec.ablation.variants else []
 TABLES = {
-    "accuracy": of_cells("accuracy", STUDY.cells),
+    "accuracy": of_cells("accuracy", STUDY.cells) + EDITED,
     "learning": of_cells("accuracy", STUDY.cells),
+    "dominance": of_cells("accuracy", STUDY.cells) + EDITED,
     "validation": of_all_runs("validation"),
     "spectra": of_cells("spectra", STUDY.cells),
     "dynamics": of_cells("dynamics", STUDY.cells),

@@ -10,7 +10,7 @@ from snakemake.utils import update_config
 
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import predictions, step_folder
+from rlstride.study.plan import edited_steps, predictions, step_folder
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
@@ -80,16 +80,22 @@ def control_manifests(wildcards):
 
 
 def labelled_models(wildcards, input):
-    """NAME@STEP=FOLDER for every model of a cell: the base, the controls' and the run's last step, and those made from it."""
+    """NAME@STEP=FOLDER for every model of a cell that is a folder: the base, the controls' and the run's last step, and
+    those predicted from it."""
     last = STUDY.spec.training.steps
     models = {"base@0": base_folder(STUDY, wildcards.model)}
     for control, manifest in zip(STUDY.controls, input.controls):
         models[f"{control}@{last}"] = Path(manifest).parent / step_folder(last)
     models[f"full@{last}"] = Path(input.manifest).parent / step_folder(last)
-    models |= {f"{Path(folder).name}@{last}": folder for folder in input.ablated}
     steps = {prediction.variant: prediction.step for prediction in PREDICTIONS}
     models |= {f"{Path(folder).name}@{steps[Path(folder).name]}": folder for folder in input.predicted}
     return [f"{name}={folder}" for name, folder in models.items()]
+
+
+def steps_on_the_way(wildcards, input):
+    """full@STEP=FOLDER for every edited step but the last, which is scored with the base and the controls."""
+    on_the_way = [step for step in EDITED_STEPS if step < STUDY.spec.training.steps]
+    return [f"full@{step}={Path(input.manifest).parent / step_folder(step)}" for step in on_the_way]
 
 
 def predictions_folder(wildcards, output):

@@ -1,4 +1,4 @@
-# Needs: a trajectory; for the test problems also the controls' trajectories and every model made from this one.
+# Needs: a trajectory; for the test problems also the controls' trajectories and every model predicted from this one.
 # Makes: validation.parquet, all that methods may look at (the base and the kept steps, at the headline decoding), and
 #        accuracy.parquet, what is reported (every variant, at every decoding); beside each, its scores by problem.
 
@@ -35,7 +35,6 @@ rule evaluate_variants:
     input:
         manifest=CELL.manifest,
         controls=control_manifests,
-        ablated=ABLATED,
         predicted=PREDICTED,
     output:
         table=CELL.accuracy,

@@ -55,13 +55,7 @@ class Candidate:
             return None
         if self.trajectory is None:
             return "".join(sha256(file) for file in sorted(self.folder.glob("*.safetensors"))) or None
-        under, files = self.trajectory.files(0), self.trajectory.files(self.step)
-        absent = next((file for file in [*under, *files] if not file.is_file()), None)
-        if absent:
-            raise RequestError(f"{absent}: in the trajectory's manifest, but missing")
-        # An adapter's weights are its base's too, whose files are too large to read for every step.
-        marks = [f"{file.name} {file.stat().st_mtime_ns}" for file in under]
-        return "".join([*map(sha256, files), *marks, *([self.variant] if self.edits else [])])
+        return f"{self.edits.digest}/{self.variant}" if self.edits else self.trajectory.digest(self.step)
 
     def tensors(self) -> NamedTensors | None:
         """Its tensors where they are read from a trajectory; None where ``source`` is the model itself.

@@ -111,6 +111,12 @@ def write_tables(out: Path, rows: Sequence[Row]) -> None:
             table.to_parquet(partial, index=False)
 
 
+def read_tables(*files: Path) -> pd.DataFrame:
+    """The rows of several tables, one after the other; those that are not there have none."""
+    found = [pd.read_parquet(file) for file in files if file.is_file()]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
 def problems_file(out: Path) -> Path:
     """Where the scores of single problems lie: accuracy-problems.parquet beside accuracy.parquet."""
     return out.with_name(f"{out.stem}-problems{out.suffix}")

@@ -11,6 +11,8 @@ import pandas as pd
 
 from rlstride.dynamics.table import summary
 from rlstride.errors import RequestError
+from rlstride.evaluation.tables import read_tables
+from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
@@ -24,6 +26,7 @@ _FLOAT_FORMAT = "%.6g"
 _EMPTY = {
     "accuracy": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "learning": ["decoding", "n", "samples", "base", "frozen", "full", "gain", "gain_low", "gain_high", "learns"],
+    "dominance": ["step", "decoding", "variant", "n", "samples", "accuracy", "low", "high", *RECOVERIES],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
     "dynamics": ["quantity", "value", "low", "high", "modules"],
@@ -33,6 +36,7 @@ _EMPTY = {
 _ORDER = {
     "accuracy": ["variant", "step", "decoding"],
     "learning": ["decoding"],
+    "dominance": ["step", "decoding", "variant"],
     "validation": ["step", "decoding"],
     "spectra": ["step", "layer", "kind"],
     "dynamics": ["quantity"],
@@ -45,7 +49,7 @@ _WITH_LEARNING_RATE = ("learning", "validation")
 
 
 def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TABLES) -> None:
-    """Writes ``results_dir/tables/*.csv``: accuracy, learning, validation, spectra, dynamics, training and ledger.
+    """Writes ``results_dir/tables/*.csv``, a file for each of :data:`TABLES`.
 
     Args:
         results_dir: results/{study}.
@@ -93,11 +97,15 @@ def _cells(results_dir: Path, study: Study | None) -> list[Cell]:
 
 
 def _accuracy(paths: CellPaths) -> pd.DataFrame:
-    return _parquet(paths.accuracy)
+    return read_tables(paths.accuracy, paths.ablation)
 
 
 def _learning(paths: CellPaths) -> pd.DataFrame:
     return learning_rows(paths.accuracy)
+
+
+def _dominance(paths: CellPaths) -> pd.DataFrame:
+    return dominance_rows(paths.accuracy, paths.ablation)
 
 
 def _validation(paths: CellPaths) -> pd.DataFrame:
@@ -141,6 +149,7 @@ def _ledger(paths: CellPaths) -> pd.DataFrame:
 _READERS: dict[str, Callable[[CellPaths], pd.DataFrame]] = {
     "accuracy": _accuracy,
     "learning": _learning,
+    "dominance": _dominance,
     "validation": _validation,
     "spectra": _spectra,
     "dynamics": _dynamics,

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rlstride.evaluation.intervals import Interval
+from rlstride.evaluation.tables import problems_file, read_tables
 from rlstride.report.pooling import Floats, Statistic, pooled_interval
 from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Cell, Study
@@ -62,11 +63,12 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
 
 
 def _scores(paths: CellPaths, decoding: str) -> dict[str, Floats]:
-    file = paths.accuracy.with_name("accuracy-problems.parquet")
-    if not file.is_file():
+    """At the run's last step: models edited on the way there are not what the claims are about."""
+    frame = read_tables(*map(problems_file, (paths.accuracy, paths.ablation)))
+    if frame.empty:
         return {}
-    frame = pd.read_parquet(file)
     frame = frame[(frame["decoding"] == decoding) & frame["score"].notna()]
+    frame = frame[frame["step"] == frame.groupby("variant")["step"].transform("max")]
     return {
         str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)
         for variant, rows in frame.groupby("variant", sort=True)

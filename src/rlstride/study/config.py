@@ -34,17 +34,29 @@ class SpectraSpec(Strict):
 
 
 class Ablation(Strict):
-    """The edited models of each run's last step."""
+    """The edited models of each run."""
 
     variants: list[str] = Field(
         default=["in_scope_full", "rank_1", "rank_2", "rank_4", "rank_8", "rank_1_unscaled", "rank_1_random"],
-        description="in_scope_full, rank_K, rank_K_unscaled (no norm rescaling), rank_K_random (equal norm).",
+        description="Made and scored in memory. in_scope_full, rank_K, rank_10pct, single_I, full_in_mlp; then perhaps "
+        "_unscaled, _random, _random_u, _random_v or _bottom, a factor (_x0.7) and a scope (_in_attention, _in_mlp, "
+        "_in_third_1, _in_all).",
+    )
+
+    at: list[Window] = Field(
+        default=[1.0],
+        description="Shares of the steps: the last kept step in each is edited. Claims are read at the run's last.",
+    )
+    decodings: list[str] | None = Field(
+        default=None, description="The decodings at which edited models are scored; null: all of evaluation's."
     )
 
     @model_validator(mode="after")
     def _variants_parse(self) -> "Ablation":
         for variant in self.variants:
             parse_ablation(variant)
+        if len(set(self.variants)) < len(self.variants):
+            raise ValueError("a variant is named twice")
         return self
 
 
@@ -131,7 +143,7 @@ class StudyFile(Strict):
     seeds: list[int] = Field(default=[0], min_length=1, description="Seeds of the RL runs.")
     training: Training = Field(description="The part of RL that all algorithms share.")
     spectra: SpectraSpec = Field(default=SpectraSpec(), description="What is measured of every kept update.")
-    ablation: Ablation = Field(default=Ablation(), description="The edited models of each run's last step.")
+    ablation: Ablation = Field(default=Ablation(), description="The edited models of each run.")
     extrapolation: Extrapolation = Field(
         default=Extrapolation(), description="The models predicted from a first part of each run."
     )
@@ -140,6 +152,14 @@ class StudyFile(Strict):
     define: Definitions = Field(default=Definitions(), description="Tasks, models and algorithms of this study's own.")
     results: str = Field(default="results", description="Folder that everything is written to.")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where models run.")
+
+    @model_validator(mode="after")
+    def _edits_are_scored_somehow(self) -> "StudyFile":
+        unknown = [name for name in self.ablation.decodings or [] if name not in self.evaluation.decodings]
+        if unknown or self.ablation.decodings == []:
+            known = ", ".join(self.evaluation.decodings)
+            raise ValueError(f"ablation: decodings: {unknown[0] if unknown else '[]'} is none of {known}")
+        return self
 
 
 class ModelsFile(RootModel[dict[Name, TinyModel | PublishedModel]]):

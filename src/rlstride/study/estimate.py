@@ -8,7 +8,7 @@ from typing import Any
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import kept_steps, predictions
+from rlstride.study.plan import edited_steps, kept_steps, predictions
 
 _FP32_BYTES = 4
 _TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
@@ -74,9 +74,11 @@ def tiny_seconds(study: Study, model: str) -> float:
     train = spec.training.steps * _completions_per_step(study) * _SECONDS_PER_COMPLETION
     validation = (len(kept_steps(spec.training)) + 1) * spec.evaluation.validation_problems
     validation *= spec.evaluation.decodings[spec.evaluation.headline].samples
-    models = 2 + len(study.controls) + len(spec.ablation.variants) + len(predictions(spec))
-    samples = sum(decoding.samples for decoding in spec.evaluation.decodings.values())
-    test = models * spec.evaluation.test_problems * samples
+    models, decodings = 2 + len(study.controls) + len(predictions(spec)), spec.evaluation.decodings
+    edits = len(spec.ablation.variants) * len(edited_steps(spec))
+    samples = models * sum(decoding.samples for decoding in decodings.values())
+    samples += edits * sum(decodings[name].samples for name in spec.ablation.decodings or decodings)
+    test = spec.evaluation.test_problems * samples
     scored = (cells + controls) * validation + cells * test
     work = (cells + controls) * train + scored * _SECONDS_PER_SCORED_COMPLETION
     exists = (base_folder(study, model) / "pretraining.json").is_file()
@@ -124,7 +126,8 @@ def _describe_model(study: Study, model: str) -> str:
         return "neither its name nor a local config.json tells its size, so disk and time are unknown"
     weights = parameters * _FP32_BYTES
     kept = weights * (1 + runs * len(kept_steps(training)))
-    passing = weights * max(_variants(study), 3)  # a cell's edited models until scored, or a run's optimiser state
+    # A cell's predicted models until they are scored, or a run's optimiser state.
+    passing = weights * max(len(predictions(study.spec)), 3)
     disk = f"{_size(kept)} of disk for its base and kept steps, {_size(passing)} in passing"
     text = f"{_count(parameters)} parameters; {disk}"
     if isinstance(made_from, PublishedModel):

@@ -51,7 +51,7 @@ class CellPaths:
 
     @property
     def models(self) -> Path:
-        """Edited and extrapolated models, one HF folder for each variant."""
+        """Predicted models, one HF folder for each variant."""
         return self.root / "models"
 
     @property
@@ -61,8 +61,13 @@ class CellPaths:
 
     @property
     def accuracy(self) -> Path:
-        """Accuracy of every variant on test problems."""
+        """Accuracy of base, controls, full run and predicted models on test problems."""
         return self.root / "accuracy.parquet"
+
+    @property
+    def ablation(self) -> Path:
+        """Accuracy of the edited models on the same problems."""
+        return self.root / "ablation.parquet"
 
     @property
     def dynamics(self) -> Path:

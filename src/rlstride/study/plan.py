@@ -40,6 +40,12 @@ def step_folder(step: int) -> str:
     return f"step_{step:06d}"
 
 
+def edited_steps(spec: StudyFile) -> list[int]:
+    """The kept steps whose updates are edited, ascending; a share before the first kept step has none."""
+    found = (window_steps(spec.training, share) for share in spec.ablation.at)
+    return sorted({steps[-1] for steps in found if steps}) if spec.ablation.variants else []
+
+
 def predictions(spec: StudyFile) -> list[Prediction]:
     """The predicted models of each run; a method that needs more kept steps than a window has is left out."""
     found = []

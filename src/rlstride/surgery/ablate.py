@@ -60,6 +60,11 @@ class StepEdits:
         return UpdateReader(self.trajectory)
 
     @cached_property
+    def digest(self) -> str:
+        """Of the files of base and step: large ones are read once for all edits."""
+        return self.trajectory.digest(self.step)
+
+    @cached_property
     def decompositions(self) -> dict[str, Decomposition]:
         """|D|F and as many leading triplets as the edits need, by module; none of what no edit decomposes.
 

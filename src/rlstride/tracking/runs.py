@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.evaluation.tables import read_tables
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import predictions
-from rlstride.study.variants import IN_SCOPE_FULL, parse_ablation
+from rlstride.study.variants import parse_ablation
 from rlstride.tracking.ledger import read_ledger
 from rlstride.trajectory.files import sha256
 from rlstride.trajectory.manifest import Manifest, read_manifest
@@ -72,7 +73,7 @@ def cell_runs(results_dir: Path, study: Study, cell: Cell) -> list[Run]:
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
     )
-    return [parent, *_variant_runs(study, cell, _table(paths.accuracy), started, ended)]
+    return [parent, *_variant_runs(study, cell, read_tables(paths.accuracy, paths.ablation), started, ended)]
 
 
 def study_run(results_dir: Path, study: Study) -> Run:
@@ -128,9 +129,11 @@ def _variant_params(study: Study, variant: str) -> dict[str, str]:
         edit = parse_ablation(variant)
     except ValueError:  # base, frozen, full: not an edit
         return {}
-    if variant == IN_SCOPE_FULL:
-        return {"rank": "full"}
-    return {"rank": str(edit.rank), "rescale": edit.rescale, "directions": edit.directions}
+    rank = f"{edit.percent:g} %" if edit.percent is not None else "full" if edit.rank is None else str(edit.rank)
+    params = {"rank": rank, "scope": edit.scope, "scale": f"{edit.scale:g}"}
+    if rank == "full":
+        return params
+    return params | {"first_triplet": str(edit.first), "rescale": edit.rescale, "directions": edit.directions}
 
 
 def _cell_params(study: Study, cell: Cell, manifest: Manifest) -> dict[str, str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.study.plan import window_limit
+from rlstride.trajectory.files import sha256
 from rlstride.trajectory.layout import InLayout, Layout, read_layout
 from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
 from rlstride.trajectory.sources import HFFolder
@@ -78,6 +79,19 @@ class Trajectory:
         """The files that hold a kept step's weights, as the manifest lists them; 0 is the base."""
         listed = self.manifest.base.sha256 if step == 0 else self.record(step).sha256
         return [self.model_folder(step) / file for file in listed]
+
+    def digest(self, step: int) -> str:
+        """Of a kept step's files as they are now, not as the manifest has them; 0 is the base.
+
+        Raises:
+            RequestError: a file is missing.
+        """
+        under, files = self.files(0), self.files(step)
+        absent = next((file for file in [*under, *files] if not file.is_file()), None)
+        if absent:
+            raise RequestError(f"{absent}: in the trajectory's manifest, but missing")
+        # An adapter's weights are its base's too, whose files are too large to read for every step.
+        return "".join([*map(sha256, files), *(f"{file.name} {file.stat().st_mtime_ns}" for file in under)])
 
     def source(self, step: int) -> InLayout:
         """The tensors of a kept step, fused matrices apart as the base's config says; 0 is the base.

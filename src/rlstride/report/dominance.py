@@ -1,0 +1,54 @@
+"""What edited models keep of a run: relative accuracy and recovered gain, beside base, full run and the same step's."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlstride.evaluation.intervals import Interval, ratio_interval, recovered_gain_interval
+from rlstride.evaluation.tables import problems_file, read_tables
+
+RECOVERIES = (
+    *("relative", "relative_low", "relative_high"),
+    *("gain", "gain_low", "gain_high"),
+)
+
+
+def dominance_rows(accuracy: Path, ablation: Path) -> pd.DataFrame:
+    """One row for each edited model, step and decoding of a cell.
+
+    Args:
+        accuracy: accuracy.parquet, with base and full run; the scores by problem lie beside it.
+        ablation: ablation.parquet, with the edited models, and the full run at those of their steps that are not its
+            last; likewise.
+
+    Returns:
+        step, decoding, variant, n, samples; ``accuracy`` with its 95 % interval; ``relative``, its share of the full
+        run's accuracy at that step, and ``gain``, the share of what that gained over the base, each with a paired
+        bootstrap interval over problems (unbounded where the full run's gain is not told from 0). Empty where no
+        edited model was scored.
+    """
+    edits = read_tables(ablation)
+    if edits.empty or not accuracy.is_file():
+        return pd.DataFrame()
+    problems = read_tables(problems_file(accuracy), problems_file(ablation)).sort_values("problem")
+    scores = {
+        key: rows["score"].to_numpy(dtype=float)
+        for key, rows in problems.groupby(["variant", "step", "decoding"], sort=False)
+    }
+    rows = []
+    for edit in edits[edits["variant"] != "full"].to_dict("records"):
+        key = (edit["variant"], edit["step"], edit["decoding"])
+        base, full = scores.get(("base", 0, key[2])), scores.get(("full", key[1], key[2]))
+        row = {name: edit[name] for name in ("step", "decoding", "variant", "n", "samples", "accuracy", "low", "high")}
+        if base is not None and full is not None:
+            row |= _columns("relative", ratio_interval(scores[key], full))
+            row |= _columns("gain", recovered_gain_interval(scores[key], base, full))
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    return frame.reindex(columns=list(dict.fromkeys([*frame, *RECOVERIES])))
+
+
+def _columns(name: str, interval: Interval) -> dict[str, float]:
+    ends = {f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return {name: interval.value, **{end: value if np.isfinite(value) else np.nan for end, value in ends.items()}}
