@@ -63,10 +63,13 @@ def write_cell(
     gain = accuracies["full"] - accuracies["base"]
     curve = [("checkpoint", step, accuracies["base"] + gain * (1 - 0.8 ** (step / 2))) for step in kept]
     for split, variants in (("test", tests), ("validation", [("base", 0, accuracies["base"]), *curve])):
-        rows, problems = _scores(study, cell, split, variants, rng)
-        name = "accuracy" if split == "test" else "validation"
-        rows.to_parquet(paths.root / f"{name}.parquet")
-        problems.to_parquet(paths.root / f"{name}-problems.parquet")
+        found = dict(zip(("", "-problems"), _scores(study, cell, split, variants, rng), strict=True))
+        for suffix, rows in found.items():
+            edited = rows["variant"].str.startswith(("rank_", "in_scope"))
+            name = "accuracy" if split == "test" else "validation"
+            for stem, part in ((name, rows[~edited]), ("ablation", rows[edited])):
+                if len(part):
+                    part.reset_index(drop=True).to_parquet(paths.root / f"{stem}{suffix}.parquet")
     _spectra(rng).to_parquet(paths.spectra)
     for stage, seconds in {"train": 20.0, "spectra": 1.0, "extrapolate": 0.5, "evaluate": 30.0}.items():
         entry = {"stage": stage, "status": "done", "started": "2026-01-01T00:00:00+00:00", "cell": str(cell)}

@@ -8,6 +8,7 @@ from synthetic_study import ACCURACIES, KEEP_EVERY, KINDS, STEPS, synthetic_stud
 
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import paired_difference_interval
+from rlstride.evaluation.tables import problems_file
 from rlstride.report.collect import TABLES, collect
 from rlstride.study.paths import StudyPaths, base_folder
 from rlstride.tracking.ledger import append
@@ -135,3 +136,60 @@ def test_columns_keep_their_contract_order(tmp_path: Path) -> None:
     written = list(pd.read_parquet(paths.accuracy))
     collect(tmp_path / "demo", study)
     assert list(table(tmp_path / "demo", "accuracy")) == written
+
+
+def test_the_dominance_table_puts_each_edit_beside_base_and_full_run(tmp_path: Path) -> None:
+    study = synthetic_study()
+    write_cells(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study)
+    rows = table(tmp_path / "demo", "dominance")
+    assert set(rows["variant"]) == set(study.spec.ablation.variants)
+    accuracies = table(tmp_path / "demo", "accuracy").set_index(["model", "algorithm", "decoding", "variant"])[
+        "accuracy"
+    ]
+    for row in rows.query("decoding == 't1.0'").to_dict("records"):
+        base, full, own = (
+            accuracies[row["model"], row["algorithm"], "t1.0", name] for name in ("base", "full", row["variant"])
+        )
+        assert row["relative"] == pytest.approx(own / full, rel=1e-4)
+        assert row["gain"] == pytest.approx((own - base) / (full - base), rel=1e-4)
+        assert row["relative_low"] < row["relative"] < row["relative_high"]
+        assert row["gain_low"] < row["gain"] < row["gain_high"]
+
+
+def test_an_edit_on_the_way_is_compared_with_the_run_at_that_step(tmp_path: Path) -> None:
+    study = synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
+    write_cells(tmp_path / "demo", study)
+    paths = StudyPaths(tmp_path / "demo").cell(study.cells[0])
+    for file in (paths.ablation, problems_file(paths.ablation)):
+        rows = pd.read_parquet(file)
+        reference = pd.read_parquet(paths.accuracy if file == paths.ablation else problems_file(paths.accuracy))
+        on_the_way = [rows[rows["variant"] == "rank_1"], reference[reference["variant"] == "full"]]
+        pd.concat([rows, *(part.assign(step=10) for part in on_the_way)]).to_parquet(file)
+    collect(tmp_path / "demo", study)
+    rows = table(tmp_path / "demo", "dominance").query("variant == 'rank_1' and decoding == 't1.0'")
+    assert list(rows["step"]) == [10, 20]
+    assert rows["gain"].iloc[0] == rows["gain"].iloc[1]  # both were given the same scores
+    assert "full" not in set(table(tmp_path / "demo", "dominance")["variant"])
+    pooled = table(tmp_path / "demo", "recovery").query("pool == 'rl' and variant == 'rank_1'")
+    assert pooled["gain"].item() == pytest.approx(rows["gain"].iloc[1], rel=1e-3), "claims are about the last step"
+
+
+def test_the_recovery_table_pools_runs_by_algorithm_and_by_model(tmp_path: Path) -> None:
+    study = synthetic_study(algorithms=["grpo", "rloo", "sft"], seeds=[0, 1])
+    write_cells(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study)
+    rows = table(tmp_path / "demo", "recovery").query("variant == 'rank_1'").set_index(["pool", "of"])
+    assert rows["cells"].to_dict() == {
+        ("rl", "all"): 8,
+        ("algorithm", "grpo"): 4,
+        ("algorithm", "rloo"): 4,
+        ("supervised", "sft"): 4,
+        ("model", "tiny-qwen3"): 4,
+        ("model", "tiny-llama"): 4,
+    }
+    truth = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "rank_1_random")}
+    for row in rows.to_dict("records"):
+        assert row["relative_low"] < truth["rank_1"] / truth["full"] < row["relative_high"]
+        assert row["gain_low"] < (truth["rank_1"] - truth["base"]) / (truth["full"] - truth["base"]) < row["gain_high"]
+        assert row["over_random_low"] < truth["rank_1"] - truth["rank_1_random"] < row["over_random_high"]

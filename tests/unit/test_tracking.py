@@ -76,7 +76,7 @@ def test_curves_go_by_step_and_accuracies_are_the_tables(results: Path, study: S
     assert len(rewards) == STEPS
     validation = client.get_metric_history(runs[cell].info.run_id, "validation/accuracy/t1.0")
     assert [point.step for point in validation] == list(range(0, STEPS + 1, 2))
-    table = pd.read_parquet(StudyPaths(results).cell(study.cells[0]).accuracy)
+    table = pd.read_parquet(StudyPaths(results).cell(study.cells[0]).ablation)
     expected = table[(table["variant"] == "rank_1") & (table["decoding"] == "greedy")].iloc[0]
     metrics = runs[f"{cell}/rank_1"].data.metrics
     assert metrics["accuracy/greedy"] == expected["accuracy"]

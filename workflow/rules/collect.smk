@@ -7,6 +7,7 @@ TABLES = {
     "accuracy": of_cells("accuracy", STUDY.cells) + EDITED,
     "learning": of_cells("accuracy", STUDY.cells),
     "dominance": of_cells("accuracy", STUDY.cells) + EDITED,
+    "recovery": of_cells("accuracy", STUDY.cells) + EDITED,
     "validation": of_all_runs("validation"),
     "spectra": of_cells("spectra", STUDY.cells),
     "dynamics": of_cells("dynamics", STUDY.cells),

@@ -14,6 +14,7 @@ from rlstride.errors import RequestError
 from rlstride.evaluation.tables import read_tables
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
+from rlstride.report.recovery import COLUMNS, MEASURES, recovery_table
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
 from rlstride.tracking.ledger import read_ledger
@@ -27,6 +28,7 @@ _EMPTY = {
     "accuracy": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "learning": ["decoding", "n", "samples", "base", "frozen", "full", "gain", "gain_low", "gain_high", "learns"],
     "dominance": ["step", "decoding", "variant", "n", "samples", "accuracy", "low", "high", *RECOVERIES],
+    "recovery": [*COLUMNS, *(f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high"))],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
     "dynamics": ["quantity", "value", "low", "high", "modules"],
@@ -44,6 +46,8 @@ _ORDER = {
     "ledger": ["stage", "started"],
 }
 TABLES = tuple(_EMPTY)
+# Tables whose rows are of several cells.
+_POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {"recovery": recovery_table}
 # Tables that compare algorithms: the rate that each was given stands beside what it reached.
 _WITH_LEARNING_RATE = ("learning", "validation")
 
@@ -67,6 +71,12 @@ def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TA
         raise RequestError(f"{results_dir}: there is no cell (MODEL/ALGORITHM/seedN) here; run rlstride train first")
     name = study.spec.name if study else results_dir.resolve().name
     for table in tables:
+        if table in _POOLED:
+            pooled = pd.DataFrame() if study is None else _POOLED[table](results_dir, study)
+            write_table(
+                paths.tables / f"{table}.csv", pooled.reindex(columns=["study", *_EMPTY[table]]).assign(study=name)
+            )
+            continue
         frames = [_labelled(_READERS[table](paths.cell(cell)), name, cell) for cell in cells]
         if study is not None and table in _WITH_LEARNING_RATE:
             rates = [study.algorithm(cell).learning_rate for cell in cells]

@@ -51,7 +51,7 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
     return Evidence(
         study=study,
         cells=list(cells),
-        scores={cell: _scores(path, headline) for cell, path in paths.items()},
+        scores={cell: last_scores(path, headline) for cell, path in paths.items()},
         shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
         dynamics=dynamics,
         dynamics_cells=dynamics_cells,
@@ -62,8 +62,11 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
     )
 
 
-def _scores(paths: CellPaths, decoding: str) -> dict[str, Floats]:
-    """At the run's last step: models edited on the way there are not what the claims are about."""
+def last_scores(paths: CellPaths, decoding: str) -> dict[str, Floats]:
+    """A cell's test scores by variant, (problems,), at one decoding; none where it was not scored.
+
+    Each variant at its own last step: models edited on the way there are not what the claims are about.
+    """
     frame = read_tables(*map(problems_file, (paths.accuracy, paths.ablation)))
     if frame.empty:
         return {}

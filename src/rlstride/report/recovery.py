@@ -1,0 +1,63 @@
+"""How much of RL's effect edited models keep, pooled over all RL runs, over each algorithm and over each model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from rlstride.evaluation.intervals import Interval
+from rlstride.report.evidence import last_scores
+from rlstride.report.pooling import Floats, difference, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.study.algorithms import PolicyGradient
+from rlstride.study.load import Cell, Study
+from rlstride.study.paths import StudyPaths
+
+COLUMNS = ("pool", "of", "variant", "decoding", "cells")
+MEASURES = ("accuracy", "relative", "gain", "over_random")
+_CONTROL = "rank_1_random"
+
+
+def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
+    """One row for each pool of cells and edited model, at the headline decoding and the runs' last step.
+
+    Returns:
+        pool (``rl``, ``algorithm``, ``model`` or ``supervised``), of (its name), variant, decoding, cells; then with
+        95 % intervals over cells and problems: ``accuracy``; ``relative``, the share of the full run's accuracy;
+        ``gain``, the share of its gain over the base; ``over_random``, accuracy less that of the random rank-1 update
+        of equal norm. A model's pool has its RL runs alone.
+    """
+    decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
+    scores = {cell: last_scores(paths.cell(cell), decoding) for cell in study.cells}
+    rows = []
+    for pool, name, cells in _pools(study):
+        for variant in study.spec.ablation.variants:
+            found = [scores[cell] for cell in cells if {variant, "base", "full"} <= set(scores[cell])]
+            if found:
+                row = {"pool": pool, "of": name, "variant": variant, "decoding": decoding, "cells": len(found)}
+                rows.append(row | _measured(variant, found))
+    return pd.DataFrame(rows)
+
+
+def _pools(study: Study) -> Iterator[tuple[str, str, list[Cell]]]:
+    rl = [cell for cell in study.cells if isinstance(study.algorithm(cell), PolicyGradient)]
+    yield "rl", "all", rl
+    for algorithm in study.algorithms:
+        cells = [cell for cell in study.cells if cell.algorithm == algorithm]
+        yield ("algorithm" if cells and cells[0] in rl else "supervised"), algorithm, cells
+    for model in study.models:
+        yield "model", model, [cell for cell in rl if cell.model == model]
+
+
+def _measured(variant: str, cells: list[dict[str, Floats]]) -> dict[str, float]:
+    with_control = [scores for scores in cells if _CONTROL in scores]
+    intervals = {
+        "accuracy": pooled_interval(cells, mean_of(variant)),
+        "relative": pooled_interval(cells, relative(variant)),
+        "gain": pooled_interval(cells, recovered_gain(variant)),
+        "over_random": pooled_interval(with_control, difference(variant, _CONTROL)),
+    }
+    return {column: value for name, interval in intervals.items() for column, value in _columns(name, interval)}
+
+
+def _columns(name: str, interval: Interval) -> list[tuple[str, float]]:
+    return [(name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high)]
