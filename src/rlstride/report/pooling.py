@@ -8,6 +8,7 @@ what makes a problem hard for every model is not averaged away.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,9 +77,8 @@ def pooled_interval(cells: Sequence[Mapping[str, Floats]], statistic: Statistic)
         return UNKNOWN
     if len(cells) == 1:
         return statistic.of_one_cell(*(cells[0][name] for name in statistic.variants))
-    rng = np.random.default_rng(_SEED)
-    problems = {size: _weights(rng, size) for size in sorted({len(cell[statistic.variants[0]]) for cell in cells})}
-    drawn_cells = _weights(rng, len(cells))  # (draws, cells)
+    sizes = tuple(sorted({len(cell[statistic.variants[0]]) for cell in cells}))
+    problems, drawn_cells = _drawn(sizes, len(cells))
     means, draws = [], []
     for name in statistic.variants:
         means.append(np.array([np.mean([cell[name].mean() for cell in cells])]))
@@ -94,6 +94,13 @@ def pooled_interval(cells: Sequence[Mapping[str, Floats]], statistic: Statistic)
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     """NaN where the denominator is not positive."""
     return np.where(denominator > 0, numerator / np.where(denominator > 0, denominator, 1.0), np.nan)
+
+
+@lru_cache(maxsize=4)
+def _drawn(sizes: tuple[int, ...], cells: int) -> tuple[dict[int, Floats], Floats]:
+    """How often each problem of each size, and each cell (draws, cells), is drawn: the same for every statistic."""
+    rng = np.random.default_rng(_SEED)
+    return {size: _weights(rng, size) for size in sizes}, _weights(rng, cells)
 
 
 def _weights(rng: np.random.Generator, size: int) -> Floats:
