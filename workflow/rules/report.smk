@@ -8,6 +8,7 @@ rule write_report:
     input:
         tables=expand(rules.collect_table.output.csv, table=TABLES),
         problems=[path.with_name("accuracy-problems.parquet") for path in of_cells("accuracy", STUDY.cells)],
+        edits=[path.with_name("ablation-problems.parquet") for path in EDITED],
         manifests=of_cells("manifest", STUDY.cells),
         validation=of_cells("validation", STUDY.cells),
         spectra=of_cells("spectra", STUDY.cells),
@@ -19,6 +20,7 @@ rule write_report:
             FIGURES / "accuracy_over_steps.svg", caption="../report/accuracy_over_steps.rst", category="Figures"
         ),
         rank=report(FIGURES / "accuracy_over_rank.svg", caption="../report/accuracy_over_rank.rst", category="Figures"),
+        gain=report(FIGURES / "recovered_gain.svg", caption="../report/recovered_gain.rst", category="Figures"),
         share=report(FIGURES / "share_by_layer.svg", caption="../report/share_by_layer.rst", category="Figures"),
         shares=report(FIGURES / "share_over_steps.svg", caption="../report/share_over_steps.rst", category="Figures"),
         formats=report(

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -101,6 +102,34 @@ def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
         axes.set_ylim(0, 1.02)
     style.label_outer(grid, "rank of the update kept (rescaled to its full norm)", _accuracy_label(study, "test"))
     style.legend_below(figure, grid)
+    return Drawing(figure, frame)
+
+
+def draw_recovered_gain(tables: Tables, study: Study) -> Drawing | None:
+    """What every edited model keeps of the gain: pooled over all RL runs, and over each supervised algorithm's."""
+    frame = tables["recovery"]
+    frame = frame[frame["pool"].isin(["rl", "supervised"]) & frame["gain"].notna()]
+    if frame.empty:
+        return None
+    variants = [name for name in study.spec.ablation.variants if name in set(frame["variant"])]
+    names = {name: "all RL runs" if name == "all" else str(name) for name in frame["of"].unique()}
+    looks = style.series_of(list(names.values()))
+    figure, axes = plt.subplots(figsize=(6.5, 1.2 + 0.26 * len(variants)), layout="constrained")
+    for place, (of, label) in enumerate(names.items()):
+        rows = frame[frame["of"] == of].set_index("variant").reindex(variants)
+        heights = np.arange(len(variants)) + 0.22 * (place - (len(names) - 1) / 2)
+        value = rows["gain"].to_numpy(float)
+        ends = [value - rows["gain_low"].to_numpy(float), rows["gain_high"].to_numpy(float) - value]
+        look = looks[label]
+        axes.errorbar(
+            value, heights, xerr=ends, label=label, color=look.colour, marker=look.marker, linestyle="", markersize=4
+        )
+    for reference in (0, 1):
+        axes.axvline(reference, color=style.GREY, linewidth=0.8)
+    axes.set_yticks(range(len(variants)), variants, fontsize=8)
+    axes.set_ylim(len(variants) - 0.4, -0.6)
+    axes.set_xlabel("share of the gain over the base that is kept (0: the base, 1: the full run)")
+    axes.legend(loc="upper left", fontsize=8)
     return Drawing(figure, frame)
 
 

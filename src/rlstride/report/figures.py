@@ -96,6 +96,14 @@ FIGURES = (
         drawings.draw_accuracy_over_rank,
     ),
     FigureSpec(
+        "recovered_gain",
+        "What edited models keep of the gain",
+        "Test accuracy less the base's over the full run's less the base's, pooled over models and seeds, with 95 % "
+        "intervals over runs and problems. Controls have the update's norm: random directions on both sides or on one, "
+        "the i-th triplet alone, the bottom of the spectrum.",
+        drawings.draw_recovered_gain,
+    ),
+    FigureSpec(
         "accuracy_over_window",
         "What can be predicted from a first part of the run",
         "Test accuracy of the models extrapolated from a first part of each run, with 95 % intervals over problems. "
