@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--measured", type=Path, metavar="FILE.csv", help="write it from an earlier run's --out alone")
     options = parser.parse_args()
     if options.measured:
-        write_document(pd.read_csv(options.measured), options.rank)
+        write_document(pd.read_csv(options.measured))
         return
     torch.set_num_threads(1)
     print(machine(), flush=True)
@@ -66,11 +66,11 @@ def main() -> None:
     for count in map(int, filter(None, options.steps.split(","))):
         rows.append(show(files_row("steps", STEPS_OF, count, options)))
     rows += [show(files_row("model", name, 1, options)) for name in names]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).assign(machine=machine(), rank=rank)
     if options.out:
         table.to_csv(options.out, index=False, float_format="%.6g")
     if options.document:
-        write_document(table, rank)
+        write_document(table)
 
 
 def show(row: Row) -> Row:
@@ -188,12 +188,13 @@ def errors(found: tuple[Tensor, Tensor, Tensor], exact: Any) -> tuple[float, flo
 
 def fastest(work: Callable[[], object], turns: int) -> float:
     """Seconds of the fastest of several turns: of this process's CPU, or of the wall where a GPU works."""
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    clock = time.perf_counter if on_gpu else time.process_time
     seconds = []
     for _ in range(turns):
         started = clock()
         work()
-        if torch.cuda.is_available():
+        if on_gpu:
             torch.cuda.synchronize()
         seconds.append(clock() - started)
     return float(np.min(seconds))

@@ -8,12 +8,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from document import DOCUMENT, machine, markdown, write_section
+from document import DOCUMENT, markdown, write_section
 
 FIGURE = "benchmarks/spectra.svg"
 
 
-def write_document(table: pd.DataFrame, rank: int) -> None:
+def write_document(table: pd.DataFrame) -> None:
     """Writes the section, and the figure beside the document."""
     models = table[table["row"] == "model"]
     power = exponent(models)
@@ -23,7 +23,8 @@ def write_document(table: pd.DataFrame, rank: int) -> None:
         f"""
 ## Spectra
 
-{machine()} Times are CPU seconds of one thread, the smallest of several turns; rank {rank}.
+{table["machine"].iloc[0]} Rank {table["rank"].iloc[0]}; times are CPU seconds of one thread, the smallest of
+several turns.
 
 {markdown(targets(table))}
 
@@ -31,7 +32,8 @@ What is missed, and why. LAPACK: most of our time are products in bfloat16, at t
 fall as slowly as these (s8 / s9 = 1.04) take six or seven passes over the matrix, and on the tall matrices LAPACK,
 which reduces them by QR first, is three times as fast as on the wide ones. Reading: an update of which the cast to
 bfloat16 leaves an eighth is near to noise (its leading values are all but tied), which takes 15 to 25 passes instead
-of seven, and on matrices of 576 or 960 rows a pass costs its overhead, not its arithmetic.
+of seven, and on matrices of 576 or 960 rows a pass costs its overhead, not its arithmetic. The previous step's triplets
+save passes, but neither the rounding to bfloat16 before them nor the verification in float32 after them.
 
 ### One layer of Qwen2.5-0.5B, in memory
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from planted_run import STEPS, SmallRun
@@ -103,9 +104,29 @@ def test_scopes_divide_the_matrices_among_them(small_run: SmallRun) -> None:
     assert {name.split(".")[3] for name in attention} == {"self_attn"}
     assert {name.split(".")[3] for name in mlp} == {"mlp"}
     assert attention | mlp == moved("in_scope_full")
-    thirds = [moved(f"rank_1_in_third_{third}") for third in (1, 2, 3)]
+    thirds = [moved(f"rank_1_in_third_{third}") for third in (1, 2)]
     assert set().union(*thirds) == moved("rank_1")
     assert sum(map(len, thirds)) == len(moved("rank_1"))
+    with pytest.raises(RequestError, match=r"full_in_third_3: no matrix of .* is in its scope"):
+        moved("full_in_third_3")  # of two layers
+
+
+@pytest.mark.parametrize("variant", ["rank_1", "rank_2_random", "in_scope_full_x0.5"])
+def test_an_edit_of_bfloat16_files_is_not_rounded_to_their_grid(
+    small_run: SmallRun, tmp_path: Path, variant: str
+) -> None:
+    """The step moves some weights to their neighbours: no rank-k part of that lies on the grid."""
+    run = small_run.copy_to(tmp_path / "copy")
+    base = run.trajectory.base_folder / "model.safetensors"
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(base).items()}
+    step = {name: tensor.float() * (1 + 4e-3 * torch.rand(tensor.shape)) for name, tensor in weights.items()}
+    for file, tensors in ((base, weights), (run.trajectory.model_folder(LAST) / "model.safetensors", step)):
+        save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    scale = 0.5 if variant.endswith("x0.5") else 1
+    moved = [(float(D.norm()), float(edit.norm())) for _, D, edit in updates(run, variant)]
+    assert sum(norm > 0 for norm, _ in moved) > 5
+    for norm, edited in moved:
+        assert edited == pytest.approx(scale * norm, rel=1e-4)
 
 
 def test_the_scope_of_all_has_the_steps_embeddings_and_norms(small_run: SmallRun) -> None:

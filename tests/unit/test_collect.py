@@ -158,7 +158,9 @@ def test_the_dominance_table_puts_each_edit_beside_base_and_full_run(tmp_path: P
 
 
 def test_an_edit_on_the_way_is_compared_with_the_run_at_that_step(tmp_path: Path) -> None:
-    study = synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
+    study = synthetic_study(
+        models=["tiny-llama"], algorithms=["grpo"], ablation={"variants": ["rank_1"], "at": [0.5, 1]}
+    )
     write_cells(tmp_path / "demo", study)
     paths = StudyPaths(tmp_path / "demo").cell(study.cells[0])
     for file in (paths.ablation, problems_file(paths.ablation)):
@@ -193,3 +195,13 @@ def test_the_recovery_table_pools_runs_by_algorithm_and_by_model(tmp_path: Path)
         assert row["relative_low"] < truth["rank_1"] / truth["full"] < row["relative_high"]
         assert row["gain_low"] < (truth["rank_1"] - truth["base"]) / (truth["full"] - truth["base"]) < row["gain_high"]
         assert row["over_random_low"] < truth["rank_1"] - truth["rank_1_random"] < row["over_random_high"]
+
+
+def test_edits_that_a_study_no_longer_asks_for_are_left_out(tmp_path: Path) -> None:
+    write_cells(tmp_path / "demo", synthetic_study())
+    study = synthetic_study(ablation={"variants": []})
+    collect(tmp_path / "demo", study)
+    assert set(table(tmp_path / "demo", "accuracy")["variant"]) >= {"base", "full"}
+    assert not set(table(tmp_path / "demo", "accuracy")["variant"]) & {"rank_1", "in_scope_full"}
+    assert table(tmp_path / "demo", "dominance").empty
+    assert table(tmp_path / "demo", "recovery").empty

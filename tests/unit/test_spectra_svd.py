@@ -269,3 +269,22 @@ def test_the_bar_is_met_with_and_without_products_in_bfloat16(
     cast = (base + D.double()).bfloat16().float() - base.bfloat16().float()
     for matrix in (D, D.mT, cast):
         assert_meets_the_bar(matrix, truncated_svd(matrix, 8), 8)
+
+
+@pytest.mark.parametrize("below", [1e-2, 1e-4, 3e-5])
+def test_values_far_below_the_first_are_as_good_as_lapacks(below: float) -> None:
+    spectrum = below / torch.arange(1, 301, dtype=torch.float64)
+    spectrum[0] = 1
+    D = with_spectrum(320, 300, spectrum, 0)
+    found, exact = truncated_svd(D, 8), torch.linalg.svdvals(D.double())[:8]
+    lapacks_error = float((torch.linalg.svdvals(D)[:8].double() / exact - 1).abs().max())
+    torch.testing.assert_close(found.s.double(), exact, rtol=1e-4 + 2 * lapacks_error, atol=0)
+
+
+@pytest.mark.parametrize("entry", [1e-40, 1e-36, 1e36])
+def test_a_single_entry_is_found_at_any_scale(entry: float) -> None:
+    D = torch.zeros(400, 300)
+    D[7, 11] = entry
+    found = truncated_svd(D, 2)
+    assert float(found.s[0]) == pytest.approx(entry, rel=1e-3)
+    assert (int(found.u[:, 0].abs().argmax()), int(found.v[:, 0].abs().argmax())) == (7, 11)

@@ -90,6 +90,17 @@ def test_a_sweep_leaves_the_other_cells_as_they_were() -> None:
         ({"task": "chess"}, "task: there is no 'chess' in tasks.yaml"),
         ({"extrapolation": {"windows": [0.0]}}, "extrapolation.windows.0: input should be greater than 0"),
         ({"extrapolation": {"methods": ["alpha"]}}, "extrapolation.methods.0: "),
+        (
+            {"ablation": {"at": [0.5]}},
+            "ablation: at: claims are read at the run's last step",
+        ),
+        ({"ablation": {"at": []}}, "ablation.at: list should have at least 1 item"),
+        ({"ablation": {"variants": ["rank_1", "rank_1"]}}, "ablation: a variant is named twice"),
+        ({"ablation": {"decodings": ["t0.9"]}}, "ablation: decodings: 't0.9' is none of t1.0"),
+        (
+            {"ablation": {"decodings": ["greedy"]}},
+            "ablation: decodings: claims are read at t1.0",
+        ),
         ({"ablation": {"variants": ["rank_0"]}}, "ablation: 'rank_0' is not a variant"),
         ({"evaluation": {"headline": "t9"}}, "evaluation: headline 't9' is not one of the decodings"),
         ({"training": {}}, "training.steps: this key is missing"),

@@ -35,6 +35,7 @@ rule collect_table:
         mem_mb=2048,
         runtime=30,
     params:
+        values=lambda wildcards: pooled_values(wildcards.table),
         results=subpath(output.csv, ancestor=2),
         study=PATHS.root / "study.yaml",
     shell:

@@ -63,6 +63,11 @@ def evaluation_values(decodings, problems):
     return leaf_values(decodings=specs, problems=problems)
 
 
+def pooled_values(table):
+    """What decides a table that its inputs do not tell."""
+    return leaf_values(headline=STUDY.spec.evaluation.headline) if table == "recovery" else ""
+
+
 def base_report(wildcards):
     """What a base's folder receives last."""
     return base_folder(STUDY, wildcards.model) / "pretraining.json"

@@ -88,6 +88,8 @@ def parse_models(
     Raises:
         RequestError: a path does not exist or is no model, or two models would share a row.
     """
+    if variants is not None and not any((Path(text) / "manifest.json").is_file() for text in texts):
+        raise RequestError("--variants: these are edits of a trajectory's steps, but no trajectory is named")
     candidates = [candidate for text in texts for candidate in _candidates(text, steps, variants, hub)]
     seen: set[tuple[str, int]] = set()
     for candidate in candidates:

@@ -58,7 +58,9 @@ def score_on_study(
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     known_cell: Labels = {"model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed} if cell else {}
     about = {"cell": str(cell) if cell else None, "split": split, "models": len(candidates), "device": device}
-    with ledger_entry(out.parent / "ledger", f"evaluate-{split}", **about) as found:
+    # Edits are scored by a job of their own, and two jobs never write to one file.
+    stage = f"evaluate-{split}" if variants is None else f"evaluate-{split}-edits"
+    with ledger_entry(out.parent / "ledger", stage, **about) as found:
         for candidate in track(candidates, f"evaluate {split}"):
             place: Labels = {"study": study.spec.name, **_UNKNOWN_CELL, **candidate.labels, **known_cell}
             weights = candidate.weights_digest()

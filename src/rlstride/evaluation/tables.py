@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.study.config import StudyFile
+from rlstride.study.plan import edited_steps
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.files import atomic_file
 
@@ -111,10 +113,35 @@ def write_tables(out: Path, rows: Sequence[Row]) -> None:
             table.to_parquet(partial, index=False)
 
 
-def read_tables(*files: Path) -> pd.DataFrame:
-    """The rows of several tables, one after the other; those that are not there have none."""
-    found = [pd.read_parquet(file) for file in files if file.is_file()]
+def read_tests(accuracy: Path, edits: Path, spec: StudyFile | None) -> pd.DataFrame:
+    """A cell's rows on test problems: of the models that are folders, then of the edits that the study asks for.
+
+    Args:
+        accuracy: accuracy.parquet, or its problems; it may be missing.
+        edits: ablation.parquet, or its problems; likewise.
+        spec: the study; None keeps every edit.
+    """
+    found = [read_table(accuracy), asked_edits(read_table(edits), spec)]
+    found = [frame for frame in found if not frame.empty]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def read_table(file: Path) -> pd.DataFrame:
+    """The rows of a table; none where it is not there."""
+    return pd.read_parquet(file) if file.is_file() else pd.DataFrame()
+
+
+def asked_edits(edits: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
+    """The rows of a table of edited models that a study asks for: an earlier one may have asked for others.
+
+    Args:
+        edits: with columns variant and step; the full run at the edited steps is in it too.
+        spec: the study; None keeps every row.
+    """
+    if spec is None or edits.empty:
+        return edits
+    asked = edits["variant"].isin([*spec.ablation.variants, "full"])
+    return edits[asked & edits["step"].isin(edited_steps(spec))]
 
 
 def problems_file(out: Path) -> Path:

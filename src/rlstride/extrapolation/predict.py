@@ -13,7 +13,7 @@ from rlstride.extrapolation.registry import method_named
 from rlstride.spectra.updates import UpdateReader
 from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
-from rlstride.trajectory.compare import wider
+from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.store import Trajectory
 
@@ -79,9 +79,10 @@ def _write(
     prediction = method.fit(window, accuracies).predict(target)
     reader = UpdateReader(window)
     tensors = base_tensors(reader)
-    # A step's dtype where it is the wider one: the base's would round small updates away.
+    # float32 at least: what is predicted lies on no grid of a narrower dtype.
     dtypes = {
-        weight.name: wider(reader.dtype(weight, 0), reader.dtype(weight, window.steps[-1])) for weight in reader.weights
+        weight.name: dtype_of_edits(reader.dtype(weight, 0), reader.dtype(weight, window.steps[-1]))
+        for weight in reader.weights
     }
     for name, delta in prediction.deltas:
         tensors[name] = (tensors[name].double() + delta.double()).to(dtypes[name])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rlstride.dynamics.table import summary
 from rlstride.errors import RequestError
-from rlstride.evaluation.tables import read_tables
+from rlstride.evaluation.tables import read_tests
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.report.recovery import COLUMNS, MEASURES, recovery_table
@@ -77,7 +77,7 @@ def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TA
                 paths.tables / f"{table}.csv", pooled.reindex(columns=["study", *_EMPTY[table]]).assign(study=name)
             )
             continue
-        frames = [_labelled(_READERS[table](paths.cell(cell)), name, cell) for cell in cells]
+        frames = [_labelled(_READERS[table](paths.cell(cell), study), name, cell) for cell in cells]
         if study is not None and table in _WITH_LEARNING_RATE:
             rates = [study.algorithm(cell).learning_rate for cell in cells]
             frames = [frame.assign(learning_rate=rate) for frame, rate in zip(frames, rates, strict=True)]
@@ -106,23 +106,23 @@ def _cells(results_dir: Path, study: Study | None) -> list[Cell]:
     return find_cells(results_dir) if study is None else [*study.cells, *study.control_cells]
 
 
-def _accuracy(paths: CellPaths) -> pd.DataFrame:
-    return read_tables(paths.accuracy, paths.ablation)
+def _accuracy(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    return read_tests(paths.accuracy, paths.ablation, study.spec if study else None)
 
 
-def _learning(paths: CellPaths) -> pd.DataFrame:
+def _learning(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return learning_rows(paths.accuracy)
 
 
-def _dominance(paths: CellPaths) -> pd.DataFrame:
-    return dominance_rows(paths.accuracy, paths.ablation)
+def _dominance(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    return dominance_rows(paths.accuracy, paths.ablation, study.spec if study else None)
 
 
-def _validation(paths: CellPaths) -> pd.DataFrame:
+def _validation(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return _parquet(paths.validation)
 
 
-def _spectra(paths: CellPaths) -> pd.DataFrame:
+def _spectra(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     """One row for each kept step, layer and kind of in-scope matrix; singular values stay in the Parquet file."""
     frame = _parquet(paths.spectra)
     if frame.empty:
@@ -141,22 +141,22 @@ def _spectra(paths: CellPaths) -> pd.DataFrame:
     return grouped.agg(**sizes, **means, **ties)
 
 
-def _dynamics(paths: CellPaths) -> pd.DataFrame:
+def _dynamics(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     frame = _parquet(paths.dynamics)
     return frame if frame.empty else summary(frame)
 
 
-def _training(paths: CellPaths) -> pd.DataFrame:
+def _training(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     if not paths.manifest.is_file():
         return pd.DataFrame()
     return pd.DataFrame([record.model_dump() for record in read_manifest(paths.trajectory).training])
 
 
-def _ledger(paths: CellPaths) -> pd.DataFrame:
+def _ledger(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return _ledger_frame(paths.ledger)
 
 
-_READERS: dict[str, Callable[[CellPaths], pd.DataFrame]] = {
+_READERS: dict[str, Callable[[CellPaths, Study | None], pd.DataFrame]] = {
     "accuracy": _accuracy,
     "learning": _learning,
     "dominance": _dominance,

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from rlstride.evaluation.intervals import Interval, ratio_interval, recovered_gain_interval
-from rlstride.evaluation.tables import problems_file, read_tables
+from rlstride.evaluation.tables import asked_edits, problems_file, read_table, read_tests
+from rlstride.study.config import StudyFile
 
 RECOVERIES = (
     *("relative", "relative_low", "relative_high"),
@@ -14,13 +15,14 @@ RECOVERIES = (
 )
 
 
-def dominance_rows(accuracy: Path, ablation: Path) -> pd.DataFrame:
+def dominance_rows(accuracy: Path, ablation: Path, spec: StudyFile | None) -> pd.DataFrame:
     """One row for each edited model, step and decoding of a cell.
 
     Args:
         accuracy: accuracy.parquet, with base and full run; the scores by problem lie beside it.
         ablation: ablation.parquet, with the edited models, and the full run at those of their steps that are not its
             last; likewise.
+        spec: the study; None takes every edit that was scored.
 
     Returns:
         step, decoding, variant, n, samples; ``accuracy`` with its 95 % interval; ``relative``, its share of the full
@@ -28,10 +30,10 @@ def dominance_rows(accuracy: Path, ablation: Path) -> pd.DataFrame:
         bootstrap interval over problems (unbounded where the full run's gain is not told from 0). Empty where no
         edited model was scored.
     """
-    edits = read_tables(ablation)
+    edits = asked_edits(read_table(ablation), spec)
     if edits.empty or not accuracy.is_file():
         return pd.DataFrame()
-    problems = read_tables(problems_file(accuracy), problems_file(ablation)).sort_values("problem")
+    problems = read_tests(problems_file(accuracy), problems_file(ablation), spec).sort_values("problem")
     scores = {
         key: rows["score"].to_numpy(dtype=float)
         for key, rows in problems.groupby(["variant", "step", "decoding"], sort=False)

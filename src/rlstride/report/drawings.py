@@ -119,7 +119,7 @@ def draw_recovered_gain(tables: Tables, study: Study) -> Drawing | None:
         rows = frame[frame["of"] == of].set_index("variant").reindex(variants)
         heights = np.arange(len(variants)) + 0.22 * (place - (len(names) - 1) / 2)
         value = rows["gain"].to_numpy(float)
-        ends = [value - rows["gain_low"].to_numpy(float), rows["gain_high"].to_numpy(float) - value]
+        ends = np.maximum([value - rows["gain_low"].to_numpy(float), rows["gain_high"].to_numpy(float) - value], 0)
         look = looks[label]
         axes.errorbar(
             value, heights, xerr=ends, label=label, color=look.colour, marker=look.marker, linestyle="", markersize=4

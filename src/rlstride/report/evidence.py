@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rlstride.evaluation.intervals import Interval
-from rlstride.evaluation.tables import problems_file, read_tables
+from rlstride.evaluation.tables import problems_file, read_tests
 from rlstride.report.pooling import Floats, Statistic, pooled_interval
 from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Cell, Study
@@ -51,7 +51,7 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
     return Evidence(
         study=study,
         cells=list(cells),
-        scores={cell: last_scores(path, headline) for cell, path in paths.items()},
+        scores={cell: last_scores(path, study) for cell, path in paths.items()},
         shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
         dynamics=dynamics,
         dynamics_cells=dynamics_cells,
@@ -62,15 +62,15 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
     )
 
 
-def last_scores(paths: CellPaths, decoding: str) -> dict[str, Floats]:
-    """A cell's test scores by variant, (problems,), at one decoding; none where it was not scored.
+def last_scores(paths: CellPaths, study: Study) -> dict[str, Floats]:
+    """A cell's test scores by variant, (problems,), at the headline decoding; none where it was not scored.
 
     Each variant at its own last step: models edited on the way there are not what the claims are about.
     """
-    frame = read_tables(*map(problems_file, (paths.accuracy, paths.ablation)))
+    frame = read_tests(problems_file(paths.accuracy), problems_file(paths.ablation), study.spec)
     if frame.empty:
         return {}
-    frame = frame[(frame["decoding"] == decoding) & frame["score"].notna()]
+    frame = frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["score"].notna()]
     frame = frame[frame["step"] == frame.groupby("variant")["step"].transform("max")]
     return {
         str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)

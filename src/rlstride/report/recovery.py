@@ -24,10 +24,10 @@ def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
         pool (``rl``, ``algorithm``, ``model`` or ``supervised``), of (its name), variant, decoding, cells; then with
         95 % intervals over cells and problems: ``accuracy``; ``relative``, the share of the full run's accuracy;
         ``gain``, the share of its gain over the base; ``over_random``, accuracy less that of the random rank-1 update
-        of equal norm. A model's pool has its RL runs alone.
+        with the full update's norm. A model's pool has its RL runs alone.
     """
     decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
-    scores = {cell: last_scores(paths.cell(cell), decoding) for cell in study.cells}
+    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
     rows = []
     for pool, name, cells in _pools(study):
         for variant in study.spec.ablation.variants:

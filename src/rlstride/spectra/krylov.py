@@ -13,6 +13,7 @@ _MAX_BLOCKS = 40
 # new directions at ranks 1 to 8 of an update, 59 were missed with two blocks, none with three).
 _RANDOM_ROWS = 4
 _SETTLED_BLOCKS = 3
+_SMALLEST = 1e-30  # |A|F below which a block over it is not far from what float32 can hold
 _LOST = 1e-4  # of |A|^2: what is left beside the basis is then mostly rounding, and is not at right angles to it
 
 
@@ -54,8 +55,8 @@ def leading_subspace(
         there = (block / unit).to(A.dtype) @ A.mT  # (width, m)
         if blocks == 1:  # keeps the squares of small entries alive
             unit = float(torch.linalg.vector_norm(there, dtype=torch.float64))
-            if unit == 0:
-                return block, True
+            if unit < _SMALLEST:
+                return block, unit == 0
             there /= unit
         back = (there @ A).to(wide) / unit  # (width, n)
         H = back @ V.mT  # (width, new)

@@ -45,6 +45,7 @@ class Ablation(Strict):
 
     at: list[Window] = Field(
         default=[1.0],
+        min_length=1,
         description="Shares of the steps: the last kept step in each is edited. Claims are read at the run's last.",
     )
     decodings: list[str] | None = Field(
@@ -155,10 +156,14 @@ class StudyFile(Strict):
 
     @model_validator(mode="after")
     def _edits_are_scored_somehow(self) -> "StudyFile":
-        unknown = [name for name in self.ablation.decodings or [] if name not in self.evaluation.decodings]
-        if unknown or self.ablation.decodings == []:
-            known = ", ".join(self.evaluation.decodings)
-            raise ValueError(f"ablation: decodings: {unknown[0] if unknown else '[]'} is none of {known}")
+        decodings, headline = self.ablation.decodings, self.evaluation.headline
+        unknown = [name for name in decodings or [] if name not in self.evaluation.decodings]
+        if unknown:
+            raise ValueError(f"ablation: decodings: {unknown[0]!r} is none of {', '.join(self.evaluation.decodings)}")
+        if decodings is not None and headline not in decodings:
+            raise ValueError(f"ablation: decodings: claims are read at {headline}, which has to be among them")
+        if self.ablation.variants and 1.0 not in self.ablation.at:
+            raise ValueError("ablation: at: claims are read at the run's last step, so 1.0 has to be among the shares")
         return self
 
 

@@ -41,7 +41,8 @@ def _plan(study: Study) -> list[str]:
         "",
         f"Each run: {spec.training.steps} steps of {_completions_per_step(study)} completions; keeps {len(steps)} "
         f"checkpoints ({_listed(steps)}).",
-        f"Each cell: {_variants(study)} edited or predicted models, scored at {', '.join(spec.evaluation.decodings)} "
+        f"Each cell: {len(predictions(spec))} predicted models, scored at {', '.join(spec.evaluation.decodings)}, and "
+        f"{_edits(study)} edited ones, at {', '.join(spec.ablation.decodings or spec.evaluation.decodings)}, "
         f"on {spec.evaluation.test_problems} test problems.",
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
     ]
@@ -75,7 +76,7 @@ def tiny_seconds(study: Study, model: str) -> float:
     validation = (len(kept_steps(spec.training)) + 1) * spec.evaluation.validation_problems
     validation *= spec.evaluation.decodings[spec.evaluation.headline].samples
     models, decodings = 2 + len(study.controls) + len(predictions(spec)), spec.evaluation.decodings
-    edits = len(spec.ablation.variants) * len(edited_steps(spec))
+    edits = _edits(study)
     samples = models * sum(decoding.samples for decoding in decodings.values())
     samples += edits * sum(decodings[name].samples for name in spec.ablation.decodings or decodings)
     test = spec.evaluation.test_problems * samples
@@ -137,8 +138,8 @@ def _describe_model(study: Study, model: str) -> str:
     return text
 
 
-def _variants(study: Study) -> int:
-    return len(study.spec.ablation.variants) + len(predictions(study.spec))
+def _edits(study: Study) -> int:
+    return len(study.spec.ablation.variants) * len(edited_steps(study.spec))
 
 
 def _not_applicable(study: Study) -> list[str]:

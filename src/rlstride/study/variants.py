@@ -85,7 +85,7 @@ def parse_ablation(name: str) -> AblationVariant:
     if not match:
         raise ValueError(f"{name!r} is not a variant: use {USAGE}")
     update, control, scope = match["update"], (match["control"] or "")[1:], match["scope"] or "linear"
-    if scope not in SCOPES:
+    if scope not in SCOPES or match["scope"] == "linear":
         raise ValueError(f"{name!r}: no scope is called {scope!r}: use {', '.join(SCOPES[1:])}")
     if (update == "full") != ("_in_" in name and update == "full") or (update == IN_SCOPE_FULL and match["scope"]):
         raise ValueError(f"{name!r} is not a variant: full needs a scope (full_in_mlp), in_scope_full takes none")
@@ -123,7 +123,7 @@ def read_variants(text: str) -> list[AblationVariant]:
     if path.suffix in (".yaml", ".yml"):
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise RequestError(f"--variants: {path}: {first_line(error)}") from error
         names = found.get("variants") if isinstance(found, dict) else found
     else:

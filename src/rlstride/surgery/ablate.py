@@ -23,7 +23,7 @@ from rlstride.spectra.updates import UpdateReader
 from rlstride.study.variants import AblationVariant, Scope
 from rlstride.surgery.models import check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
-from rlstride.trajectory.compare import wider
+from rlstride.trajectory.compare import dtype_of_edits, wider
 from rlstride.trajectory.store import Trajectory
 
 
@@ -72,15 +72,21 @@ class StepEdits:
             RequestError: the base has no matrix inside a decoder layer.
             NotFiniteError: a checkpoint holds NaN or infinite entries.
         """
-        needed = {
-            weight: max((variant.needed(weight.shape) for variant in self.variants.values()), default=0)
-            for weight in self.reader.in_scope
-        }
+        needed = {weight: self._needed(weight) for weight in self.reader.in_scope}
         found: dict[str, Decomposition] = {}
         for weight in track([weight for weight, rank in needed.items() if rank], "ablate: decompositions"):
             D = self.reader.update(weight, self.step)
             found[weight.module] = Decomposition(frobenius(D), truncated_svd(D, needed[weight]))
         return found
+
+    @cached_property
+    def layers(self) -> int:
+        """How many decoder layers the model has."""
+        return 1 + max(weight.layer for weight in self.reader.in_scope)
+
+    def _needed(self, weight: Weight) -> int:
+        about = [variant for variant in self.variants.values() if in_scope(weight, variant.scope, self.layers)]
+        return max((variant.needed(weight.shape) for variant in about), default=0)
 
     def model(self, variant: str) -> "EditedModel":
         """The tensors of one of the edited models, each made when it is asked for."""
@@ -95,23 +101,26 @@ class EditedModel:
         reader = edits.reader
         self._base = edits.trajectory.source(0)
         self._weights = {weight.name: weight for weight in reader.weights}
-        layers = 1 + max(weight.layer for weight in reader.in_scope)
-        self._edited = {weight.name for weight in reader.in_scope if in_scope(weight, variant.scope, layers)}
+        self._edited = {weight.name for weight in reader.in_scope if in_scope(weight, variant.scope, edits.layers)}
+        if not self._edited:
+            raise RequestError(f"{variant.name}: no matrix of {edits.trajectory.base_folder} is in its scope")
 
     def names(self) -> list[str]:
         """The base's tensors, sorted."""
         return sorted(self._weights)
 
     def dtype(self, name: str) -> torch.dtype:
-        """A tensor's dtype: of an edited one, the wider one of the base's and the step's."""
+        """A tensor's dtype: of an edited one float32 at least, unless it is the step's own."""
         weight, reader = self._weights[name], self._edits.reader
         if name not in self._edited:
             return reader.dtype(weight, self._whence(weight))
-        return wider(reader.dtype(weight, 0), reader.dtype(weight, self._edits.step))
+        return _dtype(reader, weight, self._edits.step, self._variant)
 
     def tensor(self, name: str) -> Tensor:
         """A tensor; the output head of tied embeddings by its own name too. Errors are those of the reader."""
-        weight, reader = self._weights[self._base.own_name(name)], self._edits.reader
+        weight, reader = self._weights.get(self._base.own_name(name)), self._edits.reader
+        if weight is None:
+            raise RequestError(f"{self._base.path}: there is no tensor {name!r}")
         if weight.name not in self._edited:
             return reader.stored(weight, self._whence(weight))
         return edited(reader, weight, self._edits.step, self._variant, self._edits.decompositions)
@@ -166,12 +175,11 @@ def edited(
     variant: AblationVariant,
     decompositions: Mapping[str, Decomposition],
 ) -> Tensor:
-    """One matrix with its edited update, in the wider one of the base's dtype and the step's.
+    """One matrix with its edited update, in float32 at least; the step's own matrix in the wider dtype of the two.
 
     A variant that keeps the whole update needs no decomposition.
     """
-    base = reader.stored(weight, 0)
-    dtype = wider(base.dtype, reader.dtype(weight, step))
+    base, dtype = reader.stored(weight, 0), _dtype(reader, weight, step, variant)
     kept = variant.kept(weight.shape)
     if kept is None:
         if variant.scale == 1:  # Wt itself, which W0 + (Wt - W0) is only up to rounding
@@ -184,6 +192,12 @@ def edited(
         decomposition = _with_random_directions(decomposition, variant, seed)
     update = rank_k_update(decomposition, kept, rescale=variant.rescale == "frobenius")
     return (base.double() + variant.scale * update).to(dtype)
+
+
+def _dtype(reader: UpdateReader, weight: Weight, step: int, variant: AblationVariant) -> torch.dtype:
+    dtypes = reader.dtype(weight, 0), reader.dtype(weight, step)
+    itself = variant.kept(weight.shape) is None and variant.scale == 1
+    return wider(*dtypes) if itself else dtype_of_edits(*dtypes)
 
 
 def rank_k_update(decomposition: Decomposition, rank: int, *, rescale: bool) -> Tensor:

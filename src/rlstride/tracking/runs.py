@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlstride.evaluation.tables import read_tables
+from rlstride.evaluation.tables import read_tests
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import predictions
@@ -73,7 +73,7 @@ def cell_runs(results_dir: Path, study: Study, cell: Cell) -> list[Run]:
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
     )
-    return [parent, *_variant_runs(study, cell, read_tables(paths.accuracy, paths.ablation), started, ended)]
+    return [parent, *_variant_runs(study, cell, read_tests(paths.accuracy, paths.ablation, study.spec), started, ended)]
 
 
 def study_run(results_dir: Path, study: Study) -> Run:
@@ -114,7 +114,7 @@ def _variant_runs(study: Study, cell: Cell, frame: pd.DataFrame, started: int, e
             started=started,
             ended=ended,
             params={"variant": str(variant), "model": cell.model, "algorithm": cell.algorithm, "seed": str(cell.seed)}
-            | {"step": str(int(rows["step"].iloc[0]))}
+            | {"step": str(int(rows["step"].max()))}
             | _variant_params(study, str(variant)),
             metrics=metrics,
             tags={"rlstride.kind": "variant"},

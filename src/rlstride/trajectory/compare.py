@@ -39,6 +39,11 @@ def wider(first: torch.dtype, second: torch.dtype) -> torch.dtype:
     return max(first, second, key=lambda dtype: dtype.itemsize)
 
 
+def dtype_of_edits(base: torch.dtype, step: torch.dtype) -> torch.dtype:
+    """In which a matrix is written that lies on neither's grid: float32 at least, or rounding would take most of it."""
+    return wider(wider(base, step), torch.float32)
+
+
 def widest_dtype(source: NamedTensors) -> torch.dtype:
     """The floating dtype in which every parameter of a model is exact."""
     dtypes = {source.dtype(name) for name in source.names()}
