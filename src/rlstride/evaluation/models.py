@@ -55,7 +55,9 @@ class Candidate:
             return None
         if self.trajectory is None:
             return "".join(sha256(file) for file in sorted(self.folder.glob("*.safetensors"))) or None
-        return f"{self.edits.digest}/{self.variant}" if self.edits else self.trajectory.digest(self.step)
+        if self.edits is None:
+            return self.trajectory.digest(self.step)
+        return "/".join([self.edits.digest, self.variant, *self.edits.variants])  # they share one decomposition
 
     def tensors(self) -> NamedTensors | None:
         """Its tensors where they are read from a trajectory; None where ``source`` is the model itself.

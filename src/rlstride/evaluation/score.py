@@ -36,7 +36,8 @@ def score_on_study(
     """Scores models on a study's task, all on the same problems in the same order; writes ``out`` and ``*-problems``.
 
     Each (model, seed, variant, step, decoding) has a sampling seed of its own: a row does not depend on what else is
-    scored, and the frozen control is an independent replicate of the base. An interrupted run goes on where it stopped.
+    scored (an edited model's by the rounding of the decomposition that all edits share), and the frozen control is an
+    independent replicate of the base. An interrupted run goes on where it stopped.
 
     Args:
         study: names task, number of problems and decodings.
