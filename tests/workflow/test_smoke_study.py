@@ -125,7 +125,8 @@ def test_every_variant_is_scored_at_every_decoding_on_the_same_problems(finished
     )
     assert set(table.n) == {spec.evaluation.test_problems}
     assert ((table.low <= table.accuracy) & (table.accuracy <= table.high)).all()
-    problems = pd.read_parquet(finished.cell / "accuracy-problems.parquet")
+    files = [finished.cell / f"{table}-problems.parquet" for table in ("accuracy", "ablation")]
+    problems = pd.concat(map(pd.read_parquet, files))
     means = problems.groupby(["variant", "decoding"]).score.mean()
     for row in table.itertuples():
         assert means[row.variant, row.decoding] == pytest.approx(row.accuracy, abs=1e-6)
