@@ -177,6 +177,22 @@ def test_an_edit_made_in_memory_computes_what_its_folder_computes(small_run: Sma
         assert torch.equal(bench.seat(written).model(input_ids=ids).logits, logits)
 
 
+def test_a_factor_or_a_scope_leaves_a_control_its_directions(small_run: SmallRun) -> None:
+    whole = {weight.name: edit for weight, _, edit in updates(small_run, "rank_1_random")}
+    for variant, factor in (("rank_1_random_x0.5", 0.5), ("rank_1_random_in_mlp", 1)):
+        for weight, _, edit in updates(small_run, variant):
+            if float(edit.norm()) > 0:
+                torch.testing.assert_close(edit, factor * whole[weight.name], rtol=0, atol=1e-6)
+
+
+def test_the_decompositions_of_a_step_are_freed_with_its_last_model(small_run: SmallRun) -> None:
+    bench, first = Bench("cpu"), parse_models([str(small_run.path)], steps=[4, 8], variants=read_variants("rank_1"))
+    for candidate in first:
+        bench.seat(candidate)
+    held = [each.edits is not None and "decompositions" in vars(each.edits) for each in first]
+    assert held == [False, True]
+
+
 def test_edits_of_a_step_on_the_way_are_that_steps(small_run: SmallRun) -> None:
     found = parse_models([str(small_run.path)], steps=[4, 8], variants=read_variants("rank_1"))
     assert [(each.variant, each.step) for each in found] == [("rank_1", 4), ("rank_1", 8)]

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.models import Candidate
 from rlstride.progress import quiet
+from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.compare import widest_dtype
 from rlstride.trajectory.layout import Layout, read_layout
 from rlstride.trajectory.sources import HFFolder
@@ -72,6 +73,7 @@ class Bench:
         self._device = device
         self._lm: CountingHFLM | None = None
         self._fingerprint: str | None = None
+        self._edits: StepEdits | None = None
 
     def seat(self, candidate: Candidate) -> CountingHFLM:
         """lm-eval's model with the candidate's weights in it.
@@ -79,6 +81,9 @@ class Bench:
         Raises:
             RequestError: transformers cannot load the model or its tokenizer, or a step's files are damaged.
         """
+        if self._edits is not None and candidate.edits is not self._edits:
+            self._edits.forget()  # those of a large model are many gigabytes
+        self._edits = candidate.edits
         step = candidate.tensors()
         dtype = "auto" if step is None else widest_dtype(step)  # so that nothing is rounded
         fingerprint = _fingerprint(candidate)

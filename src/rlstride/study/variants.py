@@ -61,6 +61,11 @@ class AblationVariant:
     first: int = 1
     scope: Scope = "linear"
 
+    @property
+    def control(self) -> str:
+        """The name without factor and scope: a control has the same directions whatever these are."""
+        return re.sub(r"(?:_x[\d.]+)?(?:_in_[a-z]+(?:_\d)?)?$", "", self.name)
+
     def kept(self, shape: tuple[int, ...]) -> int | None:
         """How many triplets of a matrix are kept; None where all are, without decomposing it."""
         if self.percent is not None:

@@ -84,6 +84,10 @@ class StepEdits:
         """How many decoder layers the model has."""
         return 1 + max(weight.layer for weight in self.reader.in_scope)
 
+    def forget(self) -> None:
+        """Frees the decompositions; they are made again where they are asked for."""
+        self.__dict__.pop("decompositions", None)
+
     def _needed(self, weight: Weight) -> int:
         about = [variant for variant in self.variants.values() if in_scope(weight, variant.scope, self.layers)]
         return max((variant.needed(weight.shape) for variant in about), default=0)
@@ -188,7 +192,7 @@ def edited(
         return (base.double() + variant.scale * update.double()).to(dtype)
     decomposition = _chosen(decompositions[weight.module], variant, kept)
     if variant.directions.startswith("random"):
-        seed = _seed(reader.trajectory, weight.module, step, variant.name)
+        seed = _seed(reader.trajectory, weight.module, step, variant.control)
         decomposition = _with_random_directions(decomposition, variant, seed)
     update = rank_k_update(decomposition, kept, rescale=variant.rescale == "frobenius")
     return (base.double() + variant.scale * update).to(dtype)
