@@ -8,6 +8,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from planted_run import SmallRun, plant_run
 from rlstride.zoo.tokenizer import build_tokenizer
+from token_ids import token_ids
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +18,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     tokenizer = build_tokenizer("0123456789+-=;")
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
+        **token_ids(tokenizer),
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
@@ -26,9 +27,6 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head_dim=8,
         max_position_embeddings=64,
         tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

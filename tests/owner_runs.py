@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Q
 
 from foreign_runs import RANKS, Sharding, cached_revisions, save_sharded
 from rlstride.zoo.tokenizer import build_tokenizer
+from token_ids import token_ids
 
 BASE = Path("models/base")
 HF, VERL, DCP, TRL, ADAPTER = (Path("runs") / name for name in ("hf", "verl", "dcp", "trl", "lora"))
@@ -44,7 +45,7 @@ def write_base(folder: Path) -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer("0123456789+-=;")
     config = Qwen3Config(
-        vocab_size=len(tokenizer),
+        **token_ids(tokenizer),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -54,9 +55,6 @@ def write_base(folder: Path) -> None:
         max_position_embeddings=64,
         tie_word_embeddings=True,
         initializer_range=0.3,  # so large that weights say something
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
     )
     Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

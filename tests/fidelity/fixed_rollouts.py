@@ -17,6 +17,7 @@ from rlstride.study.config import Training
 from rlstride.tasks.chain import ChainTask
 from rlstride.training.run import Run
 from rlstride.zoo.tokenizer import build_tokenizer
+from token_ids import token_ids
 
 TASK = ChainTask("chain", 3, 4, minus=0.4, careful=0.4, careless=0.3, guess=0.3, informed=0.2)
 PROBLEMS = [("3+5-9=", "9"), ("1+2-4+7=", "6")]
@@ -33,16 +34,13 @@ def random_llama(folder: Path, seed: int = 0) -> Path:
     tokenizer = build_tokenizer(TASK.alphabet)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        **token_ids(tokenizer),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
         head_dim=8,
         initializer_range=0.3,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

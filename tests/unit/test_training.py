@@ -23,6 +23,7 @@ from rlstride.trajectory.writer import TrajectoryWriter
 from rlstride.zoo.bases import make_base
 from rlstride.zoo.pretraining import encode_batch
 from rlstride.zoo.tokenizer import build_tokenizer
+from token_ids import token_ids
 
 
 def teach_guessing(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
@@ -45,16 +46,13 @@ def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str
     tokenizer = build_tokenizer(task.alphabet)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        **token_ids(tokenizer),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
         head_dim=8,
         initializer_range=0.1,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
     teach_guessing(model, tokenizer, task)
