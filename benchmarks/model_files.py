@@ -137,11 +137,8 @@ class Run:
             return torch.ones(shape, dtype=torch.bfloat16)
         size, start = math.prod(shape), 1009 * seed
         times = -(-(start + size) // _POOL)
-        W = (
-            self._pool.repeat(times)[start : start + size].view(shape)
-            if times > 1
-            else self._pool[start:][:size].view(shape)
-        )
+        pool = self._pool.repeat(times) if times > 1 else self._pool
+        W = pool[start : start + size].view(shape)
         if step == 0 or "layers" not in name:
             return W.clone()
         if shape not in self._updates:

@@ -72,9 +72,9 @@ Decompositions alone (4864 x 896, in memory), each step from the one before, and
 
 def exponent(models: pd.DataFrame) -> float:
     """Of cost against the number of parameters: the slope of a straight line through the logarithms."""
-    return (
-        float(np.polyfit(np.log(models["parameters"]), np.log(models["seconds"]), 1)[0]) if len(models) > 1 else np.nan
-    )
+    if len(models) < 2:
+        return np.nan
+    return float(np.polyfit(np.log(models["parameters"]), np.log(models["seconds"]), 1)[0])
 
 
 def targets(table: pd.DataFrame) -> pd.DataFrame:
@@ -132,43 +132,46 @@ def _triplets(row: "pd.Series[Any]") -> dict[str, str]:
 
 
 def sizes(models: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "shapes of": row["model"],
-            "parameters, 1e9": f"{row['parameters'] / 1e9:.2f}",
-            "rlstride spectra, s": f"{row['seconds']:.2f}",
-            "reading, s": f"{row['read_seconds']:.2f}",
-            "of reading": f"{row['of_reading']:.1f}",
-            "in panels, s": f"{row['panel_seconds']:.2f}",
-            "of panels": f"{row['of_panels']:.1f}",
-            "peak RssAnon, MiB": f"{row['peak_anonymous_mib']:.0f}",
-        }
-        for _, row in models.iterrows()
-    )
+    columns = {
+        "shapes of": "{model}",
+        "parameters, 1e9": "{billions:.2f}",
+        "rlstride spectra, s": "{seconds:.2f}",
+        "reading, s": "{read_seconds:.2f}",
+        "of reading": "{of_reading:.1f}",
+        "in panels, s": "{panel_seconds:.2f}",
+        "of panels": "{of_panels:.1f}",
+        "peak RssAnon, MiB": "{peak_anonymous_mib:.0f}",
+    }
+    return _written(models.assign(billions=models["parameters"] / 1e9), columns)
 
 
 def steps(table: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "shapes of": row["model"],
-            "kept steps": f"{row['steps']:.0f}",
-            "rlstride spectra, s": f"{row['seconds']:.2f}",
-            "s a step": f"{row['seconds'] / row['steps']:.3f}",
-            "reading, s": f"{row['read_seconds']:.2f}",
-        }
-        for _, row in table[table["row"] == "steps"].iterrows()
-    )
+    columns = {
+        "shapes of": "{model}",
+        "kept steps": "{steps:.0f}",
+        "rlstride spectra, s": "{seconds:.2f}",
+        "s a step": "{a_step:.3f}",
+        "reading, s": "{read_seconds:.2f}",
+    }
+    rows = table[table["row"] == "steps"]
+    return _written(rows.assign(a_step=rows["seconds"] / rows["steps"]), columns)
 
 
 def warm(table: pd.DataFrame) -> pd.DataFrame:
+    columns = {
+        "kept steps": "{steps:.0f}",
+        "from the one before, ms a step": "{ms:.1f}",
+        "without, ms a step": "{cold_ms:.1f}",
+        "ratio": "{warm_of_cold:.2f}",
+    }
+    rows = table[table["row"] == "warm"]
+    return _written(rows.assign(ms=1e3 * rows["seconds"], cold_ms=1e3 * rows["cold_seconds"]), columns)
+
+
+def _written(rows: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    """Each column's format, filled with a row's values."""
     return pd.DataFrame(
-        {
-            "kept steps": f"{row['steps']:.0f}",
-            "from the one before, ms a step": f"{1e3 * row['seconds']:.1f}",
-            "without, ms a step": f"{1e3 * row['cold_seconds']:.1f}",
-            "ratio": f"{row['warm_of_cold']:.2f}",
-        }
-        for _, row in table[table["row"] == "warm"].iterrows()
+        {header: text.format_map(row) for header, text in columns.items()} for row in rows.to_dict("records")
     )
 
 
