@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+import rlstride.evaluation.lm as lm_module
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.errors import RequestError
@@ -199,3 +200,12 @@ def test_edits_of_a_step_on_the_way_are_that_steps(small_run: SmallRun) -> None:
     assert len({each.weights_digest() for each in found}) == 2
     with pytest.raises(RequestError, match="step 0 is the base"):
         parse_models([str(small_run.path)], steps=[0], variants=read_variants("rank_1"))
+
+
+def test_a_model_is_made_once_for_all_its_decodings(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    put_step = lm_module.put_step
+    monkeypatch.setattr(lm_module, "put_step", lambda *arguments: (made.append("once"), put_step(*arguments)))
+    bench, (candidate,) = Bench("cpu"), parse_models([str(small_run.path)], variants=read_variants("rank_1"))
+    assert bench.seat(candidate) is bench.seat(candidate)
+    assert made == ["once"]

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.models import Candidate
 from rlstride.progress import quiet
-from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.compare import widest_dtype
 from rlstride.trajectory.layout import Layout, read_layout
 from rlstride.trajectory.sources import HFFolder
@@ -73,7 +72,7 @@ class Bench:
         self._device = device
         self._lm: CountingHFLM | None = None
         self._fingerprint: str | None = None
-        self._edits: StepEdits | None = None
+        self._seated: Candidate | None = None
 
     def seat(self, candidate: Candidate) -> CountingHFLM:
         """lm-eval's model with the candidate's weights in it.
@@ -81,9 +80,12 @@ class Bench:
         Raises:
             RequestError: transformers cannot load the model or its tokenizer, or a step's files are damaged.
         """
-        if self._edits is not None and candidate.edits is not self._edits:
-            self._edits.forget()  # those of a large model are many gigabytes
-        self._edits = candidate.edits
+        before, self._seated = self._seated, None
+        if self._lm is not None and before is candidate:
+            self._seated = candidate
+            return self._lm
+        if before is not None and before.edits is not None and before.edits is not candidate.edits:
+            before.edits.forget()  # the decompositions of a large model are many gigabytes
         step = candidate.tensors()
         dtype = "auto" if step is None else widest_dtype(step)  # so that nothing is rounded
         fingerprint = _fingerprint(candidate)
@@ -93,6 +95,7 @@ class Bench:
             self._lm, self._fingerprint = _load(candidate, self._device, dtype), fingerprint
         if step is not None:
             put_step(self._lm.model, step, read_layout(Path(candidate.source)))
+        self._seated = candidate
         return self._lm
 
 
