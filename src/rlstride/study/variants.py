@@ -26,7 +26,7 @@ Scope = Literal["linear", "attention", "mlp", "third_1", "third_2", "third_3", "
 IN_SCOPE_FULL = "in_scope_full"
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _NAME = re.compile(
-    r"(?P<update>in_scope_full|full|rank_[1-9]\d*(?:pct)?|single_[1-9]\d*)"
+    r"(?:(?P<whole>in_scope_full|full)|rank_(?P<rank>[1-9]\d*)|rank_(?P<percent>[1-9]\d*)pct|single_(?P<single>[1-9]\d*))"
     r"(?P<control>_unscaled|_random|_random_u|_random_v|_bottom)?"
     r"(?:_x(?P<scale>\d+(?:\.\d+)?))?"
     r"(?:_in_(?P<scope>[a-z]+(?:_\d)?))?"
@@ -89,28 +89,24 @@ def parse_ablation(name: str) -> AblationVariant:
     match = _NAME.fullmatch(name)
     if not match:
         raise ValueError(f"{name!r} is not a variant: use {USAGE}")
-    update, control, scope = match["update"], (match["control"] or "")[1:], match["scope"] or "linear"
-    if scope not in SCOPES or match["scope"] == "linear":
+    control, scope = (match["control"] or "")[1:], match["scope"]
+    if scope is not None and scope not in SCOPES[1:]:
         raise ValueError(f"{name!r}: no scope is called {scope!r}: use {', '.join(SCOPES[1:])}")
-    if (update == "full") != ("_in_" in name and update == "full") or (update == IN_SCOPE_FULL and match["scope"]):
+    if match["whole"] and (match["whole"] == "full") != (scope is not None):
         raise ValueError(f"{name!r} is not a variant: full needs a scope (full_in_mlp), in_scope_full takes none")
-    if control and not update.startswith("rank_"):
+    if control and (match["whole"] or match["single"]):
         raise ValueError(f"{name!r} is not a variant: {control} is a control of rank_K")
-    number = re.search(r"\d+", update)
-    count = int(number[0]) if number else None
-    percent = count if update.endswith("pct") else None
-    if percent is not None and percent > 100:
+    if match["percent"] and int(match["percent"]) > 100:
         raise ValueError(f"{name!r} is not a variant: there are no more than 100 per cent")
-    single = update.startswith("single_")
     return AblationVariant(
         name,
-        rank=1 if single else None if percent is not None else count,
-        percent=percent,
-        first=count or 1 if single else 1,
+        rank=1 if match["single"] else int(match["rank"]) if match["rank"] else None,
+        percent=int(match["percent"]) if match["percent"] else None,
+        first=int(match["single"] or 1),
         rescale="none" if control == "unscaled" else "frobenius",
         directions="true" if control in ("", "unscaled") else cast(Directions, control),
         scale=float(match["scale"] or 1),
-        scope=cast(Scope, scope),
+        scope=cast(Scope, scope or "linear"),
     )
 
 
