@@ -22,12 +22,12 @@ def track(
         total: the number of items, where ``iterable`` does not know its length.
         size: the bytes that an item stands for: the speed is shown, and the time left is told by them.
     """
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
+    sizes = None
     if size is not None:
         iterable = list(iterable)
+        sizes = [size(item) for item in iterable]
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    sizes = None if size is None else [size(item) for item in iterable]
     if sys.stderr.isatty():
         yield from _bar(iterable, description, total, sizes)
     else:

@@ -10,7 +10,7 @@ from snakemake.utils import update_config
 
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import edited_steps, predictions, step_folder
+from rlstride.study.plan import edit_decodings, edited_steps, predictions, step_folder
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With

@@ -28,9 +28,18 @@ class Interval:
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """As a table has it: NAME, NAME_low, NAME_high."""
+        return dict(zip(interval_columns(name), (self.value, self.low, self.high), strict=True))
+
     def excludes(self, value: float) -> bool:
         """Whether ``value`` lies outside."""
         return value < self.low or value > self.high
+
+
+def interval_columns(name: str) -> tuple[str, str, str]:
+    """The columns of an estimate and of the two ends of its interval."""
+    return name, f"{name}_low", f"{name}_high"
 
 
 def mean_interval(scores: ArrayLike, *, level: float = LEVEL, rng: np.random.Generator | None = None) -> Interval:

@@ -144,6 +144,11 @@ def asked_edits(edits: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
     return edits[asked & edits["step"].isin(edited_steps(spec))]
 
 
+def at_last_step(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
+    """The rows of each group at its own last step, such as of each variant: others are about steps on the way."""
+    return rows[rows["step"] == rows.groupby(list(keys))["step"].transform("max")]
+
+
 def problems_file(out: Path) -> Path:
     """Where the scores of single problems lie: accuracy-problems.parquet beside accuracy.parquet."""
     return out.with_name(f"{out.stem}-problems{out.suffix}")

@@ -11,7 +11,8 @@ import pandas as pd
 
 from rlstride.dynamics.table import summary
 from rlstride.errors import RequestError
-from rlstride.evaluation.tables import read_tests
+from rlstride.evaluation.intervals import interval_columns
+from rlstride.evaluation.tables import read_table, read_tests
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.report.recovery import COLUMNS, MEASURES, recovery_table
@@ -28,7 +29,7 @@ _EMPTY = {
     "accuracy": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "learning": ["decoding", "n", "samples", "base", "frozen", "full", "gain", "gain_low", "gain_high", "learns"],
     "dominance": ["step", "decoding", "variant", "n", "samples", "accuracy", "low", "high", *RECOVERIES],
-    "recovery": [*COLUMNS, *(f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high"))],
+    "recovery": [*COLUMNS, *(column for name in MEASURES for column in interval_columns(name))],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
     "dynamics": ["quantity", "value", "low", "high", "modules"],
@@ -119,12 +120,12 @@ def _dominance(paths: CellPaths, study: Study | None) -> pd.DataFrame:
 
 
 def _validation(paths: CellPaths, study: Study | None) -> pd.DataFrame:
-    return _parquet(paths.validation)
+    return read_table(paths.validation)
 
 
 def _spectra(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     """One row for each kept step, layer and kind of in-scope matrix; singular values stay in the Parquet file."""
-    frame = _parquet(paths.spectra)
+    frame = read_table(paths.spectra)
     if frame.empty:
         return frame
     frame = frame[frame["in_scope"]]
@@ -142,7 +143,7 @@ def _spectra(paths: CellPaths, study: Study | None) -> pd.DataFrame:
 
 
 def _dynamics(paths: CellPaths, study: Study | None) -> pd.DataFrame:
-    frame = _parquet(paths.dynamics)
+    frame = read_table(paths.dynamics)
     return frame if frame.empty else summary(frame)
 
 
@@ -183,10 +184,6 @@ def _base_ledgers(results_dir: Path, study: Study | None, name: str) -> list[pd.
         if not frame.empty:
             frames.append(frame.assign(study=name, model=model, algorithm="", seed=None))
     return frames
-
-
-def _parquet(file: Path) -> pd.DataFrame:
-    return pd.read_parquet(file) if file.is_file() else pd.DataFrame()
 
 
 def _labelled(frame: pd.DataFrame, study: str, cell: Cell) -> pd.DataFrame:

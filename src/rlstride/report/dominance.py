@@ -5,14 +5,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rlstride.evaluation.intervals import Interval, ratio_interval, recovered_gain_interval
+from rlstride.evaluation.intervals import interval_columns, ratio_interval, recovered_gain_interval
 from rlstride.evaluation.tables import asked_edits, problems_file, read_table, read_tests
 from rlstride.study.config import StudyFile
 
-RECOVERIES = (
-    *("relative", "relative_low", "relative_high"),
-    *("gain", "gain_low", "gain_high"),
-)
+RECOVERIES = (*interval_columns("relative"), *interval_columns("gain"))
 
 
 def dominance_rows(accuracy: Path, ablation: Path, spec: StudyFile | None) -> pd.DataFrame:
@@ -27,7 +24,7 @@ def dominance_rows(accuracy: Path, ablation: Path, spec: StudyFile | None) -> pd
     Returns:
         step, decoding, variant, n, samples; ``accuracy`` with its 95 % interval; ``relative``, its share of the full
         run's accuracy at that step, and ``gain``, the share of what that gained over the base, each with a paired
-        bootstrap interval over problems (unbounded where the full run's gain is not told from 0). Empty where no
+        bootstrap interval over problems (without ends where the full run's gain is not told from 0). Empty where no
         edited model was scored.
     """
     edits = asked_edits(read_table(ablation), spec)
@@ -44,13 +41,8 @@ def dominance_rows(accuracy: Path, ablation: Path, spec: StudyFile | None) -> pd
         base, full = scores.get(("base", 0, key[2])), scores.get(("full", key[1], key[2]))
         row = {name: edit[name] for name in ("step", "decoding", "variant", "n", "samples", "accuracy", "low", "high")}
         if base is not None and full is not None:
-            row |= _columns("relative", ratio_interval(scores[key], full))
-            row |= _columns("gain", recovered_gain_interval(scores[key], base, full))
+            row |= ratio_interval(scores[key], full).columns("relative")
+            row |= recovered_gain_interval(scores[key], base, full).columns("gain")
         rows.append(row)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows).replace([np.inf, -np.inf], np.nan)
     return frame.reindex(columns=list(dict.fromkeys([*frame, *RECOVERIES])))
-
-
-def _columns(name: str, interval: Interval) -> dict[str, float]:
-    ends = {f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return {name: interval.value, **{end: value if np.isfinite(value) else np.nan for end, value in ends.items()}}

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlstride.evaluation.tables import at_last_step
 from rlstride.report import style
 from rlstride.report.style import Series
 from rlstride.spectra.measures import gaussian_share
@@ -194,7 +195,7 @@ def draw_share_by_layer(tables: Tables, study: Study) -> Drawing | None:
     frame = tables["spectra"]
     if frame.empty:
         return None
-    frame = frame[frame["step"] == frame.groupby(["model", "algorithm", "seed"])["step"].transform("max")]
+    frame = at_last_step(frame, "model", "algorithm", "seed")
     data = frame.groupby(["model", "algorithm", "layer", "kind", "rows", "cols"], as_index=False)["share_1"].mean()
     data = data.assign(gaussian=gaussian_share(data["rows"].to_numpy(float), data["cols"].to_numpy(float)))
     models, algorithms = _models(data, study), _algorithms(data, study)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rlstride.evaluation.intervals import Interval
-from rlstride.evaluation.tables import problems_file, read_tests
+from rlstride.evaluation.tables import at_last_step, problems_file, read_tests
 from rlstride.report.pooling import Floats, Statistic, pooled_interval
 from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Cell, Study
@@ -71,7 +71,7 @@ def last_scores(paths: CellPaths, study: Study) -> dict[str, Floats]:
     if frame.empty:
         return {}
     frame = frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["score"].notna()]
-    frame = frame[frame["step"] == frame.groupby("variant")["step"].transform("max")]
+    frame = at_last_step(frame, "variant")
     return {
         str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)
         for variant, rows in frame.groupby("variant", sort=True)

@@ -34,7 +34,7 @@ def learning_rows(accuracy: Path) -> pd.DataFrame:
         at_decoding = scores[scores["decoding"] == decoding].groupby("variant")["score"]
         if {"frozen", "full"} <= set(at_decoding.groups):
             gain = paired_difference_interval(at_decoding.get_group("full"), at_decoding.get_group("frozen"))
-            row |= {"gain": gain.value, "gain_low": gain.low, "gain_high": gain.high, "learns": gain.low > 0}
+            row |= gain.columns("gain") | {"learns": gain.low > 0}
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlstride.errors import RequestError
+from rlstride.evaluation.tables import at_last_step
 from rlstride.report.claims import ONE_SEED, claims_table
 from rlstride.report.collect import TABLES, write_table
 from rlstride.report.drawings import Tables
@@ -38,7 +39,7 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
     """
     paths = StudyPaths(results_dir)
     tables = read_tables(paths.tables)
-    tables["accuracy"] = _at_the_end(tables["accuracy"])
+    tables["accuracy"] = at_last_step(tables["accuracy"], "model", "algorithm", "seed", "variant")
     claims = claims_table(results_dir, study)
     write_table(paths.tables / "claims.csv", claims)
     figures = write_figures(tables, study, out_dir / "figures")
@@ -62,12 +63,6 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
         links={name: os.path.relpath(paths.tables / f"{name}.csv", out_dir) for name in ("claims", *TABLES)},
     )
     write_text(out_dir / "index.html", page)
-
-
-def _at_the_end(accuracy: pd.DataFrame) -> pd.DataFrame:
-    """Each variant at its own last step: what was edited on the way is in the tables alone."""
-    keys = ["model", "algorithm", "seed", "variant"]
-    return accuracy[accuracy["step"] == accuracy.groupby(keys)["step"].transform("max")]
 
 
 def read_tables(folder: Path) -> Tables:

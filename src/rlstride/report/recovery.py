@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from rlstride.evaluation.intervals import Interval
 from rlstride.report.evidence import last_scores
 from rlstride.report.pooling import Floats, difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.algorithms import PolicyGradient
@@ -56,8 +55,4 @@ def _measured(variant: str, cells: list[dict[str, Floats]]) -> dict[str, float]:
         "gain": pooled_interval(cells, recovered_gain(variant)),
         "over_random": pooled_interval(with_control, difference(variant, _CONTROL)),
     }
-    return {column: value for name, interval in intervals.items() for column, value in _columns(name, interval)}
-
-
-def _columns(name: str, interval: Interval) -> list[tuple[str, float]]:
-    return [(name, interval.value), (f"{name}_low", interval.low), (f"{name}_high", interval.high)]
+    return {column: value for name, interval in intervals.items() for column, value in interval.columns(name).items()}

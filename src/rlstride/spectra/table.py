@@ -112,9 +112,10 @@ def measure(
             "dtype": str(reader.dtype(weight, step))[len("torch.") :],
         }
         try:
-            factors = reader.factors(weight, step)
-            D = torch.empty(weight.shape if weight.in_scope and factors is None else 0, device=device)
-            row |= _entries(reader, weight, step, tolerances, D if D.numel() else None, device)
+            factors = reader.factors(weight, step) if weight.in_scope else None
+            whole = weight.in_scope and factors is None
+            D = torch.empty(weight.shape if whole else 0, device=device)
+            row |= _entries(reader, weight, step, tolerances, D if whole else None, device)
             if weight.in_scope:
                 k = rank or min(weight.shape)
                 svd = truncated_svd(D, k, svd) if factors is None else svd_of_product(*factors, k)

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from rlstride.errors import NotFiniteError, RequestError, WorkError
-from rlstride.spectra.measures import frobenius
+from rlstride.spectra.measures import PANEL_ENTRIES, frobenius
 from rlstride.spectra.scope import Weight, weights_of
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.trajectory.layout import InLayout
 from rlstride.trajectory.store import Trajectory
 
 _PIECE_ENTRIES = 1 << 24
-_PANEL_ENTRIES = 1 << 18  # 1 MiB of float32: it stays in a core's second-level cache
 _PROMOTED = (torch.float32, torch.bfloat16, torch.float16)  # what torch subtracts from float32 as it is
 
 
@@ -59,9 +58,9 @@ class UpdateReader:
         self._check_finite(weight, step, _not_finite(tensor))
         return tensor
 
-    def update(self, weight: Weight, step: int, device: str = "cpu") -> Tensor:
+    def update(self, weight: Weight, step: int) -> Tensor:
         """D(t) = Wt - W0, subtracted in float32; shape of the weight. Errors are those of :meth:`stored`."""
-        D = torch.empty(weight.shape, device=device)
+        D = torch.empty(weight.shape)
         if not all(_is_finite(panel) for panel in self.panels(weight, step, D)):
             self.raise_not_finite(weight, step)
         return D
@@ -82,7 +81,7 @@ class UpdateReader:
         buffer = torch.empty(0, device=device) if into is None else into.view(-1)
         first, row = 0, max(1, math.prod(weight.shape[1:]))
         for length, write in self._differences(weight, step):
-            rows = length if device != "cpu" else max(1, _PANEL_ENTRIES // row)
+            rows = length if device != "cpu" else max(1, PANEL_ENTRIES // row)
             for start in range(0, length, rows):
                 size = min(rows, length - start) * row
                 if into is None and len(buffer) < size:

@@ -8,7 +8,7 @@ from typing import Any
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import edited_steps, kept_steps, predictions
+from rlstride.study.plan import edit_decodings, edited_steps, kept_steps, predictions
 
 _FP32_BYTES = 4
 _TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
@@ -42,7 +42,7 @@ def _plan(study: Study) -> list[str]:
         f"Each run: {spec.training.steps} steps of {_completions_per_step(study)} completions; keeps {len(steps)} "
         f"checkpoints ({_listed(steps)}).",
         f"Each cell: {len(predictions(spec))} predicted models, scored at {', '.join(spec.evaluation.decodings)}, and "
-        f"{_edits(study)} edited ones, at {', '.join(spec.ablation.decodings or spec.evaluation.decodings)}, "
+        f"{_edits(study)} edited ones, at {', '.join(edit_decodings(spec))}, "
         f"on {spec.evaluation.test_problems} test problems.",
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
     ]
@@ -76,9 +76,8 @@ def tiny_seconds(study: Study, model: str) -> float:
     validation = (len(kept_steps(spec.training)) + 1) * spec.evaluation.validation_problems
     validation *= spec.evaluation.decodings[spec.evaluation.headline].samples
     models, decodings = 2 + len(study.controls) + len(predictions(spec)), spec.evaluation.decodings
-    edits = _edits(study)
     samples = models * sum(decoding.samples for decoding in decodings.values())
-    samples += edits * sum(decodings[name].samples for name in spec.ablation.decodings or decodings)
+    samples += _edits(study) * sum(decodings[name].samples for name in edit_decodings(spec))
     test = spec.evaluation.test_problems * samples
     scored = (cells + controls) * validation + cells * test
     work = (cells + controls) * train + scored * _SECONDS_PER_SCORED_COMPLETION

@@ -46,6 +46,11 @@ def edited_steps(spec: StudyFile) -> list[int]:
     return sorted({steps[-1] for steps in found if steps}) if spec.ablation.variants else []
 
 
+def edit_decodings(spec: StudyFile) -> list[str]:
+    """The decodings at which edited models are scored."""
+    return spec.ablation.decodings or list(spec.evaluation.decodings)
+
+
 def predictions(spec: StudyFile) -> list[Prediction]:
     """The predicted models of each run; a method that needs more kept steps than a window has is left out."""
     found = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlstride.evaluation.tables import read_tests
+from rlstride.evaluation.tables import read_table, read_tests
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import predictions
@@ -68,7 +68,7 @@ def cell_runs(results_dir: Path, study: Study, cell: Cell) -> list[Run]:
         ended=ended,
         params=_cell_params(study, cell, manifest),
         metrics=_training_metrics(manifest, started)
-        | _validation_metrics(_table(paths.validation), manifest, started)
+        | _validation_metrics(read_table(paths.validation), manifest, started)
         | _spectra_metrics(paths, started)
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
@@ -168,7 +168,7 @@ def _validation_metrics(frame: pd.DataFrame, manifest: Manifest, started: int) -
 
 
 def _spectra_metrics(paths: CellPaths, started: int) -> Metrics:
-    frame = _table(paths.spectra)
+    frame = read_table(paths.spectra)
     metrics: Metrics = {}
     if frame.empty:
         return metrics
@@ -221,10 +221,6 @@ def _times(ledger: list[dict[str, Any]], manifest: Path) -> tuple[int, int]:
         spans = [(written, 0.0)]
     first = min(start for start, _ in spans)
     return int(1000 * first), int(1000 * max(start + seconds for start, seconds in spans))
-
-
-def _table(file: Path) -> pd.DataFrame:
-    return pd.read_parquet(file) if file.is_file() else pd.DataFrame()
 
 
 def _key(study: Study, cell: Cell) -> str:
