@@ -8,8 +8,9 @@ import scipy.linalg
 
 from planted_run import DECODING, STEPS, SmallRun, evaluations
 from rlstride.cli import main
+from rlstride.dynamics.module import degrees_between
 from rlstride.dynamics.pls import r2_in_sample
-from rlstride.dynamics.table import SUMMARISED, degrees_between, summary, write_dynamics
+from rlstride.dynamics.table import OF_THE_STEP, SUMMARISED, by_step, summary, write_dynamics
 
 
 @pytest.fixture(scope="module")
@@ -21,15 +22,18 @@ def table(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> pd.D
 
 def test_every_module_and_rank_has_every_quantity(table: pd.DataFrame) -> None:
     whole = table[table["step"] == 0]
-    counts = whole[whole["rank"] > 0].groupby(["module", "rank"])["quantity"].agg(["size", "nunique"])
-    assert len(counts) == 14 * 5
-    assert set(counts["size"]) == set(counts["nunique"]) == {len(SUMMARISED) - 1}
-    assert (whole["quantity"] == "r2_linear_in_step").sum() == 14
+    counts = whole.groupby(["rank", "module"])["quantity"].agg(["size", "nunique"])
+    assert len(counts) == 14 * 6
+    assert (counts["size"] == counts["nunique"]).all()
+    assert set(counts.loc[0, "size"]) == {len(OF_THE_STEP)}
+    assert set(counts.loc[[1, 2, 3, 4, 5], "size"]) == {len(SUMMARISED)}
 
 
 def test_a_planted_line_is_found_and_forecast_better_than_by_persistence(table: pd.DataFrame) -> None:
-    found = summary(table).set_index("quantity")
-    assert list(found.index) == list(SUMMARISED)
+    found = summary(table)
+    assert set(found.loc[found["rank"] == 0, "quantity"]) == set(OF_THE_STEP)
+    assert set(found.loc[found["rank"] == 5, "quantity"]) == set(SUMMARISED)
+    found = found[found["rank"] == 1].set_index("quantity")
     assert (found["modules"] == 14).all()
     assert found.loc["r2_in_sample", "value"] > 0.99
     assert found.loc["q2_leave_one_out", "value"] > 0.99
@@ -76,7 +80,7 @@ def test_a_run_that_learns_nothing_has_no_r2_and_says_so(small_run: SmallRun, tm
     evaluations(dict.fromkeys(STEPS, 0.5)).to_parquet(run.evaluations)
     out = run.folder / "dynamics.parquet"
     assert main(["dynamics", str(run.path), "--evaluations", str(run.evaluations), "--out", str(out)]) == 0
-    found = summary(pd.read_parquet(out)).set_index("quantity")
+    found = summary(pd.read_parquet(out)).query("rank == 1").set_index("quantity")
     assert found.loc["r2_in_sample", "modules"] == 0
     assert np.isnan(found.loc["r2_in_sample", "value"])
     entry = json.loads((run.folder / "ledger" / "dynamics.jsonl").read_text())
@@ -89,9 +93,24 @@ def test_a_run_that_never_moved_gives_a_table_without_a_crash(small_run: SmallRu
         base = (run.trajectory.base_folder / "model.safetensors").read_bytes()
         (run.trajectory.model_folder(step) / "model.safetensors").write_bytes(base)
     write_dynamics(run.path, run.evaluations, tmp_path / "d.parquet", decoding=DECODING)
-    found = summary(pd.read_parquet(tmp_path / "d.parquet")).set_index("quantity")
+    found = summary(pd.read_parquet(tmp_path / "d.parquet")).query("rank == 1").set_index("quantity")
     assert found.loc["r2_in_sample", "value"] == 0
+    assert set(found.loc[list(OF_THE_STEP), "modules"]) == {0}
     assert found.loc["r2_linear_in_step", "modules"] == found.loc["angle_to_last_mean_degrees", "modules"] == 0
+
+
+def test_each_step_has_its_norm_its_angles_and_its_place_in_the_pictures(
+    table: pd.DataFrame, small_run: SmallRun
+) -> None:
+    found = by_step(table).set_index(["rank", "step"])
+    assert list(found.loc[0].index) == list(found.loc[1].index) == list(STEPS)
+    run, names = small_run.trajectory, [f"{module}.weight" for module in set(table["module"]) - {"in_scope"}]
+    norms = [float((run.source(20).tensor(name) - run.source(0).tensor(name)).norm()) for name in names]
+    assert found.loc[(0, 20), "norm"] == pytest.approx(np.mean(norms), rel=1e-5)
+    assert found.loc[(1, 20), "angle_to_last_degrees"] == pytest.approx(0, abs=1e-3)
+    distance = np.hypot(found.loc[(0, 20), "pca_1"], found.loc[(0, 20), "pca_2"])
+    assert distance == pytest.approx(np.linalg.norm(norms), rel=0.01)  # nearly all of the planted movement is one line
+    assert found.loc[0, ["tsne_1", "tsne_2"]].notna().all(axis=None)
 
 
 def test_the_same_run_gives_the_same_table(table: pd.DataFrame, small_run: SmallRun, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """dynamics.parquet: how linear each module's movement is, beside what the same figures are where nothing is linear.
 
 One row for each (module, rank, quantity); step-wise quantities have one for each step. Columns: module, layer, kind,
-rank (of the singular pair: x(t) = |D(t)|F u_rank(t), signs aligned from the last step), window (share of the kept steps
-that were fitted), step (0 for quantities of the whole window), steps (T, those fitted), features (d), draws (of a null;
-else 0), quantity, value. Quantities:
+rank (of the singular pair: x(t) = |D(t)|F u_rank(t), signs aligned from the last step; 0: the whole update D(t)),
+window (share of the kept steps that were fitted), step (0 for quantities of the whole window), steps (T, those fitted),
+features (d), draws (of a null; else 0), quantity, value. Quantities, of ranks 1 to 5:
 
 - r2_in_sample: PLS1 of accuracy on x(t), fitted and measured on all kept steps. By itself it says nothing.
 - r2_iid_noise, r2_permuted, r2_random_walk: the same on noise, on shuffled accuracies, and on a random walk with the
@@ -11,12 +11,22 @@ else 0), quantity, value. Quantities:
 - q2_leave_one_out: R2 of predictions by fits that did not see the step.
 - forecast_error: RMSE (accuracy) on the later half of the kept steps, fitted on the first half;
   forecast_error_persistence: that of "accuracy stays at the first half's last value".
-- r2_linear_in_step (rank 0: the whole update): R2 of <D(t), D(T)> / |D(T)|F^2 against t.
 - angle_to_last_degrees, angle_to_previous_degrees: of u(t), by step, in 0..90; angle_to_last_mean_degrees: the mean
   of the first over the steps before the last.
+
+of ranks 0 to 5, where a name that ends in _random_walk is what a walk of the same step lengths has:
+
+- r2_linear_in_step: R2 of <D(t), D(T)> / |D(T)|F^2 against t.
+- step_r2_in_sample: R2 of all entries as lines in the step.
+- step_r2_later: that of lines fitted on the first two thirds, on the last third (10 of 15 checkpoints in NExt, arXiv
+  2604.11446, which reports it below 0 for over half of the updates); step_r2_later_negative: 1 where it is.
+- step_error_later: their RMS error there over that of weights that stay where they are; _quadratic: a parabola's.
+- trajectory_share_1: energy of the movement along one fixed direction (RELEX, arXiv 2605.21468).
+
+and of rank 0, norm: |D(t)|F by step. The movement of all modules together (module ``in_scope``, ranks 0 and 1) has its
+pictures: pca_1, pca_2, tsne_1, tsne_2 by step, the base at the origin.
 """
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,21 +35,19 @@ import numpy as np
 import pandas as pd
 
 from rlstride.dynamics.accuracies import read_accuracies
-from rlstride.dynamics.nulls import r2_iid_noise, r2_permuted, r2_random_walk
-from rlstride.dynamics.pls import Array, fit_pls1, q2_leave_one_out, r2, r2_in_sample, rmse
+from rlstride.dynamics.module import measure, seed_of
+from rlstride.dynamics.pictures import pca_path, tsne_path
+from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
 from rlstride.progress import track
-from rlstride.spectra.scope import Weight
-from rlstride.spectra.updates import Movement, UpdateReader, movement
+from rlstride.spectra.updates import UpdateReader
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_file
 from rlstride.trajectory.store import Trajectory
 
-RANKS = 5
-DRAWS = 10
 FEWEST_STEPS = 4  # two for each half of a forecast
 _RESAMPLES = 2000
-SUMMARISED = (
+OF_ACCURACY = (
     "r2_in_sample",
     "r2_iid_noise",
     "r2_permuted",
@@ -47,9 +55,32 @@ SUMMARISED = (
     "q2_leave_one_out",
     "forecast_error",
     "forecast_error_persistence",
-    "r2_linear_in_step",
     "angle_to_last_mean_degrees",
 )
+OF_THE_STEP = (
+    "r2_linear_in_step",
+    "step_r2_in_sample",
+    "step_r2_in_sample_random_walk",
+    "step_r2_later",
+    "step_r2_later_negative",
+    "step_r2_later_random_walk",
+    "step_error_later",
+    "step_error_later_quadratic",
+    "step_error_later_random_walk",
+    "trajectory_share_1",
+    "trajectory_share_1_random_walk",
+)
+SUMMARISED = (*OF_ACCURACY, *OF_THE_STEP)
+BY_STEP = (
+    "norm",
+    "angle_to_last_degrees",
+    "angle_to_previous_degrees",
+    "pca_1",
+    "pca_2",
+    "tsne_1",
+    "tsne_2",
+)
+ALL_MODULES = "in_scope"
 
 
 def write_dynamics(trajectory_folder: Path, evaluations: Path, out: Path, *, decoding: str) -> None:
@@ -71,117 +102,69 @@ def write_dynamics(trajectory_folder: Path, evaluations: Path, out: Path, *, dec
     accuracies = read_accuracies(evaluations, trajectory.steps, decoding)
     y = np.array([accuracies[step] for step in trajectory.steps])
     with ledger_entry(out.parent / "ledger", "dynamics", decoding=decoding) as found:
-        reader = UpdateReader(trajectory)
-        rows = [row for weight in track(reader.in_scope, "dynamics: modules") for row in measure(reader, weight, y)]
-        frame = pd.DataFrame(rows)
+        frame = pd.DataFrame(list(_rows(UpdateReader(trajectory), y)))
         with atomic_file(out) as partial:
             frame.to_parquet(partial, index=False)
         means = summary(frame)
-        found |= {q: None if np.isnan(v) else v for q, v in zip(means["quantity"], means["value"], strict=True)}
+        leading = means[means["rank"] == np.where(means["quantity"].isin(OF_ACCURACY), 1, 0)]
+        found |= {q: None if np.isnan(v) else v for q, v in zip(leading["quantity"], leading["value"], strict=True)}
+
+
+def _rows(reader: UpdateReader, y: Array) -> Iterator[dict[str, Any]]:
+    defaults = {"window": 1.0, "step": 0, "steps": len(y), "features": 0, "draws": 0}
+    together = {rank: np.zeros((len(y), len(y))) for rank in (0, 1)}
+    for weight in track(reader.in_scope, "dynamics: modules"):
+        measured = measure(reader, weight, y)
+        for rank, G in enumerate((measured.whole, measured.leading)):
+            together[rank] += G
+        place = {"module": weight.module, "layer": weight.layer, "kind": weight.kind}
+        yield from (place | defaults | row for row in measured.rows)
+    place = {"module": ALL_MODULES, "layer": -1, "kind": "all"}
+    for rank, G in together.items():
+        paths = {"pca": pca_path(G), "tsne": tsne_path(G, seed_of(reader.trajectory, rank))}
+        for name, path in paths.items():
+            for step, position in zip(reader.trajectory.steps, path, strict=True):
+                for axis, value in enumerate(position, start=1):
+                    drawn = {"rank": rank, "step": step, "quantity": f"{name}_{axis}", "value": float(value)}
+                    yield place | defaults | drawn
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """The means over modules of the leading pair's quantities.
+    """The means over modules of each quantity.
 
     Args:
-        frame: one or several dynamics tables.
+        frame: a dynamics table.
 
     Returns:
-        quantity; value: mean over modules; low, high: 95 % of its bootstrap over modules (modules of one run are not
-        independent, so it understates what another run would change); modules: how many.
+        quantity; rank; value: mean over modules; low, high: 95 % of its bootstrap over modules (modules of one run are
+        not independent, so it understates what another run would change); modules: how many.
     """
     rng = np.random.default_rng(0)
+    groups = dict(list(frame.groupby(["quantity", "rank"])["value"]))
+    ranks = sorted(set(frame["rank"]))
     rows = []
     for quantity in SUMMARISED:
-        values = frame.loc[(frame["quantity"] == quantity) & (frame["rank"] <= 1), "value"].dropna().to_numpy(float)
-        low = high = value = float("nan")
-        if len(values):
-            value = float(values.mean())
-            means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
-            low, high = np.quantile(means, [0.025, 0.975]).tolist()
-        rows.append({"quantity": quantity, "value": value, "low": low, "high": high, "modules": len(values)})
+        for rank in ranks[1:] if quantity in OF_ACCURACY else ranks:
+            values = groups.get((quantity, rank), pd.Series(dtype=float)).dropna().to_numpy(float)
+            low = high = value = float("nan")
+            if len(values):
+                value = float(values.mean())
+                means = values[rng.integers(len(values), size=(_RESAMPLES, len(values)))].mean(axis=1)
+                low, high = np.quantile(means, [0.025, 0.975]).tolist()
+            place = {"quantity": quantity, "rank": rank, "value": value}
+            rows.append(place | {"low": low, "high": high, "modules": len(values)})
     return pd.DataFrame(rows)
 
 
-def measure(reader: UpdateReader, weight: Weight, y: Array) -> Iterator[dict[str, Any]]:
-    """The rows of one module.
+def by_step(frame: pd.DataFrame) -> pd.DataFrame:
+    """The means over modules of what is measured at each step; pictures are of all modules together.
 
     Args:
-        reader: reads the trajectory.
-        weight: an in-scope matrix.
-        y: accuracy of the kept steps (T,).
+        frame: a dynamics table.
+
+    Returns:
+        step, rank, and a column for each of :data:`BY_STEP`.
     """
-    found = movement(reader, weight, RANKS)
-    place = {"module": weight.module, "layer": weight.layer, "kind": weight.kind}
-    whole = {"window": 1.0, "step": 0, "steps": len(y), "features": weight.shape[0], "draws": 0}
-    yield place | {"rank": 0} | whole | {"quantity": "r2_linear_in_step", "value": r2_linear_in_step(reader, weight)}
-    for rank in range(1, found.s.shape[1] + 1):
-        X = found.coordinates(rank).numpy()  # (T, m)
-        rng = np.random.default_rng(_seed(reader.trajectory, weight.module, rank))
-        nulls = {
-            "r2_iid_noise": r2_iid_noise(X, y, DRAWS, rng),
-            "r2_permuted": r2_permuted(X, y, DRAWS, rng),
-            "r2_random_walk": r2_random_walk(X, y, DRAWS, rng),
-        }
-        fits = {"r2_in_sample": r2_in_sample(X, y), "q2_leave_one_out": q2_leave_one_out(X, y)}
-        ranked = place | {"rank": rank} | whole
-        for quantity, value in fits.items():
-            yield ranked | {"quantity": quantity, "value": value}
-        for quantity, value in nulls.items():
-            yield ranked | {"quantity": quantity, "value": value, "draws": DRAWS}
-        half = len(y) // 2
-        for quantity, value in forecast(X, y, half).items():
-            yield ranked | {"window": half / len(y), "steps": half, "quantity": quantity, "value": value}
-        for row in _angles(found, rank):
-            yield ranked | row
-
-
-def forecast(X: Array, y: Array, half: int) -> dict[str, float]:
-    """Errors on the steps after the first ``half``, by a fit on those and by persistence."""
-    predicted = fit_pls1(X[:half], y[:half]).predict(X[half:])
-    return {
-        "forecast_error": rmse(y[half:], predicted),
-        "forecast_error_persistence": rmse(y[half:], np.full(len(y) - half, y[half - 1])),
-    }
-
-
-def r2_linear_in_step(reader: UpdateReader, weight: Weight) -> float:
-    """R2 of <D(t), D(T)> / |D(T)|F^2 against t, by least squares with an intercept; NaN where D(T) = 0."""
-    steps = reader.trajectory.steps
-    last = reader.update(weight, steps[-1]).double()
-    scale = float((last * last).sum())
-    if scale == 0:
-        return float("nan")
-    projected = np.array([float((reader.update(weight, step).double() * last).sum()) / scale for step in steps])
-    t = np.array(steps, dtype=float)
-    return r2(projected, np.polyval(np.polyfit(t, projected, 1), t))
-
-
-def _angles(found: Movement, rank: int) -> Iterator[dict[str, Any]]:
-    u = found.u[:, :, rank - 1].double().numpy()  # (T, m)
-    defined = found.s[:, rank - 1].numpy() > 0
-    to_last = np.where(defined & defined[-1], degrees_between(u, u[-1]), np.nan)
-    to_previous = np.where(defined[1:] & defined[:-1], degrees_between(u[1:], u[:-1]), np.nan)
-    for step, value in zip(found.steps, to_last, strict=True):
-        yield {"step": step, "quantity": "angle_to_last_degrees", "value": float(value)}
-    for step, value in zip(found.steps[1:], to_previous, strict=True):
-        yield {"step": step, "quantity": "angle_to_previous_degrees", "value": float(value)}
-    before = to_last[:-1][~np.isnan(to_last[:-1])]
-    yield {"quantity": "angle_to_last_mean_degrees", "value": float(before.mean()) if len(before) else float("nan")}
-
-
-def degrees_between(a: Array, b: Array) -> Array:
-    """Angle in 0..90 degrees between the lines of unit vectors, row by row: (T, d) and (T, d) or (d,) to (T,).
-
-    By the chord rather than the cosine, whose arccos cannot tell angles below 1e-6 degrees in float64.
-    """
-    sign = np.where((a * b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
-    chord = np.linalg.norm(a - sign * b, axis=-1)
-    degrees: Array = np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
-    return degrees
-
-
-def _seed(trajectory: Trajectory, module: str, rank: int) -> int:
-    manifest = trajectory.manifest
-    text = f"{manifest.base.name}/{manifest.algorithm}/{manifest.seed}/{module}/{rank}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+    wanted = frame[frame["quantity"].isin(BY_STEP) & (frame["step"] > 0)]
+    wide = wanted.pivot_table(index=["step", "rank"], columns="quantity", values="value", aggfunc="mean")
+    return wide.reindex(columns=list(BY_STEP)).reset_index()

@@ -91,6 +91,29 @@ class UpdateReader:
                 yield D
                 first += size if into is not None else 0
 
+    def rows_of_all(self, weight: Weight) -> Iterator[Tensor]:
+        """The updates of all kept steps side by side, a few rows at a time: float32 (T, rows, ...), 64 MiB in all.
+
+        Errors are those of :meth:`stored`.
+        """
+        steps = self.trajectory.steps
+        for step in steps:
+            self._check_shape(weight, step, self._source(step).shape(weight.name))
+        factors = [self.factors(weight, step) for step in steps]
+        rows = max(1, _PIECE_ENTRIES * weight.shape[0] // (len(steps) * math.prod(weight.shape)))
+        for first in range(0, weight.shape[0], rows):
+            last = min(first + rows, weight.shape[0])
+            before = self._source(0).rows(weight.name, first, last)
+            D = torch.empty(len(steps), *before.shape)
+            for t, (step, pair) in enumerate(zip(steps, factors, strict=True)):
+                if pair is None:
+                    _subtract(self._source(step).rows(weight.name, first, last), before, D[t], 0)
+                else:
+                    _multiply(*pair, D[t], first)
+                if not _is_finite(D[t]):
+                    self.raise_not_finite(weight, step)
+            yield D
+
     def factors(self, weight: Weight, step: int) -> tuple[Tensor, Tensor] | None:
         """L (m, r) and R (r, n), float32, with D(t) = L R, where the step is an adapter over the base; else None."""
         found = self._source(step).factors(weight.name)
