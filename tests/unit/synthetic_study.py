@@ -99,15 +99,23 @@ def write_manifest(paths: CellPaths, cell: Cell) -> None:
     ).write(paths.trajectory)  # fmt: skip
 
 
-def write_dynamics_table(results_dir: Path, study: Study, **values: float) -> None:
-    """tables/dynamics.csv as collect writes it, each value with 0.01 on both sides."""
-    rows = [
-        {"study": study.spec.name, "model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed}
-        | {"quantity": name, "value": value, "low": value - 0.01, "high": value + 0.01, "modules": 21}
-        for cell in study.cells
-        for name, value in values.items()
-    ]
-    pd.DataFrame(rows).to_csv(results_dir / "tables" / "dynamics.csv", index=False)
+def write_dynamics(results_dir: Path, study: Study, **values: float) -> None:
+    """dynamics.parquet of every cell: 21 matrices with the given means, which differ by about 0.02; and a path."""
+    rng = np.random.default_rng(0)
+    for cell in study.cells:
+        rows = []
+        for name, value in values.items():
+            noise = rng.normal(0, 0.02, 21)
+            rank = 0 if name.startswith("whole_") else 1
+            row = {"rank": rank, "step": 0, "quantity": name.removeprefix("whole_")}
+            rows += [
+                row | {"module": f"m{index}", "value": value + more} for index, more in enumerate(noise - noise.mean())
+            ]
+        for step in range(KEEP_EVERY, STEPS + 1, KEEP_EVERY):
+            rows.append({"module": "m0", "rank": 1, "step": step, "quantity": "angle_to_last_degrees", "value": 5.0})
+            for quantity in ("pca_1", "pca_2", "tsne_1", "tsne_2"):
+                rows.append({"module": "in_scope", "rank": 0, "step": step, "quantity": quantity, "value": step / 2})
+        pd.DataFrame(rows).to_parquet(StudyPaths(results_dir).cell(cell).dynamics)
 
 
 def _step(variant: str) -> int:

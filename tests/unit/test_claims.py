@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics_table
+from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
 
 from rlstride.evaluation.intervals import Interval, ratio_interval
 from rlstride.report import verdicts
@@ -183,12 +183,31 @@ def test_linear_dynamics_must_beat_their_nulls_out_of_sample(
 ) -> None:
     study = synthetic_study(models=["tiny-llama"])
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
-    write_dynamics_table(tmp_path / "demo", study, forecast_error_persistence=0.20, **values)
+    write_dynamics(tmp_path / "demo", study, forecast_error_persistence=0.20, **values)
     claims = claims_table(tmp_path / "demo", study)
     assert row(claims, "Rank-1 linear dynamics: in-sample R2")["verdict"] == verdict
     ratio = row(claims, "Rank-1 linear dynamics: error of the forecast")
     assert ratio["measured"] == pytest.approx(values["forecast_error"] / 0.20)
+
+
+@pytest.mark.parametrize(
+    ("negative", "error", "walk", "verdicts_found"),
+    [
+        (0.9, 1.4, 1.4, ("reproduced", "not reproduced")),
+        (0.1, 0.6, 1.4, ("not reproduced", "reproduced")),
+        (0.1, 0.6, 0.5, ("not reproduced", "not reproduced")),
+    ],
+)
+def test_lines_in_the_step_are_judged_by_steps_that_they_did_not_see(
+    tmp_path: Path, negative: float, error: float, walk: float, verdicts_found: tuple[str, str]
+) -> None:
+    study = synthetic_study(models=["tiny-llama"])
+    write_cells(tmp_path / "demo", study)
+    values = {"step_r2_later_negative": negative, "step_error_later": error, "step_error_later_random_walk": walk}
+    write_dynamics(tmp_path / "demo", study, **{f"whole_{name}": value for name, value in values.items()})
+    claims = claims_table(tmp_path / "demo", study)
+    found = (row(claims, "Lines in the step: share")["verdict"], row(claims, "Lines in the step: error")["verdict"])
+    assert found == verdicts_found
 
 
 def test_what_was_not_run_is_a_visible_row(tmp_path: Path) -> None:

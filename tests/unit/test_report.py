@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics_table
+from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
 
 from rlstride.errors import RequestError
 from rlstride.report.collect import collect
@@ -20,10 +20,10 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """results/demo with a report on every part of a study."""
     study, results = synthetic_study(), tmp_path_factory.mktemp("results") / "demo"
     write_cells(results, study)
-    collect(results, study)
-    write_dynamics_table(
+    write_dynamics(
         results, study, r2_in_sample=0.95, r2_random_walk=0.93, forecast_error=0.3, forecast_error_persistence=0.2
     )
+    collect(results, study)
     write_report(results, study, results / "report")
     return results
 

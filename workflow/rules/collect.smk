@@ -8,9 +8,12 @@ TABLES = {
     "learning": of_cells("accuracy", STUDY.cells),
     "dominance": of_cells("accuracy", STUDY.cells) + EDITED,
     "recovery": of_cells("accuracy", STUDY.cells) + EDITED,
+    "ranks": of_cells("accuracy", STUDY.cells) + EDITED,
     "validation": of_all_runs("validation"),
     "spectra": of_cells("spectra", STUDY.cells),
     "dynamics": of_cells("dynamics", STUDY.cells),
+    "movement": of_cells("dynamics", STUDY.cells),
+    "linearity": of_cells("dynamics", STUDY.cells),
     "training": of_all_runs("manifest"),
 }
 # What everything else cost.

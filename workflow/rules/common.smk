@@ -65,7 +65,7 @@ def evaluation_values(decodings, problems):
 
 def pooled_values(table):
     """What decides a table that its inputs do not tell."""
-    return leaf_values(headline=STUDY.spec.evaluation.headline) if table == "recovery" else ""
+    return leaf_values(headline=STUDY.spec.evaluation.headline) if table in ("recovery", "ranks") else ""
 
 
 def base_report(wildcards):

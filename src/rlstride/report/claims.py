@@ -20,6 +20,7 @@ from rlstride.study.plan import predictions
 from rlstride.study.variants import window_variant
 
 SUPERVISED = "supervised, no RL: for comparison"
+_NO_DYNAMICS = "dynamics of a cell"
 ONE_SEED = "one seed: no spread between runs in the interval"
 
 
@@ -130,11 +131,11 @@ def _norm_share(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
 
 
 def _linear_dynamics(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
-    found = evidence.dynamics
-    fit, null = found.get("r2_in_sample", UNKNOWN), found.get("r2_random_walk", UNKNOWN)
-    forecast, persistence = found.get("forecast_error", UNKNOWN), found.get("forecast_error_persistence", UNKNOWN)
-    out_of_sample = verdicts.beats(_subtract(persistence, forecast))
-    controls = ("r2_random_walk", "r2_permuted", "r2_iid_noise", "q2_leave_one_out")
+    fit = evidence.of_dynamics(mean_of("r2_in_sample"))
+    over_walk = evidence.of_dynamics(difference("r2_in_sample", "r2_random_walk"))
+    better = evidence.of_dynamics(difference("forecast_error_persistence", "forecast_error"))
+    ratio = evidence.of_dynamics(relative("forecast_error", "forecast_error_persistence"))
+    cells = len(evidence.dynamics)
     yield _claim(
         "Rank-1 linear dynamics: in-sample R2 of accuracy on u1",
         algorithm,
@@ -142,23 +143,14 @@ def _linear_dynamics(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
         source=published.PAPER,
         published=published.LINEAR_DYNAMICS_R2,
         measured=fit,
-        cells=evidence.dynamics_cells if "r2_in_sample" in found else 0,
-        control=_named({name: found[name] for name in controls if name in found}),
+        cells=cells,
+        control=_movement(evidence, "r2_random_walk", "r2_permuted", "r2_iid_noise", "q2_leave_one_out"),
         verdict=verdicts.all_of(
-            [
-                verdicts.at_least(fit, published.LINEAR_DYNAMICS_R2),
-                verdicts.beats(_subtract(fit, null)),
-                out_of_sample,
-            ]
+            [verdicts.at_least(fit, published.LINEAR_DYNAMICS_R2), verdicts.beats(over_walk), verdicts.beats(better)]
         ),
         rule=f"R2 >= {published.LINEAR_DYNAMICS_R2:g}, above the random walk's, and the forecast beats persistence",
-        missing="dynamics of a cell",
         note="R2 in sample alone says nothing: the same fit on a random walk reaches it",
-    )
-    ratio = Interval(
-        forecast.value / persistence.value if persistence.value else float("nan"),
-        forecast.low / persistence.high if persistence.high else float("nan"),
-        forecast.high / persistence.low if persistence.low > 0 else float("nan"),
+        missing=_NO_DYNAMICS,
     )
     yield _claim(
         "Rank-1 linear dynamics: error of the forecast of later steps over persistence's",
@@ -167,11 +159,48 @@ def _linear_dynamics(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
         source=published.PROJECT,
         published=None,
         measured=ratio,
-        cells=evidence.dynamics_cells if {"forecast_error", "forecast_error_persistence"} <= set(found) else 0,
-        control=_named({"persistence (RMSE)": persistence, "forecast (RMSE)": forecast}),
+        cells=cells,
+        control=_movement(evidence, "forecast_error_persistence", "forecast_error"),
         verdict=verdicts.at_most(ratio, 1.0),
         rule="ratio < 1: better than the window's last accuracy carried on",
-        missing="dynamics of a cell",
+        missing=_NO_DYNAMICS,
+    )
+
+
+def _lines_in_the_step(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
+    """The other side of the quarrel: whether weights go on along the lines of their first two thirds."""
+    cells = len(evidence.dynamics)
+    negative = evidence.of_dynamics(mean_of("whole_step_r2_later_negative"))
+    yield _claim(
+        "Lines in the step: share of the matrices whose later updates they predict with R2 < 0",
+        algorithm,
+        evidence,
+        source=f"{published.NEXT} (over half, 10 checkpoints to predict 5)",
+        published=published.NEXT_NEGATIVE_R2,
+        measured=negative,
+        cells=cells,
+        control=_movement(
+            evidence, "whole_step_r2_in_sample", "whole_step_r2_later", "whole_step_r2_later_random_walk"
+        ),
+        verdict=verdicts.at_least(negative, published.NEXT_NEGATIVE_R2),
+        rule=f"share >= {published.NEXT_NEGATIVE_R2:g}, fitted on the first two thirds of the steps",
+        note="reproduced means that weights do not follow lines; a random walk's do not either",
+        missing=_NO_DYNAMICS,
+    )
+    error = evidence.of_dynamics(mean_of("whole_step_error_later"))
+    over_walk = evidence.of_dynamics(difference("whole_step_error_later_random_walk", "whole_step_error_later"))
+    yield _claim(
+        "Lines in the step: error of the predicted later weights over that of weights that stay",
+        algorithm,
+        evidence,
+        source=published.PROJECT,
+        published=None,
+        measured=error,
+        cells=cells,
+        control=_movement(evidence, "whole_step_error_later_random_walk", "whole_step_error_later_quadratic"),
+        verdict=verdicts.all_of([verdicts.at_most(error, 1.0), verdicts.beats(over_walk)]),
+        rule="ratio < 1, and below a random walk's: what linear extrapolation of weights rests on",
+        missing=_NO_DYNAMICS,
     )
 
 
@@ -271,6 +300,7 @@ _FAMILIES: tuple[Callable[[str, Evidence], Iterable[Claim]], ...] = (
     _dominance,
     _norm_share,
     _linear_dynamics,
+    _lines_in_the_step,
     _alpharl,
     _speed_up,
 )
@@ -331,10 +361,9 @@ def _accuracies(evidence: Evidence, *variants: str) -> str:
     return _named({name: evidence.interval(mean_of(name)) for name in variants})
 
 
+def _movement(evidence: Evidence, *quantities: str) -> str:
+    return _named({name: evidence.of_dynamics(mean_of(name)) for name in quantities})
+
+
 def _named(intervals: dict[str, Interval]) -> str:
     return "; ".join(f"{name} {format_interval(interval)}" for name, interval in intervals.items())
-
-
-def _subtract(one: Interval, other: Interval) -> Interval:
-    """The difference of two quantities whose intervals are all that is known: the widest that they allow."""
-    return Interval(one.value - other.value, one.low - other.high, one.high - other.low)

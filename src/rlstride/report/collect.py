@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from rlstride.dynamics.table import summary
+from rlstride.dynamics.table import BY_STEP, by_step, summary
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import read_table, read_tests
+from rlstride.report import linearity, ranks, recovery
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
-from rlstride.report.recovery import COLUMNS, MEASURES, recovery_table
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
 from rlstride.tracking.ledger import read_ledger
@@ -29,10 +29,13 @@ _EMPTY = {
     "accuracy": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "learning": ["decoding", "n", "samples", "base", "frozen", "full", "gain", "gain_low", "gain_high", "learns"],
     "dominance": ["step", "decoding", "variant", "n", "samples", "accuracy", "low", "high", *RECOVERIES],
-    "recovery": [*COLUMNS, *(column for name in MEASURES for column in interval_columns(name))],
+    "recovery": [*recovery.COLUMNS, *(column for name in recovery.MEASURES for column in interval_columns(name))],
+    "ranks": [*ranks.COLUMNS, *(column for name in ranks.MEASURES for column in interval_columns(name))],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
-    "dynamics": ["quantity", "value", "low", "high", "modules"],
+    "dynamics": ["quantity", "rank", "value", "low", "high", "modules"],
+    "movement": ["step", "rank", *BY_STEP],
+    "linearity": [*linearity.COLUMNS],
     "training": ["step", "reward", "tokens", "seconds"],
     "ledger": ["stage", "status", "started", "seconds", "peak_rss_mib"],
 }
@@ -42,13 +45,18 @@ _ORDER = {
     "dominance": ["step", "decoding", "variant"],
     "validation": ["step", "decoding"],
     "spectra": ["step", "layer", "kind"],
-    "dynamics": ["quantity"],
+    "dynamics": ["quantity", "rank"],
+    "movement": ["step", "rank"],
     "training": ["step"],
     "ledger": ["stage", "started"],
 }
 TABLES = tuple(_EMPTY)
 # Tables whose rows are of several cells.
-_POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {"recovery": recovery_table}
+_POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {
+    "recovery": recovery.recovery_table,
+    "ranks": ranks.ranks_table,
+    "linearity": linearity.linearity_table,
+}
 # Tables that compare algorithms: the rate that each was given stands beside what it reached.
 _WITH_LEARNING_RATE = ("learning", "validation")
 
@@ -147,6 +155,11 @@ def _dynamics(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return frame if frame.empty else summary(frame)
 
 
+def _movement(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    frame = read_table(paths.dynamics)
+    return frame if frame.empty else by_step(frame)
+
+
 def _training(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     if not paths.manifest.is_file():
         return pd.DataFrame()
@@ -164,6 +177,7 @@ _READERS: dict[str, Callable[[CellPaths, Study | None], pd.DataFrame]] = {
     "validation": _validation,
     "spectra": _spectra,
     "dynamics": _dynamics,
+    "movement": _movement,
     "training": _training,
     "ledger": _ledger,
 }

@@ -33,7 +33,7 @@ def draw_accuracy_over_steps(tables: Tables, study: Study) -> Drawing | None:
     if frame.empty:
         return None
     frame = _over_seeds(frame, ["model", "algorithm", "step"])
-    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
     looks = style.series_of(algorithms)
     tests = _headline(tables["accuracy"], study)
     # Where the frozen control's steps were scored too it is a series of its own; else its last step is a line.
@@ -41,10 +41,8 @@ def draw_accuracy_over_steps(tables: Tables, study: Study) -> Drawing | None:
     figure, grid = style.panels([""], models)
     for (_, model), axes in grid.items():
         for algorithm in algorithms:
-            _line(
-                axes, _select(frame, model=model, algorithm=algorithm), "step", algorithm, looks[algorithm], band=True
-            )
-        _accuracy_references(axes, _select(tests, model=model), references)
+            _line(axes, select(frame, model=model, algorithm=algorithm), "step", algorithm, looks[algorithm], band=True)
+        _accuracy_references(axes, select(tests, model=model), references)
         axes.set_ylim(0, 1.02)
     style.whole_steps(grid)
     style.label_outer(grid, "RL step", _accuracy_label(study, "validation"))
@@ -58,7 +56,7 @@ def draw_accuracy_by_cell(tables: Tables, study: Study) -> Drawing | None:
     frame = frame[frame["decoding"] == study.spec.evaluation.headline]
     if frame.empty:
         return None
-    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
     trained = frame.pivot_table(index="model", columns="algorithm", values="full").reindex(columns=algorithms)
     references = frame.groupby("model")[["base", "frozen"]].mean()
     data = pd.concat([references, trained], axis=1).loc[models].dropna(axis=1, how="all")
@@ -83,13 +81,13 @@ def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
     frame = _over_seeds(frame[frame["variant"].isin(wanted)], ["model", "algorithm", "variant"])
     if not ranks or frame.empty:
         return None
-    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
     looks = style.series_of(algorithms)
     order = {name: position for position, name in enumerate(places)}
     figure, grid = style.panels([""], models)
     for (_, model), axes in grid.items():
         for index, algorithm in enumerate(algorithms):
-            rows = _select(frame, model=model, algorithm=algorithm)
+            rows = select(frame, model=model, algorithm=algorithm)
             shift = 0.12 * (index - (len(algorithms) - 1) / 2)
             line = rows[rows["variant"].isin(places)]
             line = line.assign(place=line["variant"].map(order).astype(float) + shift).sort_values("place")
@@ -98,7 +96,7 @@ def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
                 point = rows[rows["variant"] == control].assign(place=shift + order.get("rank_1", 0))
                 label = f"rank 1, {name} ({algorithm})"
                 _control(axes, point, label, looks[algorithm], fill)
-        _accuracy_references(axes, _select(frame, model=model), {"base": ":"})
+        _accuracy_references(axes, select(frame, model=model), {"base": ":"})
         axes.set_xticks(list(order.values()), list(places.values()))
         axes.set_ylim(0, 1.02)
     style.label_outer(grid, "rank of the update kept (rescaled to its full norm)", _accuracy_label(study, "test"))
@@ -134,6 +132,37 @@ def draw_recovered_gain(tables: Tables, study: Study) -> Drawing | None:
     return Drawing(figure, frame)
 
 
+def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
+    """Share of the in-scope gain that each rank keeps: a line for each model, or for each algorithm of a single one."""
+    frame = tables["recovery"]
+    frame = frame[frame["pool"] == ("model" if len(study.models) > 1 else "algorithm")]
+    whole = frame[frame["variant"] == IN_SCOPE_FULL].set_index("of")["gain"]
+    frame = frame[frame["variant"].map(_is_rank).astype(bool)]
+    frame = frame.assign(rank=frame["variant"].str.removeprefix("rank_").astype(int), in_scope=frame["of"].map(whole))
+    frame = frame[frame["gain"].notna() & (frame["in_scope"] > 0)].sort_values(["of", "rank"])
+    if frame["rank"].nunique() < 2:
+        return None
+    shares = {column: frame[column] / frame["in_scope"] for column in ("gain", "gain_low", "gain_high")}
+    data = frame[["pool", "of", "rank", "in_scope"]].assign(**shares)
+    names = [name for name in (*study.models, *study.algorithms) if name in set(data["of"])]
+    looks = style.series_of(names)
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for place, name in enumerate(names):
+        rows = data[data["of"] == name]
+        shifted = rows["rank"] * 1.03 ** (place - (len(names) - 1) / 2)
+        axes.vlines(shifted, rows["gain_low"], rows["gain_high"], color=looks[name].colour, linewidth=1)
+        axes.plot(shifted, rows["gain"], label=name, **looks[name].line_kwargs())
+    for reference in (0, 1):
+        axes.axhline(reference, color=style.GREY, linewidth=0.8)
+    ranks = sorted(data["rank"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, list(map(str, ranks)))
+    axes.set_xlabel("rank of the update kept (rescaled to its full norm)")
+    axes.set_ylabel("share of the in-scope gain that is kept")
+    axes.legend(fontsize=8)
+    return Drawing(figure, data)
+
+
 def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
     """Test accuracy of the extrapolated models over the share of the steps that they saw."""
     tests = _headline(tables["accuracy"], study)
@@ -149,16 +178,16 @@ def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
         window=[names[name][0] for name in frame["variant"]], method=[names[name][1] for name in frame["variant"]]
     )
     frame = _over_seeds(frame, ["model", "algorithm", "method", "window"])
-    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
     looks = style.series_of(list(study.spec.extrapolation.methods))
     gap = 0.008  # keeps the intervals of one window apart
     figure, grid = style.panels(algorithms, models, height=2.8)
     for (algorithm, model), axes in grid.items():
         for index, (method, look) in enumerate(looks.items()):
-            rows = _select(frame, model=model, algorithm=algorithm, method=method).sort_values("window")
+            rows = select(frame, model=model, algorithm=algorithm, method=method).sort_values("window")
             rows = rows.assign(place=100 * (rows["window"] + gap * (index - (len(looks) - 1) / 2)))
             _line(axes, rows, "place", method, look)
-        cell = _select(tests, model=model, algorithm=algorithm)
+        cell = select(tests, model=model, algorithm=algorithm)
         _accuracy_references(axes, cell, {"full": "-", "base": ":"})
         axes.set_ylim(0, 1.02)
         axes.set_xticks([100 * window for window in study.spec.extrapolation.windows])
@@ -176,11 +205,11 @@ def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
     if frame.empty or not formats:
         return None
     frame = frame.groupby(["model", "algorithm", "step"], as_index=False)[formats].mean()
-    models, algorithms = _models(frame, study), _algorithms(frame, study)
+    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
     looks = style.series_of(formats)
     figure, grid = style.panels(algorithms, models, height=2.6)
     for (algorithm, model), axes in grid.items():
-        rows = _select(frame, model=model, algorithm=algorithm).sort_values("step")
+        rows = select(frame, model=model, algorithm=algorithm).sort_values("step")
         for name, look in looks.items():
             axes.plot(rows["step"], 100 * rows[name], label=name[7:], **look.line_kwargs(len(rows)))
         axes.set_ylim(-2, 102)
@@ -198,7 +227,7 @@ def draw_share_by_layer(tables: Tables, study: Study) -> Drawing | None:
     frame = at_last_step(frame, "model", "algorithm", "seed")
     data = frame.groupby(["model", "algorithm", "layer", "kind", "rows", "cols"], as_index=False)["share_1"].mean()
     data = data.assign(gaussian=gaussian_share(data["rows"].to_numpy(float), data["cols"].to_numpy(float)))
-    models, algorithms = _models(data, study), _algorithms(data, study)
+    models, algorithms = models_of(data, study), algorithms_of(data, study)
     kinds = [kind for kind in _KIND_ORDER if kind in set(data["kind"])]
     kinds += sorted(set(data["kind"]) - set(kinds))
     layers = sorted(data["layer"].unique())
@@ -206,7 +235,7 @@ def draw_share_by_layer(tables: Tables, study: Study) -> Drawing | None:
     low, high = float(data["share_1"].min()), float(data["share_1"].max())
     image = None
     for (algorithm, model), axes in grid.items():
-        rows = _select(data, model=model, algorithm=algorithm)
+        rows = select(data, model=model, algorithm=algorithm)
         table = rows.pivot_table(index="layer", columns="kind", values="share_1").reindex(index=layers, columns=kinds)
         image = axes.imshow(table.to_numpy(float), aspect="auto", cmap="cividis", vmin=low, vmax=high, origin="lower")
         if len(layers) <= 12:
@@ -233,14 +262,14 @@ def draw_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
         high=("share_1", lambda shares: shares.quantile(0.75)),
         gaussian=("gaussian", "median"),
     )
-    models, algorithms = _models(data, study), _algorithms(data, study)
+    models, algorithms = models_of(data, study), algorithms_of(data, study)
     looks = style.series_of(algorithms)
     figure, grid = style.panels([""], models)
     for (_, model), axes in grid.items():
         for algorithm in algorithms:
-            rows = _select(data, model=model, algorithm=algorithm)
+            rows = select(data, model=model, algorithm=algorithm)
             _line(axes, rows, "step", algorithm, looks[algorithm], band=True)
-        style.reference_line(axes, float(_select(data, model=model)["gaussian"].iloc[0]), "Gaussian update", ":")
+        style.reference_line(axes, float(select(data, model=model)["gaussian"].iloc[0]), "Gaussian update", ":")
         axes.set_ylim(0, 1.02)
     style.whole_steps(grid)
     style.label_outer(grid, "RL step", r"$s_1 / \|D\|_F$, median over matrices")
@@ -261,17 +290,20 @@ def _over_seeds(frame: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     )
 
 
-def _select(frame: pd.DataFrame, **values: str) -> pd.DataFrame:
+def select(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
+    """The rows that have these values."""
     for column, value in values.items():
         frame = frame[frame[column] == value]
     return frame
 
 
-def _models(frame: pd.DataFrame, study: Study) -> list[str]:
+def models_of(frame: pd.DataFrame, study: Study) -> list[str]:
+    """A table's models, in the study's order."""
     return [model for model in study.models if model in set(frame["model"])]
 
 
-def _algorithms(frame: pd.DataFrame, study: Study) -> list[str]:
+def algorithms_of(frame: pd.DataFrame, study: Study) -> list[str]:
+    """A table's algorithms and controls, in the study's order."""
     known = [*study.algorithms, *study.controls]
     return [algorithm for algorithm in known if algorithm in set(frame["algorithm"])]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rlstride.dynamics.table import SUMMARISED
 from rlstride.evaluation.intervals import Interval
 from rlstride.evaluation.tables import at_last_step, problems_file, read_tests
 from rlstride.report.pooling import Floats, Statistic, pooled_interval
@@ -25,8 +26,7 @@ class Evidence:
     cells: list[Cell]
     scores: dict[Cell, dict[str, Floats]]  # test scores by variant, (problems,), at the headline decoding
     shares: dict[Cell, dict[str, Floats]]  # of the last update's matrices: "share" and the Gaussian "null", (matrices,)
-    dynamics: dict[str, Interval]  # the linear fit's quantities, pooled
-    dynamics_cells: int
+    dynamics: dict[Cell, dict[str, Floats]]  # the quantities of dynamics.parquet, (matrices,), as leading() names them
     costs: dict[float, dict[Cell, dict[str, Floats]]]  # by window: steps and seconds of the full and the shortened run
 
     def having(self, *variants: str) -> list[dict[str, Floats]]:
@@ -37,24 +37,27 @@ class Evidence:
         """A statistic over the cells that have all its variants."""
         return pooled_interval(self.having(*statistic.variants), statistic)
 
+    def of_dynamics(self, statistic: Statistic) -> Interval:
+        """A statistic of the movement's quantities over the cells that have them all."""
+        cells = [found for found in self.dynamics.values() if all(name in found for name in statistic.variants)]
+        return pooled_interval(cells, statistic)
+
 
 def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
     """Reads the evidence of some of a study's cells.
 
     Args:
-        results_dir: results/{study}, with tables/dynamics.csv where ``rlstride collect`` found any dynamics.
+        results_dir: results/{study}.
         cells: usually those of one algorithm.
     """
     paths = {cell: StudyPaths(results_dir).cell(cell) for cell in cells}
     headline = study.spec.evaluation.headline
-    dynamics, dynamics_cells = _dynamics(StudyPaths(results_dir).tables / "dynamics.csv", cells)
     return Evidence(
         study=study,
         cells=list(cells),
         scores={cell: last_scores(path, study) for cell, path in paths.items()},
         shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
-        dynamics=dynamics,
-        dynamics_cells=dynamics_cells,
+        dynamics={cell: found for cell, path in paths.items() if (found := leading(path.dynamics))},
         costs={
             window: {cell: costs for cell, path in paths.items() if (costs := _costs(path, window, headline))}
             for window in study.spec.extrapolation.windows
@@ -89,19 +92,20 @@ def _shares(file: Path) -> dict[str, Floats]:
     return {"share": frame["share_1"].to_numpy(dtype=float), "null": null}
 
 
-def _dynamics(file: Path, cells: Sequence[Cell]) -> tuple[dict[str, Interval], int]:
-    """Each quantity's mean over cells, with the widest of the cells' intervals around it."""
-    frame = pd.read_csv(file, keep_default_na=True) if file.is_file() else pd.DataFrame()
-    if frame.empty:
-        return {}, 0
-    wanted = {(cell.model, cell.algorithm, cell.seed) for cell in cells}
-    keys = list(zip(frame["model"], frame["algorithm"], frame["seed"], strict=True))
-    frame = frame[[key in wanted for key in keys]].dropna(subset=["value"])
-    found = {
-        str(quantity): Interval(float(rows["value"].mean()), float(rows["low"].min()), float(rows["high"].max()))
-        for quantity, rows in frame.groupby("quantity")
-    }
-    return found, len(frame[["model", "algorithm", "seed"]].drop_duplicates())
+def leading(dynamics: Path, rank: int = 1) -> dict[str, Floats]:
+    """A cell's movement by quantity, one value for each in-scope matrix: those of one singular direction, and of the
+    whole update under ``whole_`` and the quantity's name.
+
+    Matrices that lack any of them (one that never moved has none) are left out; empty where nothing was measured.
+    """
+    if not dynamics.is_file():
+        return {}
+    frame = pd.read_parquet(dynamics, columns=["module", "rank", "step", "quantity", "value"])
+    frame = frame[(frame["step"] == 0) & frame["quantity"].isin(SUMMARISED) & frame["rank"].isin([0, rank])]
+    names = np.where(frame["rank"] == 0, "whole_", "") + frame["quantity"]
+    wide = frame.assign(quantity=names).pivot(index="module", columns="quantity", values="value")
+    found = wide.dropna(axis=1, how="all").dropna()
+    return {str(name): found[name].to_numpy(dtype=float) for name in found} if len(found) else {}
 
 
 def _costs(paths: CellPaths, window: float, decoding: str) -> dict[str, Floats]:

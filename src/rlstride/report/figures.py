@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from rlstride.report import drawings, style
+from rlstride.report import drawings, movement_drawings, style
 from rlstride.report.collect import write_table
 from rlstride.report.drawings import Drawing, Tables
 from rlstride.study.load import Study
@@ -75,6 +75,13 @@ def _save(drawing: Drawing, folder: Path, name: str) -> None:
 
 FIGURES = (
     FigureSpec(
+        "gain_over_rank",
+        "How many ranks the gain needs",
+        "Share of what the whole in-scope update gains over the base that rank-k models keep, pooled over runs, with "
+        "95 % intervals over runs and problems (the in-scope gain itself taken as known).",
+        drawings.draw_gain_over_rank,
+    ),
+    FigureSpec(
         "accuracy_by_cell",
         "What every algorithm reaches with every model",
         "Test accuracy of the base, of the frozen control (learning rate 0) and of each trained model, mean over "
@@ -123,6 +130,35 @@ FIGURES = (
         "Median over the in-scope matrices, with the middle half of them as a band. Dotted: a Gaussian update "
         "of the same shapes.",
         drawings.draw_share_over_steps,
+    ),
+    FigureSpec(
+        "linear_fits",
+        "How linear the movement is, beside what is not",
+        "Over all RL runs, with 95 % intervals over runs and matrices. Left: accuracy fitted on a singular direction "
+        "(PLS1); the same fit reaches the lower figures where there is nothing to find. Right: errors on steps that "
+        "the fit did not see (weights: the last third of the steps; accuracy: the last half), over those of what "
+        "stays as it is: above 1 the forecast is worse than none.",
+        movement_drawings.draw_linear_fits,
+    ),
+    FigureSpec(
+        "angle_over_steps",
+        "When the leading direction settles",
+        "Angle of the leading left singular vector of each update to that of the last one, mean over the in-scope "
+        "matrices and seeds.",
+        movement_drawings.draw_angle_over_steps,
+    ),
+    FigureSpec(
+        "pca_paths",
+        "Paths of the weights: principal components",
+        "All in-scope matrices together, each run by itself; a marker at about every twelfth kept step. A random walk "
+        "is as smooth in its first two components: how straight a path looks here says nothing.",
+        movement_drawings.draw_pca_paths,
+    ),
+    FigureSpec(
+        "tsne_paths",
+        "Paths of the weights: t-SNE",
+        "As above, by the distances between kept steps. Lengths and gaps mean nothing in it.",
+        movement_drawings.draw_tsne_paths,
     ),
     FigureSpec(
         "formats_over_steps",

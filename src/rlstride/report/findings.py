@@ -1,4 +1,4 @@
-"""The report's two headline sentences, computed over all RL cells of a study."""
+"""The report's headline sentences, computed over all RL cells of a study."""
 
 import math
 from pathlib import Path
@@ -13,11 +13,48 @@ from rlstride.study.load import Study
 from rlstride.study.variants import window_variant
 
 
-def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame) -> list[str]:
-    """One sentence on learning and rank-1 dominance, one on prediction; each says so where its data are missing."""
+def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame, ranks: pd.DataFrame) -> list[str]:
+    """A sentence on how many ranks the gain needs, one on learning and rank-1 dominance, one on prediction.
+
+    Args:
+        results_dir: results/{study}.
+        study: names the cells.
+        claims: claims.csv.
+        ranks: ranks.csv; without rows, the first sentence is left out. The others say so where their data are missing.
+    """
     evidence = gather(results_dir, study, study.rl_cells)
     claims = claims[claims["algorithm"].isin([cell.algorithm for cell in study.rl_cells])]
-    return [_dominance(evidence, claims), _prediction(evidence, claims)]
+    return [*_ranks(ranks, study), _dominance(evidence, claims), _prediction(evidence, claims)]
+
+
+def _ranks(ranks: pd.DataFrame, study: Study) -> list[str]:
+    """Whether few directions carry the gain, over all runs and, where there are several, model by model."""
+    together = ranks[ranks["pool"] == "rl"]
+    if together.empty:
+        return []
+    row = together.iloc[0]
+    share = format_interval(Interval(row["rank_1_share"], row["rank_1_share_low"], row["rank_1_share_high"]))
+    runs = "1 run" if row["cells"] == 1 else f"{row['cells']} runs"
+    models = {row["of"]: row for _, row in ranks[ranks["pool"] == "model"].iterrows()}
+    each = [f"{name} {_rank(models[name])}" for name in study.models if name in models]
+    beside = f" By model: {', '.join(each)}." if len(each) > 1 else ""
+    return [
+        f"Of what an edit of all ranks in the layers keeps of the gain, rank 1 keeps {share} ({runs}); "
+        f"nine tenths need rank {_rank(row)}.{beside}"
+    ]
+
+
+def _rank(row: pd.Series) -> str:
+    """The rank needed with its interval, and the base's accuracy: 4 [2, 4] from 0.380."""
+    if not math.isfinite(row["rank_needed"]):
+        return "none in particular (no gain)"
+
+    def shown(rank: float) -> str:
+        return f"{rank:.0f}" if rank <= row["ranks_to"] else f"over {row['ranks_to']}"
+
+    bounds = [row["rank_needed_low"], row["rank_needed_high"]]
+    interval = f" [{', '.join(map(shown, bounds))}]" if all(map(math.isfinite, bounds)) else ""
+    return f"{shown(row['rank_needed'])}{interval} from a base at {row['base']:.3f}"
 
 
 def _dominance(evidence: Evidence, claims: pd.DataFrame) -> str:
@@ -57,14 +94,14 @@ def _prediction(evidence: Evidence, claims: pd.DataFrame) -> str:
             + (f", and {' and '.join(rivals)}" if rivals else "")
             + f": {_verdicts(claims, 'AlphaRL at 40 % of the steps: relative accuracy')}"
         )
-    found = evidence.dynamics
-    if not {"r2_in_sample", "r2_random_walk", "forecast_error", "forecast_error_persistence"} <= set(found):
+    fit, walk = (evidence.of_dynamics(mean_of(name)) for name in ("r2_in_sample", "r2_random_walk"))
+    if math.isnan(fit.value):
         return f"{prediction}; linear dynamics were not measured."
-    ratio = found["forecast_error"].value / found["forecast_error_persistence"].value
+    ratio = evidence.of_dynamics(relative("forecast_error", "forecast_error_persistence"))
     return (
-        f"{prediction}; linear dynamics fit with R2 {found['r2_in_sample'].value:.3f} in sample, a random walk with "
-        f"{found['r2_random_walk'].value:.3f}, and forecasts of later steps err {ratio:.2f} times as much as "
-        f"persistence: {_verdicts(claims, 'Rank-1 linear dynamics: in-sample R2')}."
+        f"{prediction}; linear dynamics fit with R2 {fit.value:.3f} in sample, a random walk with {walk.value:.3f}, "
+        f"and forecasts of later steps err {ratio.value:.2f} times as much as persistence: "
+        f"{_verdicts(claims, 'Rank-1 linear dynamics: in-sample R2')}."
     )
 
 

@@ -54,7 +54,7 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
     page = environment.get_template("page.html.j2").render(
         study=study,
         run=_what_was_run(paths, study, tables),
-        findings=headline_findings(results_dir, study, claims),
+        findings=headline_findings(results_dir, study, claims, tables["ranks"]),
         claims=_by_claim(claims),
         figures=[_embedded(figure, out_dir) for figure in figures],
         accuracies=_accuracy_tables(tables["accuracy"], study),

@@ -28,7 +28,7 @@ def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
     decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
     scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
     rows = []
-    for pool, name, cells in _pools(study):
+    for pool, name, cells in pools(study):
         for variant in study.spec.ablation.variants:
             found = [scores[cell] for cell in cells if {variant, "base", "full"} <= set(scores[cell])]
             if found:
@@ -37,7 +37,8 @@ def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _pools(study: Study) -> Iterator[tuple[str, str, list[Cell]]]:
+def pools(study: Study) -> Iterator[tuple[str, str, list[Cell]]]:
+    """What a study's cells are pooled over: the kind of pool, its name, its cells."""
     rl = [cell for cell in study.cells if isinstance(study.algorithm(cell), PolicyGradient)]
     yield "rl", "all", rl
     for algorithm in study.algorithms:

@@ -1,0 +1,63 @@
+"""How linear the movement is, pooled over all RL runs, over each algorithm and over each model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from rlstride.dynamics.module import RANKS
+from rlstride.dynamics.table import OF_ACCURACY, OF_THE_STEP
+from rlstride.report.evidence import leading
+from rlstride.report.pooling import Floats, Statistic, difference, mean_of, pooled_interval, relative
+from rlstride.report.recovery import pools
+from rlstride.study.load import Study
+from rlstride.study.paths import StudyPaths
+
+COLUMNS = ("pool", "of", "quantity", "rank", "cells", "value", "low", "high")
+_WHOLE = "whole_"
+# What claims rest on: differences are taken matrix by matrix.
+_COMPARED: dict[str, Statistic] = {
+    "r2_in_sample_over_random_walk": difference("r2_in_sample", "r2_random_walk"),
+    "forecast_error_over_persistence": relative("forecast_error", "forecast_error_persistence"),
+}
+_COMPARED_STEPS = ("step_r2_in_sample", "step_r2_later", "step_error_later", "trajectory_share_1")
+
+
+def linearity_table(results_dir: Path, study: Study) -> pd.DataFrame:
+    """One row for each pool of cells, rank and quantity of dynamics.parquet.
+
+    Returns:
+        pool (``rl``, ``algorithm``, ``model`` or ``supervised``), of (its name), quantity, rank (0: the whole update),
+        cells, value, and its 95 % interval over cells and matrices. Ranks 2 to 5 of all RL runs alone. ``_over_`` in a
+        quantity's name: a difference to, or a share of, what follows, taken matrix by matrix.
+    """
+    paths, rows = StudyPaths(results_dir), list[dict[str, Any]]()
+    for rank in range(1, RANKS + 1):
+        found = {cell: leading(paths.cell(cell).dynamics, rank) for cell in study.cells}
+        for pool, name, cells in pools(study):
+            measured = [found[cell] for cell in cells if found[cell]]
+            if measured and (rank == 1 or pool == "rl"):
+                rows += [{"pool": pool, "of": name} | row for row in _rows(measured, rank)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(cells: list[dict[str, Floats]], rank: int) -> Iterator[dict[str, Any]]:
+    prefixes = ("", _WHOLE) if rank == 1 else ("",)
+    for prefix in prefixes:
+        for quantity, statistic in _statistics(prefix):
+            having = [cell for cell in cells if all(name in cell for name in statistic.variants)]
+            if having:
+                interval = pooled_interval(having, statistic)
+                row = {"quantity": quantity, "rank": 0 if prefix else rank, "cells": len(having)}
+                yield row | {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _statistics(prefix: str) -> Iterator[tuple[str, Statistic]]:
+    for quantity in OF_THE_STEP if prefix else (*OF_ACCURACY, *OF_THE_STEP):
+        yield quantity, mean_of(prefix + quantity)
+    if not prefix:
+        yield from _COMPARED.items()
+    for quantity in _COMPARED_STEPS:
+        statistic = difference(prefix + quantity, f"{prefix}{quantity}_random_walk")
+        yield f"{quantity}_over_random_walk", statistic

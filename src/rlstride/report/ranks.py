@@ -1,0 +1,88 @@
+"""How many ranks a gain needs: the smallest scored rank that keeps nine tenths of what any edit in scope can keep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlstride.evaluation.intervals import Interval
+from rlstride.report.evidence import last_scores
+from rlstride.report.pooling import Floats, Statistic, difference, mean_of, pooled_interval, recovered_gain
+from rlstride.report.recovery import pools
+from rlstride.study.load import Study
+from rlstride.study.paths import StudyPaths
+from rlstride.study.variants import IN_SCOPE_FULL, parse_ablation
+
+SHARE = 0.9
+_DRAWS = 2000
+MEASURES = ("base", "gain", "in_scope_gain", "rank_1_share", "rank_needed")
+COLUMNS = ("pool", "of", "decoding", "cells", "ranks_to")
+
+
+def ranks_table(results_dir: Path, study: Study) -> pd.DataFrame:
+    """One row for each pool of cells, at the headline decoding and the runs' last step.
+
+    Returns:
+        pool, of, decoding, cells as in recovery.csv; ranks_to: the largest rank that was scored; then with 95 %
+        intervals: ``base``, accuracy; ``gain``, full less base; ``in_scope_gain``, the share of it that the whole
+        in-scope update keeps; ``rank_1_share``, the rank-1 model's share of the in-scope gain; ``rank_needed``, the
+        smallest scored rank with nine tenths of the in-scope gain, twice ``ranks_to`` where none has.
+    """
+    paths, decoding = StudyPaths(results_dir), study.spec.evaluation.headline
+    ranks = scored_ranks(study)
+    needed = {"base", "full", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks)}
+    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
+    rows: list[dict[str, Any]] = []
+    for pool, name, cells in pools(study):
+        found = [scores[cell] for cell in cells if needed <= set(scores[cell])]
+        if found and ranks:
+            row = {"pool": pool, "of": name, "decoding": decoding, "cells": len(found), "ranks_to": ranks[-1]}
+            rows.append(row | _measured(found, ranks))
+    return pd.DataFrame(rows)
+
+
+def scored_ranks(study: Study) -> list[int]:
+    """The k of a study's plain rank-k models, ascending; none without rank 1 and the whole in-scope update."""
+    names = study.spec.ablation.variants
+    edits = [parse_ablation(name) for name in names]
+    ranks = sorted(edit.rank for edit in edits if edit.rank is not None and edit.name == f"rank_{edit.rank}")
+    return ranks if IN_SCOPE_FULL in names and ranks[:1] == [1] else []
+
+
+def rank_needed(ranks: Sequence[int]) -> Statistic:
+    """The smallest of ``ranks`` whose model keeps :data:`SHARE` of the in-scope gain.
+
+    Twice the largest where none does; undefined where the in-scope update keeps no gain.
+    """
+
+    def smallest(base: Floats, whole: Floats, *kept: Floats) -> Floats:
+        enough = np.stack([mean - base >= SHARE * (whole - base) for mean in kept])  # (ranks, draws)
+        first = np.where(enough.any(axis=0), enough.argmax(axis=0), len(ranks))
+        found: Floats = np.array([*ranks, 2 * ranks[-1]], dtype=float)[first]
+        return np.where(whole > base, found, np.nan)
+
+    def of_one_cell(*scores: Floats) -> Interval:
+        size = len(scores[0])
+        weights = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=_DRAWS) / size
+        value = float(smallest(*(np.array([score.mean()]) for score in scores))[0])
+        drawn = smallest(*(weights @ score for score in scores))
+        if not np.isfinite(drawn).all():
+            return Interval(value, float("-inf"), float("inf"))
+        low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+        return Interval(value, low, high)
+
+    return Statistic(("base", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks)), smallest, of_one_cell)
+
+
+def _measured(cells: list[dict[str, Floats]], ranks: Sequence[int]) -> dict[str, float]:
+    statistics = {
+        "base": mean_of("base"),
+        "gain": difference("full", "base"),
+        "in_scope_gain": recovered_gain(IN_SCOPE_FULL),
+        "rank_1_share": recovered_gain("rank_1", full=IN_SCOPE_FULL),
+        "rank_needed": rank_needed(ranks),
+    }
+    intervals = {name: pooled_interval(cells, statistic) for name, statistic in statistics.items()}
+    return {column: value for name, interval in intervals.items() for column, value in interval.columns(name).items()}

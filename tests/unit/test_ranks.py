@@ -1,0 +1,71 @@
+"""How many ranks a gain needs."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic_study import ACCURACIES, synthetic_study, write_cells
+
+from rlstride.report.collect import collect
+from rlstride.report.pooling import pooled_interval
+from rlstride.report.ranks import rank_needed, scored_ranks
+
+RANKS = [1, 2, 4, 8]
+
+
+def cell(base: float, whole: float, kept: list[float], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    accuracies = {"base": base, "in_scope_full": whole} | {
+        f"rank_{rank}": accuracy for rank, accuracy in zip(RANKS, kept, strict=True)
+    }
+    return {name: rng.binomial(4, accuracy, 400) / 4 for name, accuracy in accuracies.items()}
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [([0.9, 0.9, 0.9, 0.9], 1), ([0.5, 0.6, 0.9, 0.9], 4), ([0.3, 0.4, 0.5, 0.6], 16)],
+)
+@pytest.mark.parametrize("cells", [1, 3])
+def test_the_smallest_rank_with_nine_tenths_of_the_gain(kept: list[float], expected: int, cells: int) -> None:
+    rng = np.random.default_rng(0)
+    found = pooled_interval([cell(0.3, 0.9, kept, rng) for _ in range(cells)], rank_needed(RANKS))
+    assert (found.value, found.low, found.high) == (expected, expected, expected)
+
+
+def test_a_rank_at_the_border_has_an_interval() -> None:
+    rng = np.random.default_rng(1)
+    cells = [cell(0.3, 0.9, [0.5, 0.84, 0.9, 0.9], rng) for _ in range(3)]  # rank 2 keeps 0.9 of the gain, or nearly
+    found = pooled_interval(cells, rank_needed(RANKS))
+    assert (found.low, found.high) == (2, 4)
+
+
+def test_no_gain_needs_no_rank_in_particular() -> None:
+    rng = np.random.default_rng(2)
+    found = pooled_interval([cell(0.5, 0.5, [0.5] * 4, rng) for _ in range(2)], rank_needed(RANKS))
+    assert (found.low, found.high) == (-np.inf, np.inf)
+
+
+def test_ranks_are_those_of_plain_models_beside_the_whole_update() -> None:
+    def of(*variants: str) -> list[int]:
+        return scored_ranks(synthetic_study(ablation={"variants": list(variants)}))
+
+    assert of("in_scope_full", "rank_4", "rank_1", "rank_1_random", "rank_2_in_mlp", "rank_10pct", "single_2") == [1, 4]
+    assert of("rank_1", "rank_2") == []
+    assert of("in_scope_full", "rank_2") == []
+
+
+def test_the_table_has_a_row_for_all_runs_each_algorithm_and_each_model(tmp_path: Path) -> None:
+    study = synthetic_study()
+    write_cells(tmp_path / "demo", study, ACCURACIES | {"rank_1": 0.60, "rank_2": 0.80, "rank_4": 0.91})
+    collect(tmp_path / "demo", study, ["ranks"])
+    found = pd.read_csv(tmp_path / "demo" / "tables" / "ranks.csv")
+    assert list(zip(found["pool"], found["cells"], strict=True)) == [
+        ("rl", 4),
+        ("algorithm", 2),
+        ("algorithm", 2),
+        ("model", 2),
+        ("model", 2),
+    ]
+    assert set(found["rank_needed"]) == {4}
+    assert found.loc[0, "rank_1_share"] == pytest.approx((0.60 - 0.35) / (0.92 - 0.35), abs=0.03)
+    assert found.loc[0, "base_low"] < 0.35 < found.loc[0, "base_high"]
