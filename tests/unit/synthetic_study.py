@@ -65,7 +65,7 @@ def write_cell(
     for split, variants in (("test", tests), ("validation", [("base", 0, accuracies["base"]), *curve])):
         found = dict(zip(("", "-problems"), _scores(study, cell, split, variants, rng), strict=True))
         for suffix, rows in found.items():
-            edited = rows["variant"].str.startswith(("rank_", "in_scope"))
+            edited = rows["variant"].str.startswith(("rank_", "in_scope", "single_"))
             name = "accuracy" if split == "test" else "validation"
             for stem, part in ((name, rows[~edited]), ("ablation", rows[edited])):
                 if len(part):

@@ -116,6 +116,28 @@ def test_dominance_is_reproduced_only_where_the_random_control_is_beaten(tmp_pat
     assert row(by_chance, "Rank-1 dominance: relative accuracy")["verdict"] == "not reproduced"
 
 
+@pytest.mark.parametrize(
+    ("control", "verdict"), [("rank_1_random_u", "not reproduced"), ("single_2", "not reproduced"), ("", "reproduced")]
+)
+def test_dominance_must_beat_every_control_of_equal_norm_that_was_scored(
+    tmp_path: Path, control: str, verdict: str
+) -> None:
+    variants = ["in_scope_full", "rank_1", "rank_1_random", "rank_1_random_u", "rank_1_random_v", "single_2"]
+    study = synthetic_study(ablation={"variants": variants})
+    beaten = dict.fromkeys(["rank_1_random_u", "rank_1_random_v", "single_2"], 0.4)
+    claims = claims_of(tmp_path, study, full=0.80, rank_1=0.90, **beaten | ({control: 0.97} if control else {}))
+    found = row(claims, "Rank-1 dominance: relative accuracy")
+    assert found["verdict"] == verdict
+    assert "single_2" in found["control"]
+
+
+def test_what_rank_1_keeps_is_put_beside_what_its_matrices_can_carry(tmp_path: Path) -> None:
+    claims = claims_of(tmp_path, in_scope_full=0.75, rank_1=0.75)
+    found = row(claims, "Rank-1 dominance: share of the in-scope gain")
+    assert found["measured"] == pytest.approx(1, abs=0.08)
+    assert row(claims, "Rank-1 dominance: recovered gain")["measured"] == pytest.approx(0.40 / 0.57, abs=0.06)
+
+
 def test_learning_is_read_against_the_base_and_the_frozen_control(tmp_path: Path) -> None:
     claims = claims_of(tmp_path, full=0.50)
     assert set(claims.loc[claims["claim"].str.startswith("RL learns"), "verdict"]) == {"not reproduced"}
