@@ -26,8 +26,8 @@ def write_section(name: str, text: str) -> None:
     if begin in whole:
         whole = re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: section, whole, flags=re.DOTALL)
     else:
-        whole = f"{whole.rstrip()}\n\n{section}\n"
-    DOCUMENT.write_text(whole, encoding="utf-8")
+        whole = f"{whole.rstrip()}\n\n{section}"
+    DOCUMENT.write_text(whole.rstrip() + "\n", encoding="utf-8")
 
 
 def markdown(table: pd.DataFrame) -> str:

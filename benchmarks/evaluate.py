@@ -1,44 +1,85 @@
-"""What lm-eval costs on top of generation: the evaluator's time over that of bare ``generate`` on the same prompts.
+"""What scoring a cell costs: lm-eval on top of bare ``generate``, and about sixty edited models in one process.
 
-Prints both in seconds, their ratio and completions a second. The two take turns, so a busy machine slows both.
+Times are CPU seconds of one process (OMP_NUM_THREADS=1), medians over turns. The evaluator and bare ``generate`` take
+turns on the same problems, in batches of the same size and order; their ratio has a target of 1.5. The edits are made
+from the last step's factors and scored on 256 problems x 4 samples; the target is 120 s.
 
-    python benchmarks/evaluate.py MODEL_DIR [--study config/config.yaml] [--decoding t1.0] [--turns 3]
+    python benchmarks/evaluate.py TRAJECTORY [--study config/config.yaml] [--turns 3] [--out FILE.csv] [--document]
 """
 
 import argparse
+import dataclasses
 import statistics
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
+from document import machine, markdown, write_section
 
 from rlstride.evaluation.benchmark import StudyBenchmark
 from rlstride.evaluation.lm import Bench, CountingHFLM
 from rlstride.evaluation.models import parse_models
+from rlstride.evaluation.score import score_on_study
 from rlstride.study.config import Decoding
 from rlstride.study.load import Study, load_study
+from rlstride.study.variants import parse_ablation
 from rlstride.tasks import build_task, draw_problems
 from rlstride.zoo.pretraining import sample_completions
+
+_RANKS = ("rank_1", "rank_2", "rank_4", "rank_8", *(f"rank_{percent}pct" for percent in range(10, 100, 10)))
+_SCOPES = ("attention", "mlp", "third_1", "third_2", "third_3", "all")
+EDITS = (
+    "in_scope_full",
+    *_RANKS,
+    *(f"{rank}_unscaled" for rank in _RANKS[:4]),
+    *(f"rank_1_x{scale:g}" for scale in (0.25, 0.5, 0.75, 1.25, 1.5)),
+    *(f"single_{index}" for index in (2, 4, 8, 16)),
+    *(f"rank_{rank}_{control}" for rank in (1, 4) for control in ("random", "random_u", "random_v", "bottom")),
+    *(f"{part}_in_{scope}" for part in ("full", "rank_1", "rank_4", "rank_8") for scope in _SCOPES),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", metavar="MODEL_DIR")
+    parser.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
     parser.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
-    parser.add_argument("--decoding", default="t1.0", metavar="NAME")
     parser.add_argument("--turns", type=int, default=3, metavar="N")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv")
+    parser.add_argument("--document", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     study = load_study(options.study)
-    decoding = study.spec.evaluation.decodings[options.decoding]
-    benchmark, lm = StudyBenchmark(study, "test"), Bench("cpu").seat(parse_models([options.model])[0])
+    decodings = study.spec.evaluation.decodings
+    rows = [of_bare_generate(study, options.trajectory, name, options.turns) for name in decodings]
+    rows.append(of_edits(study, options.trajectory))
+    table = pd.DataFrame(rows).assign(model=options.trajectory.resolve().parents[2].name, machine=machine())
+    print(table.drop(columns="machine").to_string(index=False))
+    if options.out:
+        table.to_csv(options.out, index=False, float_format="%.4g")
+    if options.document:
+        write_document(table)
+
+
+def of_bare_generate(study: Study, trajectory: Path, name: str, turns: int) -> dict[str, Any]:
+    """The evaluator's time over bare generate's, on all test problems at one decoding."""
+    decoding = study.spec.evaluation.decodings[name]
+    benchmark, lm = StudyBenchmark(study, "test"), Bench("cpu").seat(parse_models([str(trajectory)])[-1])
     evaluator, bare = [], []
-    for turn in range(options.turns + 1):  # the first warms up
-        evaluator.append(benchmark.score(lm, decoding, seed=turn).seconds)
+    for turn in range(turns + 1):  # the first warms up
+        started = time.process_time()
+        benchmark.score(lm, decoding, seed=turn)
+        evaluator.append(time.process_time() - started)
         bare.append(bare_seconds(study, lm, decoding, seed=turn))
-    completions = study.spec.evaluation.test_problems * decoding.samples
     ours, theirs = statistics.median(evaluator[1:]), statistics.median(bare[1:])
-    print(f"{completions} completions: evaluator {ours:.2f} s, bare generate {theirs:.2f} s, ratio {ours / theirs:.2f}")
-    print(f"{completions / ours:.0f} completions a second")
+    completions = study.spec.evaluation.test_problems * decoding.samples
+    return {"row": "evaluator", "decoding": name, "models": 1, "completions": completions} | {
+        "seconds": ours,
+        "bare_seconds": theirs,
+        "ratio": ours / theirs,
+        "target": 1.5,
+    }
 
 
 def bare_seconds(study: Study, lm: CountingHFLM, decoding: Decoding, seed: int) -> float:
@@ -47,11 +88,58 @@ def bare_seconds(study: Study, lm: CountingHFLM, decoding: Decoding, seed: int) 
     problems = draw_problems(task, "test", study.spec.evaluation.test_problems, seed=0) * decoding.samples
     problems.sort(key=lambda problem: (-len(problem.prompt), problem.prompt))
     torch.manual_seed(seed)
-    started = time.monotonic()
+    started = time.process_time()
     for start in range(0, len(problems), lm.batch_size):
         batch = problems[start : start + lm.batch_size]
         sample_completions(lm.model, lm.tokenizer, batch, task.max_completion_tokens, decoding.temperature)
-    return time.monotonic() - started
+    return time.process_time() - started
+
+
+def of_edits(study: Study, trajectory: Path) -> dict[str, Any]:
+    """All edits of the last step, decomposed, made in memory and scored: 256 problems x 4 samples at temperature 1."""
+    evaluation = study.spec.evaluation
+    sampling = {"decodings": {"t1.0": Decoding(temperature=1.0, samples=4)}, "headline": "t1.0", "test_problems": 256}
+    spec = study.spec.model_copy(update={"evaluation": evaluation.model_copy(update=sampling)})
+    smaller = dataclasses.replace(study, spec=spec)
+    edits = [parse_ablation(name) for name in EDITS]
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.process_time()
+        score_on_study(smaller, None, [str(trajectory)], "test", Path(scratch) / "edits.parquet", variants=edits)
+        seconds = time.process_time() - started
+    return {"row": "edits", "decoding": "t1.0", "models": len(edits), "completions": 1024} | {
+        "seconds": seconds,
+        "target": 120,
+    }
+
+
+def write_document(table: pd.DataFrame) -> None:
+    """Writes the section of docs/benchmarks.md."""
+    evaluator, edits = table[table["row"] == "evaluator"], table[table["row"] == "edits"].iloc[0]
+    shown = pd.DataFrame(
+        {
+            "decoding": evaluator["decoding"],
+            "completions": evaluator["completions"],
+            "evaluator, s": evaluator["seconds"].map("{:.2f}".format),
+            "bare generate, s": evaluator["bare_seconds"].map("{:.2f}".format),
+            "ratio": evaluator["ratio"].map("{:.2f}".format),
+        }
+    )
+    write_section(
+        "evaluate",
+        f"""
+## Evaluation
+
+{table["machine"].iloc[0]} {table["model"].iloc[0]}; CPU seconds of one process, medians over turns.
+
+lm-eval's loop (requests, filters, metrics, by problem) over bare `generate` on the same prompts, in batches of the same
+size and order; target: at most 1.5.
+
+{markdown(shown)}
+
+{edits["models"]} edited models of one run (ranks, factors, single triplets, controls, parts of the model), decomposed,
+made in memory and scored on 256 problems x 4 samples: {edits["seconds"]:.0f} s (target: at most 120 s).
+""",
+    )
 
 
 if __name__ == "__main__":
