@@ -28,6 +28,14 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return results
 
 
+def test_the_report_leads_with_how_many_ranks_the_gain_needs(reported: Path) -> None:
+    text = (reported / "report" / "index.html").read_text()
+    lead = text.index("Of what an edit of all ranks in the layers keeps of the gain, rank 1 keeps 0.")
+    assert "(4 runs); nine tenths need rank 2 [2, " in text[lead : lead + 400]
+    assert "By model: tiny-qwen3 2 [2, " in text[lead : lead + 400]
+    assert lead < text.index("RL takes accuracy from")
+
+
 def bare_study(results: Path) -> Study:
     """A study of which only the bases and the full runs were scored."""
     study = synthetic_study(models=["tiny-llama"])

@@ -29,13 +29,13 @@ class Drawing:
 
 def draw_accuracy_over_steps(tables: Tables, study: Study) -> Drawing | None:
     """Validation accuracy of the kept steps, a panel for each model and a line for each algorithm."""
-    frame = _headline(tables["validation"], study)
+    frame = headline(tables["validation"], study)
     if frame.empty:
         return None
     frame = _over_seeds(frame, ["model", "algorithm", "step"])
     models, algorithms = models_of(frame, study), algorithms_of(frame, study)
     looks = style.series_of(algorithms)
-    tests = _headline(tables["accuracy"], study)
+    tests = headline(tables["accuracy"], study)
     # Where the frozen control's steps were scored too it is a series of its own; else its last step is a line.
     references: dict[str, object] = {"base": ":"} if "frozen" in algorithms else {"base": ":", "frozen": (0, (6, 3))}
     figure, grid = style.panels([""], models)
@@ -74,7 +74,7 @@ def draw_accuracy_by_cell(tables: Tables, study: Study) -> Drawing | None:
 
 def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
     """Test accuracy of rank-k models, with the rank-1 controls, in-scope-full and full."""
-    frame = _headline(tables["accuracy"], study)
+    frame = headline(tables["accuracy"], study)
     ranks = sorted({int(name.split("_")[1]) for name in frame["variant"] if _is_rank(name)})
     places = {f"rank_{rank}": str(rank) for rank in ranks} | {IN_SCOPE_FULL: "all\nin scope", "full": "full\nrun"}
     wanted = [*places, "rank_1_unscaled", "rank_1_random", "base"]
@@ -165,7 +165,7 @@ def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
 
 def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
     """Test accuracy of the extrapolated models over the share of the steps that they saw."""
-    tests = _headline(tables["accuracy"], study)
+    tests = headline(tables["accuracy"], study)
     names = {
         window_variant(window, method): (window, method)
         for window in study.spec.extrapolation.windows
@@ -193,28 +193,6 @@ def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
         axes.set_xticks([100 * window for window in study.spec.extrapolation.windows])
         axes.set_xlim(100 * min(study.spec.extrapolation.windows) - 8, 100 * max(study.spec.extrapolation.windows) + 8)
     style.label_outer(grid, "window (% of the RL steps seen)", _accuracy_label(study, "test"))
-    style.legend_below(figure, grid)
-    return Drawing(figure, frame)
-
-
-def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
-    """Share of the validation completions in each solution format."""
-    frame = _headline(tables["validation"], study)
-    frame = frame[frame["algorithm"].isin(study.algorithms)]
-    formats = [name for name in map(str, frame.columns) if name.startswith("format_") and frame[name].notna().any()]
-    if frame.empty or not formats:
-        return None
-    frame = frame.groupby(["model", "algorithm", "step"], as_index=False)[formats].mean()
-    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
-    looks = style.series_of(formats)
-    figure, grid = style.panels(algorithms, models, height=2.6)
-    for (algorithm, model), axes in grid.items():
-        rows = select(frame, model=model, algorithm=algorithm).sort_values("step")
-        for name, look in looks.items():
-            axes.plot(rows["step"], 100 * rows[name], label=name[7:], **look.line_kwargs(len(rows)))
-        axes.set_ylim(-2, 102)
-    style.whole_steps(grid)
-    style.label_outer(grid, "RL step", "completions (%)")
     style.legend_below(figure, grid)
     return Drawing(figure, frame)
 
@@ -279,7 +257,8 @@ def draw_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
     )
 
 
-def _headline(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+def headline(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The scored rows of the decoding that claims are read at."""
     return frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["accuracy"].notna()]
 
 

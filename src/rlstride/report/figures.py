@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from rlstride.report import drawings, movement_drawings, style
+from rlstride.report import drawings, mechanics_drawings, movement_drawings, style
 from rlstride.report.collect import write_table
 from rlstride.report.drawings import Drawing, Tables
 from rlstride.study.load import Study
@@ -164,6 +164,13 @@ FIGURES = (
         "formats_over_steps",
         "Which solution formats RL picks",
         "Share of the validation completions in each solution format of the pretraining mixture, mean over seeds.",
-        drawings.draw_formats_over_steps,
+        mechanics_drawings.draw_formats_over_steps,
+    ),
+    FigureSpec(
+        "formats_by_variant",
+        "Which solution formats edited models use",
+        "Share of the test completions in each solution format, mean over all RL runs: whether an edited model solves "
+        "problems in the way that the full run does.",
+        mechanics_drawings.draw_formats_by_variant,
     ),
 )

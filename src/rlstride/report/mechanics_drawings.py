@@ -1,0 +1,62 @@
+"""Figures of what RL changes in what a model says: solution formats over the steps, and of edited models."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from rlstride.report import style
+from rlstride.report.drawings import Drawing, Tables, algorithms_of, headline, models_of, select
+from rlstride.study.load import Study
+from rlstride.study.variants import IN_SCOPE_FULL
+
+_FORMAT = "format_"
+_SHOWN = ("base", "frozen", "full", IN_SCOPE_FULL, "rank_1", "rank_1_unscaled", "rank_1_random")
+_HATCHES = ("", "//", "..", "\\\\")
+
+
+def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
+    """Share of the validation completions in each solution format."""
+    frame = headline(tables["validation"], study)
+    frame = frame[frame["algorithm"].isin(study.algorithms)]
+    formats = [name for name in map(str, frame.columns) if name.startswith("format_") and frame[name].notna().any()]
+    if frame.empty or not formats:
+        return None
+    frame = frame.groupby(["model", "algorithm", "step"], as_index=False)[formats].mean()
+    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
+    looks = style.series_of(formats)
+    figure, grid = style.panels(algorithms, models, height=2.6)
+    for (algorithm, model), axes in grid.items():
+        rows = select(frame, model=model, algorithm=algorithm).sort_values("step")
+        for name, look in looks.items():
+            axes.plot(rows["step"], 100 * rows[name], label=name[7:], **look.line_kwargs(len(rows)))
+        axes.set_ylim(-2, 102)
+    style.whole_steps(grid)
+    style.label_outer(grid, "RL step", "completions (%)")
+    style.legend_below(figure, grid)
+    return Drawing(figure, frame)
+
+
+def draw_formats_by_variant(tables: Tables, study: Study) -> Drawing | None:
+    """Shares of the solution formats in the test completions of base, full run and edited models, over all RL runs."""
+    frame = headline(tables["accuracy"], study)
+    rl = {cell.algorithm for cell in study.rl_cells}
+    frame = frame[frame["algorithm"].isin(rl) & frame["variant"].isin(_SHOWN)]
+    formats = [name for name in map(str, frame.columns) if name.startswith(_FORMAT) and frame[name].notna().any()]
+    if not formats or IN_SCOPE_FULL not in set(frame["variant"]):
+        return None
+    data = frame.groupby("variant")[formats].mean().reindex([name for name in _SHOWN if name in set(frame["variant"])])
+    looks = style.series_of(formats)
+    figure, axes = plt.subplots(figsize=(6.5, 1.2 + 0.36 * len(data)), layout="constrained")
+    left = np.zeros(len(data))
+    for index, name in enumerate(formats):
+        widths = 100 * data[name].to_numpy(float)
+        axes.barh(
+            range(len(data)), widths, left=left, color=looks[name].colour, label=name.removeprefix(_FORMAT),
+            hatch=_HATCHES[index % len(_HATCHES)], edgecolor="white",
+        )  # fmt: skip
+        left += widths
+    axes.set_yticks(range(len(data)), list(data.index))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"test completions (%), {study.spec.evaluation.headline}")
+    figure.legend(loc="outside lower center", ncols=len(formats), fontsize=9)
+    return Drawing(figure, data.reset_index())
