@@ -7,6 +7,7 @@ from sklearn.metrics import r2_score
 
 from planted_run import SmallRun
 from rlstride.dynamics.gram import (
+    error_of_going_on,
     error_over_persistence,
     leading_share,
     r2_in_step,
@@ -48,6 +49,13 @@ def test_later_steps_are_predicted_by_earlier_ones_alone(positions: np.ndarray, 
     )
     expected = np.linalg.norm(later - guess) / np.linalg.norm(later - positions[9])
     assert error_over_persistence(G, STEPS, 10, degree) == pytest.approx(expected, rel=1e-8)
+
+
+def test_going_on_starts_at_the_last_step_seen(positions: np.ndarray) -> None:
+    slope = np.polyfit(STEPS[:10], positions[:10], 1)[0]
+    guess = positions[9] + np.outer(STEPS[10:] - STEPS[9], slope)
+    expected = np.linalg.norm(positions[10:] - guess) / np.linalg.norm(positions[10:] - positions[9])
+    assert error_of_going_on(positions @ positions.T, STEPS, 10) == pytest.approx(expected, rel=1e-8)
 
 
 def test_a_straight_line_is_predicted_without_error() -> None:

@@ -76,12 +76,29 @@ def error_over_persistence(G: Array, steps: Array, seen: int, degree: int = 1) -
         Below 1 where it predicts better than staying; NaN where the weights do stay.
     """
     at = _measured_on(len(steps), seen)
-    staying = np.zeros((len(at), len(steps)))
-    staying[:, seen - 1] = 1
-    persistence = _squared_error(G, at, staying)
-    error = _squared_error(G, at, _polynomial_weights(steps, seen, at, degree))
+    return _over_persistence(G, seen, at, _polynomial_weights(steps, seen, at, degree))
+
+
+def error_of_going_on(G: Array, steps: Array, seen: int) -> float:
+    """The same for weights that go on from the last step seen, with the slope of the line through all seen.
+
+    What a line misses of the present does not count against it here.
+    """
+    at, present = _measured_on(len(steps), seen), np.array([seen - 1])
+    line = _polynomial_weights(steps, seen, at, 1) - _polynomial_weights(steps, seen, present, 1)
+    return _over_persistence(G, seen, at, _staying(len(steps), seen, at) + line)
+
+
+def _over_persistence(G: Array, seen: int, at: Indices, H: Array) -> float:
+    persistence = _squared_error(G, at, _staying(len(G), seen, at))
     floor = 1e-12 * float(np.trace(G))
-    return float(np.sqrt(max(error, 0.0) / persistence)) if persistence > floor else float("nan")
+    return float(np.sqrt(max(_squared_error(G, at, H), 0.0) / persistence)) if persistence > floor else float("nan")
+
+
+def _staying(count: int, seen: int, at: Indices) -> Array:
+    staying = np.zeros((len(at), count))
+    staying[:, seen - 1] = 1
+    return staying
 
 
 def _measured_on(count: int, seen: int) -> Indices:

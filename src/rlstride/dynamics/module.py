@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlstride.dynamics.gram import (
+    error_of_going_on,
     error_over_persistence,
     leading_share,
     r2_in_step,
@@ -105,6 +106,7 @@ def _of_the_step(G: Array, steps: Array) -> Rows:
     yield early | {"quantity": "step_r2_later_negative", "value": negative}
     yield early | {"quantity": "step_r2_later_random_walk", "value": r2_in_step(walk, steps, seen)}
     yield early | {"quantity": "step_error_later", "value": error_over_persistence(G, steps, seen)}
+    yield early | {"quantity": "step_error_later_from_last", "value": error_of_going_on(G, steps, seen)}
     yield early | {"quantity": "step_error_later_quadratic", "value": error_over_persistence(G, steps, seen, 2)}
     yield early | {"quantity": "step_error_later_random_walk", "value": error_over_persistence(walk, steps, seen)}
 

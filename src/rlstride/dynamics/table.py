@@ -20,7 +20,8 @@ of ranks 0 to 5, where a name that ends in _random_walk is what a walk of the sa
 - step_r2_in_sample: R2 of all entries as lines in the step.
 - step_r2_later: that of lines fitted on the first two thirds, on the last third (10 of 15 checkpoints in NExt, arXiv
   2604.11446, which reports it below 0 for over half of the updates); step_r2_later_negative: 1 where it is.
-- step_error_later: their RMS error there over that of weights that stay where they are; _quadratic: a parabola's.
+- step_error_later: their RMS error there over that of weights that stay where they are; _from_last: of weights that go
+  on from where they are with the line's slope; _quadratic: a parabola's.
 - trajectory_share_1: energy of the movement along one fixed direction (RELEX, arXiv 2605.21468).
 
 and of rank 0, norm: |D(t)|F by step. The movement of all modules together (module ``in_scope``, ranks 0 and 1) has its
@@ -65,6 +66,7 @@ OF_THE_STEP = (
     "step_r2_later_negative",
     "step_r2_later_random_walk",
     "step_error_later",
+    "step_error_later_from_last",
     "step_error_later_quadratic",
     "step_error_later_random_walk",
     "trajectory_share_1",

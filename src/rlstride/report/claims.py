@@ -223,7 +223,12 @@ def _lines_in_the_step(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
         published=None,
         measured=error,
         cells=cells,
-        control=_movement(evidence, "whole_step_error_later_random_walk", "whole_step_error_later_quadratic"),
+        control=_movement(
+            evidence,
+            "whole_step_error_later_random_walk",
+            "whole_step_error_later_from_last",
+            "whole_step_error_later_quadratic",
+        ),
         verdict=verdicts.all_of([verdicts.at_most(error, 1.0), verdicts.beats(over_walk)]),
         rule="ratio < 1, and below a random walk's: what linear extrapolation of weights rests on",
         missing=_NO_DYNAMICS,

@@ -18,6 +18,7 @@ _FITS = {
 }
 _FORECASTS = {
     "step_error_later": "line in the step",
+    "step_error_later_from_last": "on from the last, with the line's slope",
     "step_error_later_quadratic": "parabola in the step",
     "step_error_later_random_walk": "line, on a random walk",
     "forecast_error_over_persistence": "accuracy, from u",
