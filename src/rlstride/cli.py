@@ -184,6 +184,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of trajectories: these edits of the last step (or of --steps), made in memory, instead of base and steps",
     )
     verb.add_argument(
+        "--on-the-way",
+        metavar="NAME,NAME|FILE.yaml",
+        help="those of the edits that are made of the steps before the last of --steps (default: all)",
+    )
+    verb.add_argument(
         "--split", choices=("validation", "test"), default="test", help="of --study's problems; with --tasks a label"
     )
     verb.add_argument(

@@ -128,8 +128,11 @@ def evaluate(options: argparse.Namespace) -> None:
 
     if (options.study is None) == (options.tasks is None):
         raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")
+    if options.on_the_way and not options.variants:
+        raise RequestError("--on-the-way: these are some of --variants, which are not given")
     variants = None if options.variants is None else read_variants(options.variants)
-    chosen = {"steps": options.steps, "variants": variants, "device": options.device}
+    on_the_way = None if options.on_the_way is None else read_variants(options.on_the_way, "--on-the-way")
+    chosen = {"steps": options.steps, "variants": variants, "on_the_way": on_the_way, "device": options.device}
     if options.study is None:
         chosen |= {"split": options.split, "limit": options.limit}
         score_on_lm_eval_tasks(options.models, options.tasks, options.out, **chosen)

@@ -202,6 +202,13 @@ def test_edits_of_a_step_on_the_way_are_that_steps(small_run: SmallRun) -> None:
         parse_models([str(small_run.path)], steps=[0], variants=read_variants("rank_1"))
 
 
+def test_steps_on_the_way_may_have_fewer_edits_than_the_last(small_run: SmallRun) -> None:
+    names = {"variants": read_variants("rank_1,rank_2"), "on_the_way": read_variants("rank_1")}
+    found = parse_models([str(small_run.path)], steps=[4, 8], **names)
+    assert [(each.variant, each.step) for each in found] == [("rank_1", 4), ("rank_1", 8), ("rank_2", 8)]
+    assert [each.variant for each in parse_models([str(small_run.path)], **names)] == ["rank_1", "rank_2"]
+
+
 def test_a_model_is_made_once_for_all_its_decodings(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     put_step = lm_module.put_step

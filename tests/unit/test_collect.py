@@ -8,7 +8,7 @@ from synthetic_study import ACCURACIES, KEEP_EVERY, KINDS, STEPS, synthetic_stud
 
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import paired_difference_interval
-from rlstride.evaluation.tables import problems_file
+from rlstride.evaluation.tables import asked_edits, problems_file
 from rlstride.report.collect import TABLES, collect
 from rlstride.study.paths import StudyPaths, base_folder
 from rlstride.tracking.ledger import append
@@ -27,6 +27,16 @@ def test_collecting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     second = {file.name: file.read_bytes() for file in (tmp_path / "demo/tables").iterdir()}
     assert first == second
     assert set(first) == {f"{name}.csv" for name in TABLES}
+
+
+def test_edits_on_the_way_are_those_that_the_study_still_asks_for() -> None:
+    names = ["in_scope_full", "rank_1", "rank_2"]
+    spec = synthetic_study(ablation={"variants": names, "at": [0.5, 1.0], "on_the_way": ["rank_1"]}).spec
+    scored = pd.DataFrame([{"variant": name, "step": step} for name in (*names, "full") for step in (10, 16, 20)])
+    kept = asked_edits(scored, spec)
+    assert set(kept.loc[kept["step"] == 20, "variant"]) == {*names, "full"}
+    assert set(kept.loc[kept["step"] == 10, "variant"]) == {"rank_1", "full"}
+    assert 16 not in set(kept["step"])
 
 
 def test_cells_of_an_earlier_grid_stay_out_when_a_study_is_given(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_a_sweep_leaves_the_other_cells_as_they_were() -> None:
         ),
         ({"ablation": {"at": []}}, "ablation.at: list should have at least 1 item"),
         ({"ablation": {"variants": ["rank_1", "rank_1"]}}, "ablation: a variant is named twice"),
+        ({"ablation": {"on_the_way": ["rank_3"]}}, "ablation: on_the_way: 'rank_3' is none of the variants"),
         ({"ablation": {"decodings": ["t0.9"]}}, "ablation: decodings: 't0.9' is none of t1.0"),
         (
             {"ablation": {"decodings": ["greedy"]}},

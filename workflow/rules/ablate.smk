@@ -24,6 +24,7 @@ if STUDY.spec.ablation.variants:
             models=steps_on_the_way,
             trajectory=subpath(input.manifest, parent=True),
             variants=",".join(STUDY.spec.ablation.variants),
+            on_the_way=",".join(STUDY.spec.ablation.on_the_way or STUDY.spec.ablation.variants),
             steps=",".join(map(str, EDITED_STEPS)),
             cell="{model}/{algorithm}/{seed}",
             study=PATHS.root / "study.yaml",
@@ -32,5 +33,5 @@ if STUDY.spec.ablation.variants:
             values=evaluation_values(ABLATION_DECODINGS, STUDY.spec.evaluation.test_problems),
         shell:
             "rlstride evaluate {params.models:q} {params.trajectory:q} --variants {params.variants} --steps {params.steps}"
-            " --study {params.study:q} --cell {params.cell:q} --split test --decodings {params.decodings:q}"
+            " --on-the-way {params.on_the_way} --study {params.study:q} --cell {params.cell:q} --split test --decodings {params.decodings:q}"
             " --device {params.device} --out {output.table:q} > {log:q} 2>&1"

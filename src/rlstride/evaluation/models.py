@@ -70,11 +70,20 @@ class Candidate:
         return self.edits.model(self.variant) if self.edits else self.trajectory.source(self.step)
 
 
+@dataclass(frozen=True)
+class Edits:
+    """The edited models of a trajectory: of the last of its steps that are asked for, and of those before it."""
+
+    last: Sequence[AblationVariant]
+    on_the_way: Sequence[AblationVariant]
+
+
 def parse_models(
     texts: Sequence[str],
     *,
     steps: Sequence[int] | None = None,
     variants: Sequence[AblationVariant] | None = None,
+    on_the_way: Sequence[AblationVariant] | None = None,
     hub: bool = False,
 ) -> list[Candidate]:
     """What ``[NAME[@STEP]=]PATH`` stand for: a model folder is one model, a trajectory its base and every kept step.
@@ -85,6 +94,7 @@ def parse_models(
         texts: the words of the command line.
         steps: those of a trajectory that are meant, 0 for its base; None is all, or with ``variants`` the last.
         variants: a trajectory then stands for these edits of its steps, made in memory, not for base and steps.
+        on_the_way: those of the steps before the last of them; all if left out.
         hub: whether org/name may stand for a repository on the hub.
 
     Raises:
@@ -92,7 +102,8 @@ def parse_models(
     """
     if variants is not None and not any((Path(text) / "manifest.json").is_file() for text in texts):
         raise RequestError("--variants: these are edits of a trajectory's steps, but no trajectory is named")
-    candidates = [candidate for text in texts for candidate in _candidates(text, steps, variants, hub)]
+    edits = None if variants is None else Edits(variants, variants if on_the_way is None else on_the_way)
+    candidates = [candidate for text in texts for candidate in _candidates(text, steps, edits, hub)]
     seen: set[tuple[str, int]] = set()
     for candidate in candidates:
         key = (candidate.variant, candidate.step)
@@ -104,18 +115,16 @@ def parse_models(
     return candidates
 
 
-def _candidates(
-    text: str, steps: Sequence[int] | None, variants: Sequence[AblationVariant] | None, hub: bool
-) -> Iterable[Candidate]:
+def _candidates(text: str, steps: Sequence[int] | None, edits: Edits | None, hub: bool) -> Iterable[Candidate]:
     named = None if Path(text).exists() else _NAMED.match(text)
     path = Path(named["path"] if named else text)
     if (path / "manifest.json").is_file():
         if named:
             raise RequestError(f"{text}: a trajectory takes no name, its rows are called base and checkpoint")
         trajectory = Trajectory(path)
-        if variants is None:
+        if edits is None:
             return _trajectory_candidates(trajectory, steps)
-        return _edited_candidates(trajectory, steps or [trajectory.steps[-1]], variants)
+        return _edited_candidates(trajectory, steps or [trajectory.steps[-1]], edits)
     name = named["name"] if named else path.resolve().name
     if not (path / "config.json").is_file():
         if hub and not path.exists() and _HUB_ID.match(str(path)):
@@ -138,11 +147,10 @@ def _trajectory_candidates(trajectory: Trajectory, steps: Sequence[int] | None) 
     return candidates
 
 
-def _edited_candidates(
-    trajectory: Trajectory, steps: Sequence[int], variants: Sequence[AblationVariant]
-) -> list[Candidate]:
+def _edited_candidates(trajectory: Trajectory, steps: Sequence[int], asked: Edits) -> list[Candidate]:
     base, candidates = str(trajectory.base_folder), []
-    for edits in (StepEdits(trajectory, step, variants) for step in steps):
+    for step in steps:
+        edits = StepEdits(trajectory, step, asked.last if step == max(steps) else asked.on_the_way)
         labels = _labels(trajectory)
         candidates += [Candidate(name, edits.step, base, base, labels, trajectory, edits) for name in edits.variants]
     return candidates

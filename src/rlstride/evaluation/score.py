@@ -30,6 +30,7 @@ def score_on_study(
     *,
     steps: Sequence[int] | None = None,
     variants: Sequence[AblationVariant] | None = None,
+    on_the_way: Sequence[AblationVariant] | None = None,
     decodings: Sequence[str] | None = None,
     device: str = "cpu",
 ) -> None:
@@ -47,6 +48,7 @@ def score_on_study(
         out: the Parquet file, one row for each variant, step and decoding.
         steps: of trajectories, the kept steps to score, 0 for the base; all if left out.
         variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
+        on_the_way: those of the steps before the last of ``steps``; all if left out.
         decodings: some of the study's; all if left out.
         device: cpu or cuda.
 
@@ -54,7 +56,7 @@ def score_on_study(
         RequestError: a decoding, a path or a model is wrong.
     """
     chosen = _chosen_decodings(study, decodings)
-    candidates = parse_models(models, steps=steps, variants=variants)
+    candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
     benchmark = StudyBenchmark(study, split)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     known_cell: Labels = {"model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed} if cell else {}
@@ -87,6 +89,7 @@ def score_on_lm_eval_tasks(
     split: Split = "test",
     steps: Sequence[int] | None = None,
     variants: Sequence[AblationVariant] | None = None,
+    on_the_way: Sequence[AblationVariant] | None = None,
     limit: int | None = None,
     device: str = "cpu",
 ) -> None:
@@ -103,13 +106,14 @@ def score_on_lm_eval_tasks(
             problems these are.
         steps: of trajectories, the kept steps to score, 0 for the base; all if left out.
         variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
+        on_the_way: those of the steps before the last of ``steps``; all if left out.
         limit: the first so many problems of each task only.
         device: cpu or cuda.
 
     Raises:
         RequestError: a task, a path or a model is wrong.
     """
-    candidates = parse_models(models, steps=steps, variants=variants, hub=True)
+    candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way, hub=True)
     loaded = load_tasks(tasks)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     for candidate in track(candidates, "evaluate"):

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rlstride.study.config import StudyFile
-from rlstride.study.plan import edited_steps
+from rlstride.study.plan import edited_steps, edits_of_step
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.files import atomic_file
 
@@ -140,8 +140,8 @@ def asked_edits(edits: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
     """
     if spec is None or edits.empty:
         return edits
-    asked = edits["variant"].isin([*spec.ablation.variants, "full"])
-    return edits[asked & edits["step"].isin(edited_steps(spec))]
+    asked = {(name, step) for step in edited_steps(spec) for name in (*edits_of_step(spec, step), "full")}
+    return edits[[key in asked for key in zip(edits["variant"], edits["step"], strict=True)]]
 
 
 def at_last_step(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:

@@ -48,6 +48,11 @@ class Ablation(Strict):
         min_length=1,
         description="Shares of the steps: the last kept step in each is edited. Claims are read at the run's last.",
     )
+    on_the_way: list[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="Those of the variants that are made of steps before the last; null: all of them.",
+    )
     decodings: list[str] | None = Field(
         default=None, description="The decodings at which edited models are scored; null: all of evaluation's."
     )
@@ -58,6 +63,8 @@ class Ablation(Strict):
             parse_ablation(variant)
         if len(set(self.variants)) < len(self.variants):
             raise ValueError("a variant is named twice")
+        if strange := [name for name in self.on_the_way or [] if name not in self.variants]:
+            raise ValueError(f"on_the_way: {strange[0]!r} is none of the variants")
         return self
 
 

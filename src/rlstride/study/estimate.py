@@ -8,7 +8,7 @@ from typing import Any
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import edit_decodings, edited_steps, kept_steps, predictions
+from rlstride.study.plan import edit_decodings, edited_steps, edits_of_step, kept_steps, predictions
 
 _FP32_BYTES = 4
 _TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
@@ -138,7 +138,7 @@ def _describe_model(study: Study, model: str) -> str:
 
 
 def _edits(study: Study) -> int:
-    return len(study.spec.ablation.variants) * len(edited_steps(study.spec))
+    return sum(len(edits_of_step(study.spec, step)) for step in edited_steps(study.spec))
 
 
 def _not_applicable(study: Study) -> list[str]:

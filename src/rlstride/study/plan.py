@@ -46,6 +46,15 @@ def edited_steps(spec: StudyFile) -> list[int]:
     return sorted({steps[-1] for steps in found if steps}) if spec.ablation.variants else []
 
 
+def edits_of_step(spec: StudyFile, step: int) -> list[str]:
+    """The edited models that are made of a kept step."""
+    steps = edited_steps(spec)
+    if step not in steps:
+        return []
+    shorter = spec.ablation.on_the_way
+    return spec.ablation.variants if step == steps[-1] or shorter is None else shorter
+
+
 def edit_decodings(spec: StudyFile) -> list[str]:
     """The decodings at which edited models are scored."""
     return spec.ablation.decodings or list(spec.evaluation.decodings)

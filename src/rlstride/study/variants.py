@@ -110,12 +110,13 @@ def parse_ablation(name: str) -> AblationVariant:
     )
 
 
-def read_variants(text: str) -> list[AblationVariant]:
+def read_variants(text: str, flag: str = "--variants") -> list[AblationVariant]:
     """Edits by name, as the command line gives them.
 
     Args:
         text: names with commas between them, or the path of a YAML file: a list of names, or a mapping whose
             ``variants`` is one.
+        flag: whose value it is.
 
     Raises:
         RequestError: a name stands for no edit, one stands twice, or the file cannot be read.
@@ -125,19 +126,19 @@ def read_variants(text: str) -> list[AblationVariant]:
         try:
             found = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RequestError(f"--variants: {path}: {first_line(error)}") from error
+            raise RequestError(f"{flag}: {path}: {first_line(error)}") from error
         names = found.get("variants") if isinstance(found, dict) else found
     else:
         names = [part.strip() for part in text.split(",") if part.strip()]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise RequestError(f"--variants: expected names of edits, such as rank_1,in_scope_full, not {text!r}")
+        raise RequestError(f"{flag}: expected names of edits, such as rank_1,in_scope_full, not {text!r}")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
-        raise RequestError(f"--variants: {twice} is named twice")
+        raise RequestError(f"{flag}: {twice} is named twice")
     try:
         return [parse_ablation(name) for name in names]
     except ValueError as error:
-        raise RequestError(f"--variants: {error}") from error
+        raise RequestError(f"{flag}: {error}") from error
 
 
 def window_variant(window: float, method: str) -> str:
