@@ -14,7 +14,7 @@ from rlstride.report.claims import claims_table
 from rlstride.report.collect import collect
 from rlstride.report.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.spectra.measures import gaussian_share
-from rlstride.study.load import Study
+from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
 from rlstride.tracking.ledger import append
 
@@ -25,6 +25,11 @@ def claims_of(tmp_path: Path, study: Study | None = None, **accuracies: float) -
     write_cells(results, study, ACCURACIES | accuracies)
     collect(results, study)
     return claims_table(results, study)
+
+
+def four_models() -> Study:
+    """Of two models, as the default study has, an interval for new ones holds nearly anything."""
+    return synthetic_study(models=["tiny-qwen3", "tiny-llama", "tiny-qwen2", "tiny-glm4"])
 
 
 def row(claims: pd.DataFrame, claim: str, algorithm: str = "grpo") -> pd.Series:
@@ -58,35 +63,40 @@ def test_a_claim_of_several_parts_needs_them_all() -> None:
     assert verdicts.all_of(["inconclusive", "not reproduced"]) == "not reproduced"
 
 
+def of_models(*scores: dict[str, np.ndarray]) -> dict[Cell, dict[str, np.ndarray]]:
+    """One run of each of several models."""
+    return {Cell(f"model-{index}", "grpo", 0): found for index, found in enumerate(scores)}
+
+
 def test_one_cell_has_the_paired_interval_of_its_problems() -> None:
     rng = np.random.default_rng(0)
     cell = {"full": rng.binomial(4, 0.9, 300) / 4, "rank_1": rng.binomial(4, 0.8, 300) / 4}
-    assert pooled_interval([cell], relative("rank_1")) == ratio_interval(cell["rank_1"], cell["full"])
+    assert pooled_interval(of_models(cell), relative("rank_1")) == ratio_interval(cell["rank_1"], cell["full"])
 
 
 def test_pooled_values_are_those_of_the_mean_over_cells() -> None:
     one = {"base": np.array([0.0, 0.5]), "full": np.array([1.0, 1.0]), "rank_1": np.array([0.5, 1.0])}
     two = {"base": np.array([0.5, 0.5]), "full": np.array([1.0, 0.5]), "rank_1": np.array([0.5, 0.5])}
     # means: base (0.25 + 0.5) / 2 = 0.375, full (1 + 0.75) / 2 = 0.875, rank_1 (0.75 + 0.5) / 2 = 0.625
-    assert pooled_interval([one, two], difference("full", "base")).value == pytest.approx(0.5)
-    assert pooled_interval([one, two], relative("rank_1")).value == pytest.approx(0.625 / 0.875)
-    assert pooled_interval([one, two], recovered_gain("rank_1")).value == pytest.approx(0.25 / 0.5)
+    assert pooled_interval(of_models(one, two), difference("full", "base")).value == pytest.approx(0.5)
+    assert pooled_interval(of_models(one, two), relative("rank_1")).value == pytest.approx(0.625 / 0.875)
+    assert pooled_interval(of_models(one, two), recovered_gain("rank_1")).value == pytest.approx(0.25 / 0.5)
 
 
 def test_the_pooled_interval_has_the_variance_of_cells_and_problems() -> None:
     rng = np.random.default_rng(1)
     cells = [{"full": rng.binomial(1, p, 400).astype(float)} for p in (0.3, 0.5, 0.7, 0.9)]
-    interval = pooled_interval(cells, mean_of("full"))
+    interval = pooled_interval(of_models(*cells), mean_of("full"))
     means = np.array([cell["full"].mean() for cell in cells])
     within = np.mean([cell["full"].var() / 400 for cell in cells]) / 4
-    expected = 1.96 * np.sqrt(means.var() / 4 + within)
+    expected = np.sqrt(3.182**2 * means.var(ddof=1) / 4 + 1.96**2 * within)  # Student's t with 3 degrees of freedom
     assert interval.high - interval.low == pytest.approx(2 * expected, rel=0.1)
 
 
 def test_a_gain_of_nothing_has_no_bounded_share() -> None:
     rng = np.random.default_rng(2)
     cells = [{name: rng.binomial(1, 0.5, 50).astype(float) for name in ("base", "full", "rank_1")} for _ in range(2)]
-    interval = pooled_interval(cells, recovered_gain("rank_1"))
+    interval = pooled_interval(of_models(*cells), recovered_gain("rank_1"))
     assert (interval.low, interval.high) == (-math.inf, math.inf)
 
 
@@ -97,12 +107,12 @@ def test_the_gaussian_share_is_that_of_a_gaussian_matrix() -> None:
 
 
 def test_dominance_is_not_reproduced_where_rank_1_falls_short(tmp_path: Path) -> None:
-    claims = claims_of(tmp_path)
+    claims = claims_of(tmp_path, four_models())
     found = row(claims, "Rank-1 dominance: relative accuracy")
     assert found["verdict"] == "not reproduced"
     assert found["measured"] == pytest.approx(0.80 / 0.92, abs=0.04)
     assert found["low"] < found["measured"] < found["high"] < 0.99
-    assert found["cells"] == 2
+    assert found["cells"] == 4
     assert "rank_1_random 0.3" in found["control"]
     assert "in_scope_full" in found["control"]
     gain = row(claims, "Rank-1 dominance: recovered gain")
@@ -110,9 +120,9 @@ def test_dominance_is_not_reproduced_where_rank_1_falls_short(tmp_path: Path) ->
 
 
 def test_dominance_is_reproduced_only_where_the_random_control_is_beaten(tmp_path: Path) -> None:
-    better = claims_of(tmp_path / "better", full=0.80, rank_1=0.90)
+    better = claims_of(tmp_path / "better", four_models(), full=0.80, rank_1=0.90)
     assert row(better, "Rank-1 dominance: relative accuracy")["verdict"] == "reproduced"
-    by_chance = claims_of(tmp_path / "chance", full=0.80, rank_1=0.90, rank_1_random=0.97)
+    by_chance = claims_of(tmp_path / "chance", four_models(), full=0.80, rank_1=0.90, rank_1_random=0.97)
     assert row(by_chance, "Rank-1 dominance: relative accuracy")["verdict"] == "not reproduced"
 
 
@@ -139,16 +149,20 @@ def test_what_rank_1_keeps_is_put_beside_what_its_matrices_can_carry(tmp_path: P
 
 
 def test_learning_is_read_against_the_base_and_the_frozen_control(tmp_path: Path) -> None:
-    claims = claims_of(tmp_path, full=0.50)
+    claims = claims_of(tmp_path, four_models(), full=0.50)
     assert set(claims.loc[claims["claim"].str.startswith("RL learns"), "verdict"]) == {"not reproduced"}
     assert row(claims, "RL learns: accuracy gained over the frozen")["measured"] == pytest.approx(0.15, abs=0.05)
 
 
 def test_alpharl_must_beat_the_last_checkpoint_to_count(tmp_path: Path) -> None:
     name = "AlphaRL at 40 % of the steps: relative accuracy"
-    extrapolates = claims_of(tmp_path / "ahead", **{"full": 0.8, "window_0.4_alpharl": 0.9, "window_0.4_last": 0.7})
+    extrapolates = claims_of(
+        tmp_path / "ahead", four_models(), **{"full": 0.8, "window_0.4_alpharl": 0.9, "window_0.4_last": 0.7}
+    )
     assert row(extrapolates, name)["verdict"] == "reproduced"
-    idle = claims_of(tmp_path / "idle", **{"full": 0.8, "window_0.4_alpharl": 0.88, "window_0.4_last": 0.95})
+    idle = claims_of(
+        tmp_path / "idle", four_models(), **{"full": 0.8, "window_0.4_alpharl": 0.88, "window_0.4_last": 0.95}
+    )
     assert row(idle, name)["verdict"] == "not reproduced"
     assert row(idle, "AlphaRL at 40 % of the steps: speed-up in RL steps")["verdict"] == "not reproduced"
 
@@ -233,7 +247,7 @@ def test_lines_in_the_step_are_judged_by_steps_that_they_did_not_see(
 
 
 def test_what_was_not_run_is_a_visible_row(tmp_path: Path) -> None:
-    study = synthetic_study()
+    study = four_models()
     write_cells(tmp_path / "demo", study, {name: ACCURACIES[name] for name in ("base", "full")})
     for cell in study.cells:
         StudyPaths(tmp_path / "demo").cell(cell).spectra.unlink()

@@ -136,7 +136,7 @@ def _within_scope(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
 def _norm_share(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
     trainer = evidence.study.algorithms[algorithm].trainer
     figure = published.NORM_SHARES.get(trainer)
-    cells = list(evidence.shares.values())
+    cells = evidence.shares
     share = pooled_interval(cells, mean_of("share"))
     null = pooled_interval(cells, mean_of("null"))
     verdict = verdicts.near(share, figure) if figure is not None else "inconclusive"
@@ -302,10 +302,10 @@ def _alpharl(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
 
 
 def _speed_up(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
-    costs = list(evidence.costs.get(published.ALPHARL_WINDOW, {}).values())
+    costs = evidence.costs.get(published.ALPHARL_WINDOW, {})
     kept = _retention(algorithm, evidence)[-1]
     for unit, name in (("steps", "RL steps"), ("seconds", "wall-clock, evaluations and fit included")):
-        timed = [cost for cost in costs if f"full_{unit}" in cost]
+        timed = {cell: cost for cell, cost in costs.items() if f"full_{unit}" in cost}
         ratio = pooled_interval(timed, relative(f"full_{unit}", f"window_{unit}"))
         spent = [pooled_interval(timed, mean_of(f"{part}_{unit}")).value for part in ("full", "window")]
         yield _claim(

@@ -29,9 +29,9 @@ class Evidence:
     dynamics: dict[Cell, dict[str, Floats]]  # the quantities of dynamics.parquet, (matrices,), as leading() names them
     costs: dict[float, dict[Cell, dict[str, Floats]]]  # by window: steps and seconds of the full and the shortened run
 
-    def having(self, *variants: str) -> list[dict[str, Floats]]:
+    def having(self, *variants: str) -> dict[Cell, dict[str, Floats]]:
         """The scores of the cells in which all these variants were evaluated."""
-        return [scores for scores in self.scores.values() if all(name in scores for name in variants)]
+        return {cell: scores for cell, scores in self.scores.items() if all(name in scores for name in variants)}
 
     def interval(self, statistic: Statistic) -> Interval:
         """A statistic over the cells that have all its variants."""

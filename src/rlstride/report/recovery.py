@@ -21,16 +21,16 @@ def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
 
     Returns:
         pool (``rl``, ``algorithm``, ``model`` or ``supervised``), of (its name), variant, decoding, cells; then with
-        95 % intervals over cells and problems: ``accuracy``; ``relative``, the share of the full run's accuracy;
-        ``gain``, the share of its gain over the base; ``over_random``, accuracy less that of the random rank-1 update
-        with the full update's norm. A model's pool has its RL runs alone.
+        95 % intervals for new problems and new models (of one model: new algorithms): ``accuracy``; ``relative``, the
+        share of the full run's accuracy; ``gain``, the share of its gain over the base; ``over_random``, accuracy less
+        that of the random rank-1 update with the full update's norm. A model's pool has its RL runs alone.
     """
     decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
     scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
     rows = []
     for pool, name, cells in pools(study):
         for variant in study.spec.ablation.variants:
-            found = [scores[cell] for cell in cells if {variant, "base", "full"} <= set(scores[cell])]
+            found = {cell: scores[cell] for cell in cells if {variant, "base", "full"} <= set(scores[cell])}
             if found:
                 row = {"pool": pool, "of": name, "variant": variant, "decoding": decoding, "cells": len(found)}
                 rows.append(row | _measured(variant, found))
@@ -48,8 +48,8 @@ def pools(study: Study) -> Iterator[tuple[str, str, list[Cell]]]:
         yield "model", model, [cell for cell in rl if cell.model == model]
 
 
-def _measured(variant: str, cells: list[dict[str, Floats]]) -> dict[str, float]:
-    with_control = [scores for scores in cells if _CONTROL in scores]
+def _measured(variant: str, cells: dict[Cell, dict[str, Floats]]) -> dict[str, float]:
+    with_control = {cell: scores for cell, scores in cells.items() if _CONTROL in scores}
     intervals = {
         "accuracy": pooled_interval(cells, mean_of(variant)),
         "relative": pooled_interval(cells, relative(variant)),
