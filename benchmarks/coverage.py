@@ -15,7 +15,8 @@ dynamics.csv. For comparison, percentile intervals of bootstraps that draw, besi
 sqrt(G/(G-1))` alone; and `pairs`, the present rule where it takes pairs of a model and an algorithm for its groups.
 
 Targets. `this run`, `these runs`: new problems alone. `new models`: like those of the study, with its algorithms, and
-new problems; `new seeds`: the same for one model and algorithm.
+new problems; `new seeds`: of the models that the study has, and new problems. The present rule is about new models
+where there are three or more, about new seeds where there are fewer models and three seeds, else about these runs.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from scipy import stats
 from rlstride.dynamics.table import summary
 from rlstride.evaluation.intervals import Interval
 from rlstride.report.pooling import (
+    FEWEST_MEMBERS,
     Statistic,
     difference,
-    groups_of,
     mean_of,
     pooled_interval,
     recovered_gain,
@@ -102,6 +103,7 @@ class Simulated:
 
     scores: dict[Cell, dict[str, Floats]]  # by variant, (problems,)
     means: dict[str, float]
+    means_over_seeds: dict[str, float]  # over all seeds that these models and algorithms might have had
 
 
 ONE_RUN = [
@@ -171,6 +173,7 @@ def coverage_of_pools(design: Design, replicates: int, rng: np.random.Generator)
     problems = shares(np.random.default_rng(0), design.problems)
     found: dict[tuple[str, str], list[Interval]] = {}
     of_these: dict[str, list[float]] = {name: [] for name in STATISTICS}
+    of_seeds: dict[str, list[float]] = {name: [] for name in STATISTICS}
     for _ in range(replicates):
         study = simulate(design, rng)
         drawn = {
@@ -179,6 +182,7 @@ def coverage_of_pools(design: Design, replicates: int, rng: np.random.Generator)
         }  # each (draws, cells)
         for name, statistic in STATISTICS.items():
             of_these[name].append(value(statistic, study.means))
+            of_seeds[name].append(value(statistic, study.means_over_seeds))
             found.setdefault((name, "present"), []).append(pooled_interval(study.scores, statistic))
             if design.algorithms > 1:
                 found.setdefault((name, "pairs"), []).append(pooled_interval(as_models(study.scores), statistic))
@@ -186,12 +190,17 @@ def coverage_of_pools(design: Design, replicates: int, rng: np.random.Generator)
                 means = [(weights * drawn[variant]).sum(axis=1) for variant in statistic.variants]
                 low, high = np.quantile(statistic.of_means(*means), [0.025, 0.975])
                 found.setdefault((name, rule), []).append(Interval(math.nan, float(low), float(high)))
-    new = "new seeds" if design.models == 1 else "new models"
-    rows = [row(design, name, rule, new, [truths[name]] * replicates, ends) for (name, rule), ends in found.items()]
-    rows += [
-        row(design, name, rule, "these runs", of_these[name], ends)
+    expected = {name: [truth] * replicates for name, truth in truths.items()}
+    targets = {"new models": expected, "new seeds": of_seeds, "these runs": of_these}
+    if design.models == 1:
+        targets.pop("new models")
+    if design.seeds < FEWEST_MEMBERS:
+        targets.pop("new seeds")
+    rows = [
+        row(design, name, rule, target, truth[name], ends)
         for (name, rule), ends in found.items()
-        if rule == "present"
+        for target, truth in targets.items()
+        if rule == "present" or target == next(iter(targets))
     ]
     return sorted(rows, key=lambda entry: (list(STATISTICS).index(entry["statistic"]), entry["target"]))
 
@@ -205,7 +214,8 @@ def weights_by_rule(design: Design) -> dict[str, Floats]:
     """The rules that the present one is compared with: the weight of each cell in each draw, (draws, cells)."""
     cells = design.cells
     rng = np.random.default_rng(0)
-    groups = np.array(groups_of(cells))
+    level = [cell.seed if design.models == 1 else cell.model for cell in cells]
+    groups = np.unique(level, return_inverse=True)[1]
     drawn = shares(rng, groups.max() + 1)  # (draws, groups)
     number = drawn.shape[1]
     whole = drawn[:, groups] * number / len(cells)
@@ -232,10 +242,10 @@ def simulate(design: Design, rng: np.random.Generator, base_spread: float = 0.07
     concentrations = BASE * BETA, (1 - BASE) * BETA
     difficulty = rng.beta(*concentrations, design.problems)  # (problems,)
     shape = design.models, design.algorithms, design.seeds
-    full, rank_1 = random_effects(design, rng)  # each (models, algorithms, seeds), around 0
+    full, of_pairs, rank_1 = random_effects(design, rng)  # each (models, algorithms, seeds), around 0
     bases = 1 + base_spread * rng.standard_normal(design.models)
     answers = {model: answer(difficulty * bases[model], rng) for model in range(design.models)}
-    scores, means = {}, []
+    scores, means, over_seeds = {}, [], []
     for cell, (model, algorithm, seed) in zip(design.cells, np.ndindex(*shape), strict=True):
         p = difficulty * bases[model]
         g = FULL + 0.5 * rank_1[model, algorithm, seed] + full[model, algorithm, seed]
@@ -246,23 +256,30 @@ def simulate(design: Design, rng: np.random.Generator, base_spread: float = 0.07
             "rank_1": answer(p + h * (1 - p), rng),
         }
         means.append(means_of(BASE * bases[model], g, h))
-    return Simulated(scores, {name: float(np.mean([mean[name] for mean in means])) for name in means[0]})
+        settled = of_pairs[model, algorithm, 0]
+        over_seeds.append(means_of(BASE * bases[model], FULL + 0.5 * settled, RANK_1 + settled))
+    return Simulated(scores, averaged(means), averaged(over_seeds))
 
 
-def random_effects(design: Design, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """What moves the full run's share alone, and what moves the rank-1 model's and half as much the full run's."""
+def averaged(means: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([mean[name] for mean in means])) for name in means[0]}
+
+
+def random_effects(design: Design, rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+    """What moves the full run's share alone; what moves the rank-1 model's, and half as much the full run's, for all
+    seeds of a pair; and the same with the seed's own part.
+    """
     shape = design.models, design.algorithms, design.seeds
     spread = design.spread
     # Algorithms are those of the study, not a sample: the same in every simulated one, around a mean of 0.
     fixed = np.linspace(-1, 1, design.algorithms) * spread.algorithm * math.sqrt(3) if design.algorithms > 1 else 0.0
     own = 0.3 * spread.pair * rng.standard_normal(shape)
-    common = (
+    of_pairs = (
         spread.model * rng.standard_normal(shape[0])[:, None, None]
         + np.reshape(fixed, (1, -1, 1))
         + spread.pair * rng.standard_normal(shape[:2])[:, :, None]
-        + spread.seed * rng.standard_normal(shape)
     )
-    return own, common
+    return own, of_pairs, of_pairs + spread.seed * rng.standard_normal(shape)
 
 
 def answer(chance: Floats, rng: np.random.Generator) -> Floats:

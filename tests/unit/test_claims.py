@@ -282,7 +282,7 @@ def test_a_cell_without_its_scores_is_left_out_and_the_row_says_so(tmp_path: Pat
     found = row(claims_table(tmp_path / "demo", study), "RL learns: accuracy gained over the base")
     assert found["cells"] == 1
     assert "1 of 2 cells" in found["note"]
-    assert "one seed" in found["note"]
+    assert "the interval is about these runs" in found["note"]
 
 
 def test_the_first_columns_are_the_contracts(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from rlstride.evaluation.intervals import (
 from rlstride.report.pooling import (
     Statistic,
     difference,
+    drawn_level,
     groups_of,
     mean_of,
     pooled_interval,
@@ -92,7 +93,7 @@ def test_the_bca_intervals_of_one_run_cover_its_truth(
     assert covered == pytest.approx(0.95, abs=3.5 * binomial_deviation(replicates))
 
 
-@pytest.mark.parametrize("models", [2, 3, 8])
+@pytest.mark.parametrize("models", [3, 4, 8])
 def test_pooled_intervals_cover_what_new_models_would_show(models: int) -> None:
     """Where problems matter as much as models do, few models make an interval too wide rather than too narrow."""
     rng = np.random.default_rng(models)
@@ -138,10 +139,28 @@ def test_seeds_that_are_all_that_differs_are_not_counted_twice() -> None:
 
 
 def test_what_is_drawn_is_the_outermost_level_that_has_several_members() -> None:
-    both = [Cell(model, algorithm, seed) for model in "ab" for algorithm in ("grpo", "rloo") for seed in (0, 1)]
-    assert groups_of(both) == (0, 0, 0, 0, 1, 1, 1, 1)
-    assert groups_of(both[:4]) == (0, 0, 1, 1)
-    assert groups_of(both[:2]) == (0, 1)
+    algorithms = ("grpo", "rloo", "ppo")
+    cells = [Cell(model, algorithm, seed) for model in "abc" for algorithm in algorithms for seed in (0, 1, 2)]
+    assert drawn_level(cells) == "model"
+    assert groups_of(cells) == (0,) * 9 + (1,) * 9 + (2,) * 9
+    assert drawn_level(cells[:18]) == "algorithm"  # of two models
+    assert groups_of(cells[:18]) == (0, 0, 0, 1, 1, 1, 2, 2, 2) * 2
+    assert drawn_level(cells[:6]) == "seed"  # one model, two algorithms
+    assert groups_of(cells[:6]) == (0, 1, 2, 0, 1, 2)
+
+
+def test_of_two_models_the_interval_is_about_these_two() -> None:
+    """Nothing but problems is drawn: it covers what these very runs would reach on other problems, and is no wider."""
+    rng = np.random.default_rng(13)
+    widths, errors = [], []
+    for _ in range(200):
+        runs = study(rng, 2, 1, between=0.2, within=0.1)
+        assert drawn_level(runs) is None
+        interval = pooled_interval(runs, mean_of("rank_1"))
+        mean = np.mean([run["rank_1"] for run in runs.values()], axis=0)  # (problems,)
+        widths.append(interval.high - interval.low)
+        errors.append(2 * 1.96 * mean.std(ddof=1) / math.sqrt(len(mean)))
+    assert np.mean(widths) == pytest.approx(np.mean(errors), rel=0.02)
 
 
 def test_runs_weigh_the_same_where_models_have_unequal_numbers_of_them() -> None:
@@ -150,7 +169,7 @@ def test_runs_weigh_the_same_where_models_have_unequal_numbers_of_them() -> None
     assert pooled_interval(runs, mean_of("full")).value == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("groups", "t"), [(2, 12.706), (4, 3.182), (8, 2.365)])
+@pytest.mark.parametrize(("groups", "t"), [(3, 4.303), (4, 3.182), (8, 2.365)])
 def test_few_groups_widen_an_interval_to_students_t(groups: int, t: float) -> None:
     """t / z for the quantile, sqrt(G / (G - 1)) for the bootstrap's variance; t as tables have it."""
     assert widening(groups) == pytest.approx(t / 1.95996 * math.sqrt(groups / (groups - 1)), rel=1e-3)

@@ -8,8 +8,8 @@ import pytest
 from synthetic_study import ACCURACIES, synthetic_study, write_cells
 
 from rlstride.report.collect import collect
-from rlstride.report.pooling import pooled_interval
 from rlstride.report.ranks import rank_needed, scored_ranks
+from rlstride.study.load import Cell
 
 RANKS = [1, 2, 4, 8]
 
@@ -21,6 +21,10 @@ def cell(base: float, whole: float, kept: list[float], rng: np.random.Generator)
     return {name: rng.binomial(4, accuracy, 400) / 4 for name, accuracy in accuracies.items()}
 
 
+def runs(cells: list[dict[str, np.ndarray]]) -> dict[Cell, dict[str, np.ndarray]]:
+    return {Cell("tiny", "grpo", seed): scores for seed, scores in enumerate(cells)}
+
+
 @pytest.mark.parametrize(
     ("kept", "expected"),
     [([0.9, 0.9, 0.9, 0.9], 1), ([0.5, 0.6, 0.9, 0.9], 4), ([0.3, 0.4, 0.5, 0.6], 16)],
@@ -28,20 +32,20 @@ def cell(base: float, whole: float, kept: list[float], rng: np.random.Generator)
 @pytest.mark.parametrize("cells", [1, 3])
 def test_the_smallest_rank_with_nine_tenths_of_the_gain(kept: list[float], expected: int, cells: int) -> None:
     rng = np.random.default_rng(0)
-    found = pooled_interval([cell(0.3, 0.9, kept, rng) for _ in range(cells)], rank_needed(RANKS))
+    found = rank_needed(runs([cell(0.3, 0.9, kept, rng) for _ in range(cells)]), RANKS)
     assert (found.value, found.low, found.high) == (expected, expected, expected)
 
 
 def test_a_rank_at_the_border_has_an_interval() -> None:
     rng = np.random.default_rng(1)
     cells = [cell(0.3, 0.9, [0.5, 0.84, 0.9, 0.9], rng) for _ in range(3)]  # rank 2 keeps 0.9 of the gain, or nearly
-    found = pooled_interval(cells, rank_needed(RANKS))
+    found = rank_needed(runs(cells), RANKS)
     assert (found.low, found.high) == (2, 4)
 
 
 def test_no_gain_needs_no_rank_in_particular() -> None:
     rng = np.random.default_rng(2)
-    found = pooled_interval([cell(0.5, 0.5, [0.5] * 4, rng) for _ in range(2)], rank_needed(RANKS))
+    found = rank_needed(runs([cell(0.5, 0.5, [0.5] * 4, rng) for _ in range(2)]), RANKS)
     assert (found.low, found.high) == (-np.inf, np.inf)
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from rlstride.evaluation.intervals import Interval
 from rlstride.report import published, verdicts
 from rlstride.report.evidence import Evidence, format_interval, gather
-from rlstride.report.pooling import UNKNOWN, difference, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.report.pooling import UNKNOWN, difference, drawn_level, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.report.verdicts import Verdict
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.load import Study
@@ -23,7 +23,7 @@ SUPERVISED = "supervised, no RL: for comparison"
 # Edits with the whole update's norm and one triplet of each matrix, but not the leading one.
 _EQUAL_NORM = ("rank_1_random", "rank_1_random_u", "rank_1_random_v", "rank_1_bottom", "single_2")
 _NO_DYNAMICS = "dynamics of a cell"
-ONE_SEED = "one seed: no spread between runs in the interval"
+RUNS_ALONE = "the interval is about these runs on other problems"
 
 
 @dataclass(frozen=True)
@@ -375,9 +375,10 @@ def _claim(
 
 
 def _coverage(evidence: Evidence, cells: int) -> str:
-    seeds = len({cell.seed for cell in evidence.cells})
+    """How many cells a figure stands for, and what its interval is about (rlstride.report.pooling)."""
     parts = [f"{cells} of {len(evidence.cells)} cells"] if cells < len(evidence.cells) else []
-    return "; ".join([*parts, *([ONE_SEED] if seeds == 1 else [])])
+    level = drawn_level(evidence.cells)
+    return "; ".join([*parts, RUNS_ALONE if level is None else f"the interval is about new {level}s like these"])
 
 
 def _kind(evidence: Evidence, algorithm: str) -> str:

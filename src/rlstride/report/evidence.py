@@ -39,7 +39,9 @@ class Evidence:
 
     def of_dynamics(self, statistic: Statistic) -> Interval:
         """A statistic of the movement's quantities over the cells that have them all."""
-        cells = [found for found in self.dynamics.values() if all(name in found for name in statistic.variants)]
+        cells = {
+            cell: found for cell, found in self.dynamics.items() if all(name in found for name in statistic.variants)
+        }
         return pooled_interval(cells, statistic)
 
 

@@ -1,6 +1,6 @@
 """How linear the movement is, pooled over all RL runs, over each algorithm and over each model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rlstride.dynamics.table import OF_ACCURACY, OF_THE_STEP
 from rlstride.report.evidence import leading
 from rlstride.report.pooling import Floats, Statistic, difference, mean_of, pooled_interval, relative
 from rlstride.report.recovery import pools
-from rlstride.study.load import Study
+from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
 
 COLUMNS = ("pool", "of", "quantity", "rank", "cells", "value", "low", "high")
@@ -36,17 +36,19 @@ def linearity_table(results_dir: Path, study: Study) -> pd.DataFrame:
     for rank in range(1, RANKS + 1):
         found = {cell: leading(paths.cell(cell).dynamics, rank) for cell in study.cells}
         for pool, name, cells in pools(study):
-            measured = [found[cell] for cell in cells if found[cell]]
+            measured = {cell: found[cell] for cell in cells if found[cell]}
             if measured and (rank == 1 or pool == "rl"):
                 rows += [{"pool": pool, "of": name} | row for row in _rows(measured, rank)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _rows(cells: list[dict[str, Floats]], rank: int) -> Iterator[dict[str, Any]]:
+def _rows(cells: Mapping[Cell, dict[str, Floats]], rank: int) -> Iterator[dict[str, Any]]:
     prefixes = ("", _WHOLE) if rank == 1 else ("",)
     for prefix in prefixes:
         for quantity, statistic in _statistics(prefix):
-            having = [cell for cell in cells if all(name in cell for name in statistic.variants)]
+            having = {
+                cell: values for cell, values in cells.items() if all(name in values for name in statistic.variants)
+            }
             if having:
                 interval = pooled_interval(having, statistic)
                 row = {"quantity": quantity, "rank": 0 if prefix else rank, "cells": len(having)}

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlstride.errors import RequestError
 from rlstride.evaluation.tables import at_last_step
-from rlstride.report.claims import ONE_SEED, claims_table
+from rlstride.report.claims import claims_table
 from rlstride.report.collect import TABLES, write_table
 from rlstride.report.drawings import Tables
 from rlstride.report.figures import FigureFile, write_figures
@@ -136,11 +136,7 @@ def _accuracy_tables(frame: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
 
 
 def _by_claim(claims: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of each claim, with what they share: the claim, its rule and, where all say it, the note.
-
-    That there is one seed is said once, above the table.
-    """
-    claims = claims.assign(note=[note.removeprefix(ONE_SEED).removeprefix("; ") for note in claims["note"]])
+    """The rows of each claim, with what they share: the claim, its rule and, where all say it, the note."""
     groups = []
     for claim, rows in claims.groupby("claim", sort=False):
         notes = [row["note"] for row in rows.to_dict("records")]

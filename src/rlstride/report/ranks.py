@@ -1,22 +1,21 @@
 """How many ranks a gain needs: the smallest scored rank that keeps nine tenths of what any edit in scope can keep."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from rlstride.evaluation.intervals import Interval
 from rlstride.report.evidence import last_scores
-from rlstride.report.pooling import Floats, Statistic, difference, mean_of, pooled_interval, recovered_gain
+from rlstride.report.pooling import Floats, difference, mean_of, pooled_interval, recovered_gain
 from rlstride.report.recovery import pools
-from rlstride.study.load import Study
+from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
 from rlstride.study.variants import IN_SCOPE_FULL, parse_ablation
 
 SHARE = 0.9
-_DRAWS = 2000
 MEASURES = ("base", "gain", "in_scope_gain", "rank_1_share", "rank_needed")
 COLUMNS = ("pool", "of", "decoding", "cells", "ranks_to")
 
@@ -36,7 +35,7 @@ def ranks_table(results_dir: Path, study: Study) -> pd.DataFrame:
     scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
     rows: list[dict[str, Any]] = []
     for pool, name, cells in pools(study):
-        found = [scores[cell] for cell in cells if needed <= set(scores[cell])]
+        found = {cell: scores[cell] for cell in cells if needed <= set(scores[cell])}
         if found and ranks:
             row = {"pool": pool, "of": name, "decoding": decoding, "cells": len(found), "ranks_to": ranks[-1]}
             rows.append(row | _measured(found, ranks))
@@ -51,38 +50,30 @@ def scored_ranks(study: Study) -> list[int]:
     return ranks if IN_SCOPE_FULL in names and ranks[:1] == [1] else []
 
 
-def rank_needed(ranks: Sequence[int]) -> Statistic:
-    """The smallest of ``ranks`` whose model keeps :data:`SHARE` of the in-scope gain.
+def rank_needed(cells: Mapping[Cell, Mapping[str, Floats]], ranks: Sequence[int]) -> Interval:
+    """The smallest rank whose model keeps :data:`SHARE` of the in-scope gain; twice the largest where none does.
 
-    Twice the largest where none does; undefined where the in-scope update keeps no gain.
+    Its ends are the smallest rank whose share may reach that much, and the smallest whose share surely does, by the
+    95 % interval of each share: unbounded where the in-scope update keeps no gain for certain.
     """
-
-    def smallest(base: Floats, whole: Floats, *kept: Floats) -> Floats:
-        enough = np.stack([mean - base >= SHARE * (whole - base) for mean in kept])  # (ranks, draws)
-        first = np.where(enough.any(axis=0), enough.argmax(axis=0), len(ranks))
-        found: Floats = np.array([*ranks, 2 * ranks[-1]], dtype=float)[first]
-        return np.where(whole > base, found, np.nan)
-
-    def of_one_cell(*scores: Floats) -> Interval:
-        size = len(scores[0])
-        weights = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=_DRAWS) / size
-        value = float(smallest(*(np.array([score.mean()]) for score in scores))[0])
-        drawn = smallest(*(weights @ score for score in scores))
-        if not np.isfinite(drawn).all():
-            return Interval(value, float("-inf"), float("inf"))
-        low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
-        return Interval(value, low, high)
-
-    return Statistic(("base", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks)), smallest, of_one_cell)
+    shares = [pooled_interval(cells, recovered_gain(f"rank_{rank}", full=IN_SCOPE_FULL)) for rank in ranks]
+    if not all(math.isfinite(end) for share in shares for end in (share.low, share.high)):
+        return Interval(_first(ranks, [share.value for share in shares]), float("-inf"), float("inf"))
+    value, high, low = (_first(ranks, [getattr(share, end) for share in shares]) for end in ("value", "low", "high"))
+    return Interval(value, low, high)
 
 
-def _measured(cells: list[dict[str, Floats]], ranks: Sequence[int]) -> dict[str, float]:
+def _first(ranks: Sequence[int], shares: Sequence[float]) -> float:
+    return float(next((rank for rank, share in zip(ranks, shares, strict=True) if share >= SHARE), 2 * ranks[-1]))
+
+
+def _measured(cells: Mapping[Cell, Mapping[str, Floats]], ranks: Sequence[int]) -> dict[str, float]:
     statistics = {
         "base": mean_of("base"),
         "gain": difference("full", "base"),
         "in_scope_gain": recovered_gain(IN_SCOPE_FULL),
         "rank_1_share": recovered_gain("rank_1", full=IN_SCOPE_FULL),
-        "rank_needed": rank_needed(ranks),
     }
     intervals = {name: pooled_interval(cells, statistic) for name, statistic in statistics.items()}
+    intervals["rank_needed"] = rank_needed(cells, ranks)
     return {column: value for name, interval in intervals.items() for column, value in interval.columns(name).items()}
