@@ -146,6 +146,22 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--decoding", default="t1.0", metavar="NAME")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
 
+    verb = _verb(
+        verbs, "drift", run.drift, "how far kept steps and edited models are from the base in what they say (KL)"
+    )
+    verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
+    verb.add_argument(
+        "--study", type=Path, required=True, metavar="FILE", help="names the task and the headline decoding"
+    )
+    verb.add_argument("--cell", metavar="MODEL/ALGORITHM/SEED", help="labels the rows")
+    verb.add_argument("--steps", type=_integers, metavar="N,N", help="these kept steps (default: all)")
+    verb.add_argument(
+        "--variants", metavar="NAME,NAME|FILE.yaml", help="these edits of the last kept step too, made in memory"
+    )
+    verb.add_argument("--problems", type=int, metavar="N", help="validation problems (default: the study's)")
+    verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+
     verb = _verb(verbs, "extrapolate", run.extrapolate, "predict a later model from a first part of the trajectory")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
     verb.add_argument("--method", type=_names, required=True, metavar="NAME[,NAME]")

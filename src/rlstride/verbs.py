@@ -98,6 +98,25 @@ def dynamics(options: argparse.Namespace) -> None:
     write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding)
 
 
+def drift(options: argparse.Namespace) -> None:
+    """Measures how far a run's models are from its base in what they say."""
+    from rlstride.evaluation.drift import write_drift
+    from rlstride.study.load import load_study
+    from rlstride.study.variants import read_variants
+
+    study = load_study(options.study)
+    write_drift(
+        study,
+        study.cell(options.cell) if options.cell else None,
+        options.trajectory,
+        options.out,
+        steps=options.steps,
+        variants=[] if options.variants is None else read_variants(options.variants),
+        problems=options.problems,
+        device=options.device,
+    )
+
+
 def extrapolate(options: argparse.Namespace) -> None:
     """Predicts later models from a first part of a trajectory."""
     from rlstride.extrapolation.predict import write_predictions

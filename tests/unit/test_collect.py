@@ -114,6 +114,22 @@ def test_the_spectra_table_has_one_row_for_each_step_and_in_scope_matrix(tmp_pat
     assert set(spectra["ties_1"]) == {0}
 
 
+def test_the_drift_tables_have_the_steps_and_edits_that_the_study_asks_for(tmp_path: Path) -> None:
+    study = synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
+    write_cells(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["drift", "tokens"])
+    drift, tokens = table(tmp_path / "demo", "drift"), table(tmp_path / "demo", "tokens")
+    models = [("base", 0), ("checkpoint", 4), ("checkpoint", 10), ("checkpoint", STEPS), ("rank_1", STEPS)]
+    assert list(zip(drift.variant, drift.step, strict=True)) == models
+    assert drift.kl_to_base.iloc[-1] == pytest.approx(2 * (ACCURACIES["full"] - ACCURACIES["base"]))
+    assert len(tokens) == 2 * len(models)
+    assert tokens.token.tolist()[:2] == ["T", "Q"]
+    off = synthetic_study(models=["tiny-llama"], algorithms=["grpo"], drift={"at": []})
+    collect(tmp_path / "demo", off, ["drift", "tokens"])
+    assert table(tmp_path / "demo", "drift").empty
+    assert table(tmp_path / "demo", "tokens").empty
+
+
 def test_the_ledger_names_the_bases_work_too_and_seeds_stay_whole_numbers(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)

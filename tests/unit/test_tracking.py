@@ -83,6 +83,16 @@ def test_curves_go_by_step_and_accuracies_are_the_tables(results: Path, study: S
     assert metrics["accuracy_low/greedy"] == expected["low"]
 
 
+def test_the_divergence_from_the_base_is_a_curve_of_the_cell(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    client, run = MlflowClient(uri_of(results)), runs_of(results)["demo/tiny-llama/grpo/0"]
+    points = client.get_metric_history(run.info.run_id, "drift/kl_to_base")
+    assert [point.step for point in points] == [0, 4, 10, STEPS]
+    last = 2 * (FEW["full"] - FEW["base"])
+    assert run.data.metrics["drift/kl_to_base"] == points[-1].value == pytest.approx(last)
+    assert run.data.metrics["drift/kl_from_base"] == pytest.approx(1.5 * last)
+
+
 def test_tables_and_figures_are_artifacts_beside_the_database(results: Path, study: Study) -> None:
     track(results, study, uri_of(results))
     client, run = MlflowClient(uri_of(results)), runs_of(results)["demo"].info.run_id

@@ -20,8 +20,10 @@ DEFAULT_JOBS = {
     "extrapolate_trajectory": CELLS,
     "evaluate_variants": CELLS,
     "measure_dynamics": CELLS,
+    "measure_drift": RUNS,
     **GATHER,
 }
+EVERY_RUN = ("train_cell", "evaluate_steps", "measure_drift")  # the controls' too
 ONE_CELL = dict.fromkeys(
     (
         "train_cell",
@@ -31,6 +33,7 @@ ONE_CELL = dict.fromkeys(
         "extrapolate_trajectory",
         "evaluate_variants",
         "measure_dynamics",
+        "measure_drift",
     ),
     1,
 )
@@ -42,7 +45,7 @@ def test_the_default_study_plans_one_job_of_each_stage_for_each_cell() -> None:
 
 def test_a_requested_study_is_not_merged_over_the_default_one(tmp_path: Path) -> None:
     jobs = planned_jobs("--configfile", SMOKE_STUDY, "--config", f"results={tmp_path}")
-    assert jobs == {**dict.fromkeys(DEFAULT_JOBS, 1), "train_cell": 2, "evaluate_steps": 2} | GATHER
+    assert jobs == {**dict.fromkeys(DEFAULT_JOBS, 1), **dict.fromkeys(EVERY_RUN, 2)} | GATHER
 
 
 def test_a_key_on_the_command_line_overrides_the_requested_study(tmp_path: Path) -> None:
@@ -88,6 +91,15 @@ def test_ablation_and_extrapolation_can_be_left_out(tmp_path: Path) -> None:
     assert "ablate_update" not in jobs
     assert "extrapolate_trajectory" not in jobs
     assert jobs["evaluate_variants"] == 1
+
+
+def test_drift_can_be_left_out_with_its_tables(tmp_path: Path) -> None:
+    study = write_study(tmp_path, SMOKE_STUDY, drift={"at": []}, results=str(tmp_path))
+    jobs = planned_jobs("--configfile", study)
+    assert "measure_drift" not in jobs
+    assert jobs["collect_table"] == len(TABLES) - 2
+    edited = write_study(tmp_path, SMOKE_STUDY, drift={"variants": []}, results=str(tmp_path))
+    assert planned_jobs("--configfile", edited)["measure_drift"] == 2
 
 
 def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:
@@ -138,10 +150,12 @@ EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
     ),
     "a second seed of one model": (
         {"models": ["tiny-llama"], "algorithms": ["rloo"], "seeds": [0, 1]},
-        ONE_CELL | GATHER | {"train_cell": 2, "evaluate_steps": 2},
+        ONE_CELL | GATHER | dict.fromkeys(EVERY_RUN, 2),
     ),
     # what was measured, its table and what was spent; then the report
     "the spectra's rank": ({"spectra": {"rank": 4}}, {"measure_spectra": CELLS} | GATHER | {"collect_table": 2}),
+    # its two tables, and what was spent
+    "the drift's problems": ({"drift": {"problems": 64}}, {"measure_drift": RUNS} | GATHER | {"collect_table": 3}),
     "the tracking database": ({"tracking": {"uri": "sqlite:///other.db"}}, {"track_study": 1}),
     "the test problems": (
         {"evaluation": {"test_problems": 64}},

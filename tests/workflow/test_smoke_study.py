@@ -16,7 +16,7 @@ from rlstride.report.collect import TABLES
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.config import AlgorithmsFile
 from rlstride.study.load import Study, load_study, validate_entries
-from rlstride.study.plan import kept_steps, predictions, step_folder
+from rlstride.study.plan import drift_steps, kept_steps, predictions, step_folder
 
 pytestmark = pytest.mark.slow
 
@@ -141,6 +141,32 @@ def test_every_kept_step_is_in_the_validation_and_spectra_tables(finished: Finis
     assert ((spectra.share_1 > 0) & (spectra.share_1 <= 1)).all()
 
 
+def test_rl_drifts_from_the_base_and_a_run_that_cannot_learn_does_not(finished: Finished) -> None:
+    drift = finished.table("drift").set_index(["algorithm", "variant", "step"])
+    spec = finished.study.spec
+    half, last = drift_steps(spec)
+    models = [("base", 0), ("checkpoint", half), ("checkpoint", last), *((name, last) for name in spec.drift.variants)]
+    assert sorted(drift.index) == sorted((name, *model) for name in ("grpo", "frozen") for model in models)
+    assert set(drift.n) == {spec.drift.problems}
+    divergences = ["kl_to_base", "kl_to_base_high", "kl_from_base", "kl_from_base_high", "argmax_changed"]
+    assert (drift.loc["frozen", divergences] == 0).all(axis=None)
+    grpo = drift.loc["grpo"]
+    assert grpo.kl_to_base_low["checkpoint", last] > grpo.kl_to_base_high["checkpoint", half] > 0
+    assert grpo.kl_to_base_low["rank_1", last] > grpo.kl_to_base_high["rank_1_random", last] > 0
+    assert grpo.format_careful["checkpoint", last] > grpo.format_careful["base", 0]
+
+
+def test_rl_moves_the_probability_of_the_format_markers_most(finished: Finished) -> None:
+    """On chains RL picks a format that is there: what it changes is the first token."""
+    tokens = finished.table("tokens")
+    last = tokens[(tokens.algorithm == "grpo") & (tokens.variant == "checkpoint") & (tokens.step == tokens.step.max())]
+    assert last.share.sum() == pytest.approx(1, abs=1e-4)
+    assert last.nlargest(1, "share").place.item() == "first"
+    assert last.nlargest(1, "share").token.item() in "TQG"
+    markers = last[last.token.isin(list("TQG")) & (last.place == "first")].set_index("token")
+    assert markers.change["T"] > 0
+
+
 def test_edited_and_predicted_models_are_gone_once_scored(finished: Finished) -> None:
     assert not list((finished.cell / "models").glob("*/model.safetensors"))
 
@@ -207,8 +233,8 @@ def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Fi
 
 def test_every_job_leaves_its_benchmark_and_stays_within_2_gib(finished: Finished) -> None:
     files = list((finished.root / "benchmarks").rglob("*.tsv"))
-    # One of each stage, a second run to train and to score its steps, and a job for each table.
-    assert len(files) == 10 + 2 + len(TABLES)
+    # One of each stage, a second run to train, to score its steps and to measure, and a job for each table.
+    assert len(files) == 11 + 3 + len(TABLES)
     rows = [row for file in files for row in csv.DictReader(file.open(newline=""), delimiter="\t")]
     rows = [row for row in rows if row["max_rss"] not in ("-", "NA")]  # over before Snakemake looked
     memory = [float(row["max_rss"]) for row in rows]

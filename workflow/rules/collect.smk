@@ -16,6 +16,8 @@ TABLES = {
     "linearity": of_cells("dynamics", STUDY.cells),
     "training": of_all_runs("manifest"),
 }
+if DRIFT_STEPS:
+    TABLES |= {"drift": of_all_runs("drift"), "tokens": of_all_runs("drift_tokens")}
 # What everything else cost.
 TABLES["ledger"] = sorted({str(path) for paths in TABLES.values() for path in paths})
 

@@ -10,7 +10,7 @@ from snakemake.utils import update_config
 
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import edit_decodings, edited_steps, predictions, step_folder
+from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, predictions, step_folder
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
@@ -61,6 +61,12 @@ def training_values(wildcards):
 def evaluation_values(decodings, problems):
     specs = {name: STUDY.spec.evaluation.decodings[name].model_dump(mode="json") for name in decodings}
     return leaf_values(decodings=specs, problems=problems)
+
+
+def drift_values():
+    """The decoding that drift is measured at."""
+    headline = STUDY.spec.evaluation.headline
+    return leaf_values(headline=headline, temperature=STUDY.spec.evaluation.decodings[headline].temperature)
 
 
 def pooled_values(table):

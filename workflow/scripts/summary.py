@@ -20,6 +20,7 @@ STAGES = (
     "extrapolate_trajectory",
     "evaluate_variants",
     "measure_dynamics",
+    "measure_drift",
     "collect_table",
     "write_report",
     "track_study",

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,23 @@ from rlstride.trajectory.sources.source import NamedTensors
 
 _TINY_PARAMETERS = 10_000_000
 _TINY_BATCH = 1024  # on one core a larger batch gains nothing for models this small
+_GPU_BATCH = 64  # completions drawn at once, where lm-eval would look for the largest batch by trial
 _DESCRIBES_NO_COMPUTATION = ("_name_or_path", "transformers_version")
 _CONFIGURATION = ("config.json", "generation_config.json")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sampled completion as token ids.
+
+    Attributes:
+        prompt: what the model was given, without padding.
+        tokens: what it wrote, up to and including the first end token.
+    """
+
+    prompt: list[int]
+    tokens: list[int]
 
 
 class CountingHFLM(HFLM):
@@ -47,6 +63,37 @@ class CountingHFLM(HFLM):
         found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return found
 
+    def sample(self, prompts: Sequence[str], temperature: float, max_tokens: int) -> list[Completion]:
+        """One completion for each prompt, drawn as :meth:`generate_until` does, from the whole distribution.
+
+        Args:
+            prompts: at least one.
+            temperature: above 0.
+            max_tokens: of a completion, the end token included.
+        """
+        at_once = self.batch_size if isinstance(self.batch_size, int) else _GPU_BATCH
+        found = []
+        for start in range(0, len(prompts), at_once):
+            batch = list(prompts[start : start + at_once])
+            ids, mask = self.tok_batch_encode(batch, left_truncate_len=self.max_length - max_tokens)  # (B, P)
+            context = ids.to(self.device)
+            drawn = self._model_generate(
+                context,
+                attention_mask=mask.to(self.device),
+                max_length=context.shape[1] + max_tokens,
+                stop=[self.tok_decode(self.eot_token_id, skip_special_tokens=False)],
+                do_sample=True,
+                temperature=temperature,
+                top_p=1.0,
+                top_k=0,
+            )[:, context.shape[1] :].cpu()  # (B, T)
+            over = already_over(drawn, self._end_tokens())
+            found += [
+                Completion(prompt[kept.bool()].tolist(), tokens[~past].tolist())
+                for prompt, kept, tokens, past in zip(ids, mask, drawn, over, strict=True)
+            ]
+        return found
+
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
         self.tokens += count_tokens(ids[:, context.shape[1] :], self._end_tokens())
@@ -60,16 +107,25 @@ class CountingHFLM(HFLM):
 
 def count_tokens(completions: torch.Tensor, end_tokens: list[int]) -> int:
     """Tokens in a batch of completions (B, T): each up to its first end token, which counts, or to T."""
+    return int((~already_over(completions, end_tokens)).sum())
+
+
+def already_over(completions: torch.Tensor, end_tokens: list[int]) -> torch.Tensor:
+    """Where a batch of completions (B, T) has had its first end token already; (B, T), False at that token itself."""
     ends = torch.isin(completions, torch.tensor(end_tokens, device=completions.device)).int()  # (B, T)
-    already_over = ends.cumsum(dim=1) - ends > 0
-    return int((~already_over).sum())
+    return ends.cumsum(dim=1) - ends > 0
 
 
 class Bench:
-    """Holds one model at a time. Models that compute alike share it: only the weights are exchanged."""
+    """Holds one model at a time. Models that compute alike share it: only the weights are exchanged.
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    Args:
+        device: cpu or cuda.
+        dtype: what every model computes in; by default what its own weights are stored in.
+    """
+
+    def __init__(self, device: str, dtype: torch.dtype | None = None) -> None:
+        self._device, self._dtype = device, dtype
         self._lm: CountingHFLM | None = None
         self._fingerprint: str | None = None
         self._seated: Candidate | None = None
@@ -87,7 +143,7 @@ class Bench:
         if before is not None and before.edits is not None and before.edits is not candidate.edits:
             before.edits.forget()  # the decompositions of a large model are many gigabytes
         step = candidate.tensors()
-        dtype = "auto" if step is None else widest_dtype(step)  # so that nothing is rounded
+        dtype = self._dtype or ("auto" if step is None else widest_dtype(step))  # so that nothing is rounded
         fingerprint = _fingerprint(candidate)
         alike = fingerprint is not None and fingerprint == self._fingerprint
         if self._lm is None or not alike or not _takes(self._lm.model, candidate, dtype):

@@ -59,13 +59,12 @@ def score_on_study(
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
     benchmark = StudyBenchmark(study, split)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
-    known_cell: Labels = {"model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed} if cell else {}
     about = {"cell": str(cell) if cell else None, "split": split, "models": len(candidates), "device": device}
     # Edits are scored by a job of their own, and two jobs never write to one file.
     stage = f"evaluate-{split}" if variants is None else f"evaluate-{split}-edits"
     with ledger_entry(out.parent / "ledger", stage, **about) as found:
         for candidate in track(candidates, f"evaluate {split}"):
-            place: Labels = {"study": study.spec.name, **_UNKNOWN_CELL, **candidate.labels, **known_cell}
+            place = labels_of(study, cell, candidate)
             weights = candidate.weights_digest()
             for name, decoding in chosen.items():
                 seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
@@ -129,6 +128,12 @@ def score_on_lm_eval_tasks(
             rows.append(Row({**place, **_which(candidate, name, split, "task")}, measurement))
     write_tables(out, rows)
     journal.remove()
+
+
+def labels_of(study: Study, cell: Cell | None, candidate: Candidate) -> Labels:
+    """The columns that say whose row it is: the cell's, else those of the candidate's trajectory."""
+    known: Labels = {"model": cell.model, "algorithm": cell.algorithm, "seed": cell.seed} if cell else {}
+    return {"study": study.spec.name, **_UNKNOWN_CELL, **candidate.labels, **known}
 
 
 def _chosen_decodings(study: Study, names: Sequence[str] | None) -> dict[str, Decoding]:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from rlstride.study.config import StudyFile
-from rlstride.study.plan import edited_steps, edits_of_step
+from rlstride.study.plan import drift_steps, edited_steps, edits_of_step
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.files import atomic_file
 
@@ -108,9 +108,14 @@ def write_tables(out: Path, rows: Sequence[Row]) -> None:
         ],
         columns=["variant", "step", "task", "decoding", "problem", "score"],
     )
-    for path, table in ((problems_file(out), problems), (out, accuracy)):
+    write_frames({problems_file(out): problems, out: accuracy})
+
+
+def write_frames(frames: Mapping[Path, pd.DataFrame]) -> None:
+    """Writes Parquet files one after the other, each whole or not at all: the last is there when all are."""
+    for path, frame in frames.items():
         with atomic_file(path) as partial:
-            table.to_parquet(partial, index=False)
+            frame.to_parquet(partial, index=False)
 
 
 def read_tests(accuracy: Path, edits: Path, spec: StudyFile | None) -> pd.DataFrame:
@@ -142,6 +147,21 @@ def asked_edits(edits: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
         return edits
     asked = {(name, step) for step in edited_steps(spec) for name in (*edits_of_step(spec, step), "full")}
     return edits[[key in asked for key in zip(edits["variant"], edits["step"], strict=True)]]
+
+
+def asked_drift(drift: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
+    """The rows of a table of drifts, or of their tokens, that a study asks for.
+
+    Args:
+        drift: with columns variant and step.
+        spec: the study; None keeps every row.
+    """
+    if spec is None or drift.empty:
+        return drift
+    steps = drift_steps(spec)
+    kept = drift["variant"].isin(["base", "checkpoint"]) & drift["step"].isin([0, *steps])
+    edited = drift["variant"].isin(spec.drift.variants) & (drift["step"] == spec.training.steps)
+    return drift[kept | edited] if steps else drift.iloc[:0]
 
 
 def at_last_step(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:

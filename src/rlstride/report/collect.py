@@ -12,7 +12,7 @@ import pandas as pd
 from rlstride.dynamics.table import BY_STEP, by_step, summary
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import interval_columns
-from rlstride.evaluation.tables import read_table, read_tests
+from rlstride.evaluation.tables import asked_drift, read_table, read_tests
 from rlstride.report import linearity, ranks, recovery
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
@@ -33,6 +33,15 @@ _EMPTY = {
     "ranks": [*ranks.COLUMNS, *(column for name in ranks.MEASURES for column in interval_columns(name))],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
+    "drift": [
+        *("variant", "step", "task", "split", "decoding", "n", "samples", "tokens"),
+        *(column for name in ("kl_to_base", "kl_from_base") for column in interval_columns(name)),
+        *("kl_first", "kl_per_token", "argmax_changed", "entropy", "entropy_base"),
+    ],
+    "tokens": [
+        *("variant", "step", "place", "token_id", "token", "positions"),
+        *("probability", "probability_base", "change", "absolute_change", "share"),
+    ],
     "dynamics": ["quantity", "rank", "value", "low", "high", "modules"],
     "movement": ["step", "rank", *BY_STEP],
     "linearity": [*linearity.COLUMNS],
@@ -45,6 +54,8 @@ _ORDER = {
     "dominance": ["step", "decoding", "variant"],
     "validation": ["step", "decoding"],
     "spectra": ["step", "layer", "kind"],
+    "drift": ["variant", "step"],
+    "tokens": ["variant", "step", "place", "token_id"],
     "dynamics": ["quantity", "rank"],
     "movement": ["step", "rank"],
     "training": ["step"],
@@ -150,6 +161,14 @@ def _spectra(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return grouped.agg(**sizes, **means, **ties)
 
 
+def _drift(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    return asked_drift(read_table(paths.drift), study.spec if study else None)
+
+
+def _tokens(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    return asked_drift(read_table(paths.drift_tokens), study.spec if study else None)
+
+
 def _dynamics(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     frame = read_table(paths.dynamics)
     return frame if frame.empty else summary(frame)
@@ -176,6 +195,8 @@ _READERS: dict[str, Callable[[CellPaths, Study | None], pd.DataFrame]] = {
     "dominance": _dominance,
     "validation": _validation,
     "spectra": _spectra,
+    "drift": _drift,
+    "tokens": _tokens,
     "dynamics": _dynamics,
     "movement": _movement,
     "training": _training,
@@ -210,7 +231,7 @@ def _joined(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
     if not full:
         return pd.DataFrame(columns=CELL_COLUMNS + _EMPTY[table])
     joined = pd.concat(full, ignore_index=True)
-    for name in ("seed", "step", "n", "samples", "tokens", "layer", "modules"):
+    for name in ("seed", "step", "n", "samples", "tokens", "layer", "modules", "token_id", "positions"):
         if name in joined:
             joined[name] = joined[name].astype("Int64")
     joined = joined[CELL_COLUMNS + [name for name in joined if name not in CELL_COLUMNS]]

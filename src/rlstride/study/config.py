@@ -33,6 +33,14 @@ class SpectraSpec(Strict):
     )
 
 
+def _check_variants(names: list[str]) -> None:
+    """Refuses names that stand for no edit, or stand twice."""
+    for name in names:
+        parse_ablation(name)
+    if len(set(names)) < len(names):
+        raise ValueError("a variant is named twice")
+
+
 class Ablation(Strict):
     """The edited models of each run."""
 
@@ -59,12 +67,30 @@ class Ablation(Strict):
 
     @model_validator(mode="after")
     def _variants_parse(self) -> "Ablation":
-        for variant in self.variants:
-            parse_ablation(variant)
-        if len(set(self.variants)) < len(self.variants):
-            raise ValueError("a variant is named twice")
+        _check_variants(self.variants)
         if strange := [name for name in self.on_the_way or [] if name not in self.variants]:
             raise ValueError(f"on_the_way: {strange[0]!r} is none of the variants")
+        return self
+
+
+class Drift(Strict):
+    """How far each run's models are from the base in what they say: KL divergence on validation problems."""
+
+    at: list[Window] = Field(
+        default=[0.25, 0.5, 1.0],
+        description="Shares of the steps: the last kept step in each is measured. An empty list leaves the stage out.",
+    )
+    variants: list[str] = Field(
+        default=["rank_1", "in_scope_full", "rank_1_random"],
+        description="Edited models of the run's last step that are measured too; names as in ablation.",
+    )
+    problems: int = Field(
+        default=256, ge=1, description="Validation problems that each model writes one completion for."
+    )
+
+    @model_validator(mode="after")
+    def _variants_parse(self) -> "Drift":
+        _check_variants(self.variants)
         return self
 
 
@@ -152,6 +178,7 @@ class StudyFile(Strict):
     training: Training = Field(description="The part of RL that all algorithms share.")
     spectra: SpectraSpec = Field(default=SpectraSpec(), description="What is measured of every kept update.")
     ablation: Ablation = Field(default=Ablation(), description="The edited models of each run.")
+    drift: Drift = Field(default=Drift(), description="How far each run's models are from the base in what they say.")
     extrapolation: Extrapolation = Field(
         default=Extrapolation(), description="The models predicted from a first part of each run."
     )

@@ -8,7 +8,7 @@ from typing import Any
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import edit_decodings, edited_steps, edits_of_step, kept_steps, predictions
+from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, edits_of_step, kept_steps, predictions
 
 _FP32_BYTES = 4
 _TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
@@ -18,6 +18,7 @@ _MEASURED_PARAMETERS = 150e3
 _SECONDS_PER_COMPLETION = 0.28 / 128  # an RL step of 128 completions: sampling, reward and update
 _SECONDS_PER_PRETRAINING_STEP = 0.11
 _SECONDS_PER_SCORED_COMPLETION = 0.001
+_SECONDS_PER_DRIFT_COMPLETION = 0.003  # drawn once, then read by two models, as are the base's
 _SECONDS_PER_PROCESS = 7  # imports, loading and writing of a job
 
 # A published model's RL on GPUs: sampling costs 2 FLOP for each parameter and token, forward and backward 6.
@@ -44,6 +45,7 @@ def _plan(study: Study) -> list[str]:
         f"Each cell: {len(predictions(spec))} predicted models, scored at {', '.join(spec.evaluation.decodings)}, and "
         f"{_edits(study)} edited ones, at {', '.join(edit_decodings(spec))}, "
         f"on {spec.evaluation.test_problems} test problems.",
+        *_drift_plan(study),
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
     ]
 
@@ -80,14 +82,16 @@ def tiny_seconds(study: Study, model: str) -> float:
     samples += _edits(study) * sum(decodings[name].samples for name in edit_decodings(spec))
     test = spec.evaluation.test_problems * samples
     scored = (cells + controls) * validation + cells * test
+    drift = (cells + controls) * _drift_models(study) * spec.drift.problems
     work = (cells + controls) * train + scored * _SECONDS_PER_SCORED_COMPLETION
+    work += drift * _SECONDS_PER_DRIFT_COMPLETION
     exists = (base_folder(study, model) / "pretraining.json").is_file()
     if not exists:
         work += made_from.pretraining.max_steps * _SECONDS_PER_PRETRAINING_STEP
     if made_from.teacher is not None and not exists:
         size = _decoder_parameters(made_from.teacher.architecture, _TINY_VOCABULARY) / _MEASURED_PARAMETERS
         work += max(1.0, size) / growth * made_from.teacher.pretraining.max_steps * _SECONDS_PER_PRETRAINING_STEP
-    return growth * work + _SECONDS_PER_PROCESS * (6 * cells + 2 * controls + 1)
+    return growth * work + _SECONDS_PER_PROCESS * (7 * cells + 3 * controls + 1)
 
 
 def tiny_parameters(model: TinyModel, vocabulary: int = _TINY_VOCABULARY) -> int:
@@ -141,16 +145,34 @@ def _edits(study: Study) -> int:
     return sum(len(edits_of_step(study.spec, step)) for step in edited_steps(study.spec))
 
 
+def _drift_models(study: Study) -> int:
+    """The models of a run whose drift is measured, the base among them."""
+    steps = drift_steps(study.spec)
+    return 1 + len(steps) + len(study.spec.drift.variants) if steps else 0
+
+
+def _drift_plan(study: Study) -> list[str]:
+    steps, drift = drift_steps(study.spec), study.spec.drift
+    if not steps:
+        return []
+    edits = f" and {', '.join(drift.variants)}" if drift.variants else ""
+    text = f"drift from the base at {_listed(steps)}{edits}, on {drift.problems} validation problems."
+    return [f"Each run and control: {text}"]
+
+
 def _not_applicable(study: Study) -> list[str]:
     made = {(prediction.method, prediction.window) for prediction in predictions(study.spec)}
     asked = [
         (method, window) for window in study.spec.extrapolation.windows for method in study.spec.extrapolation.methods
     ]
-    return [
+    found = [
         f"{method} at window {window:g}, which holds too few kept steps"
         for method, window in asked
         if (method, window) not in made
     ]
+    if study.spec.drift.at and not drift_steps(study.spec):
+        found.append("drift, which needs a headline decoding that draws, and a kept step in one of its shares")
+    return found
 
 
 def _completions_per_step(study: Study) -> int:

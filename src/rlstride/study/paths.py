@@ -70,6 +70,16 @@ class CellPaths:
         return self.root / "ablation.parquet"
 
     @property
+    def drift(self) -> Path:
+        """How far kept steps and edited models are from the base in what they say, on validation problems."""
+        return self.root / "drift.parquet"
+
+    @property
+    def drift_tokens(self) -> Path:
+        """Which tokens' probabilities moved."""
+        return self.root / "drift-tokens.parquet"
+
+    @property
     def dynamics(self) -> Path:
         return self.root / "dynamics.parquet"
 

@@ -1,5 +1,6 @@
 """What a study will make, known before anything runs: the kept steps of its runs, and the models predicted."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlstride.study.config import StudyFile, Training
@@ -35,15 +36,20 @@ def window_steps(training: Training, window: float) -> list[int]:
     return [step for step in kept_steps(training) if step <= window_limit(window, training.steps)]
 
 
+def steps_at(training: Training, shares: Sequence[float]) -> list[int]:
+    """The last kept step in each share of the steps, ascending; a share before the first kept step has none."""
+    found = (window_steps(training, share) for share in shares)
+    return sorted({steps[-1] for steps in found if steps})
+
+
 def step_folder(step: int) -> str:
     """The name of a kept step's folder in a trajectory that this library writes."""
     return f"step_{step:06d}"
 
 
 def edited_steps(spec: StudyFile) -> list[int]:
-    """The kept steps whose updates are edited, ascending; a share before the first kept step has none."""
-    found = (window_steps(spec.training, share) for share in spec.ablation.at)
-    return sorted({steps[-1] for steps in found if steps}) if spec.ablation.variants else []
+    """The kept steps whose updates are edited, ascending."""
+    return steps_at(spec.training, spec.ablation.at) if spec.ablation.variants else []
 
 
 def edits_of_step(spec: StudyFile, step: int) -> list[str]:
@@ -58,6 +64,12 @@ def edits_of_step(spec: StudyFile, step: int) -> list[str]:
 def edit_decodings(spec: StudyFile) -> list[str]:
     """The decodings at which edited models are scored."""
     return spec.ablation.decodings or list(spec.evaluation.decodings)
+
+
+def drift_steps(spec: StudyFile) -> list[int]:
+    """The kept steps whose drift from the base is measured, ascending; none where the headline decoding is greedy."""
+    greedy = spec.evaluation.decodings[spec.evaluation.headline].temperature == 0
+    return [] if greedy else steps_at(spec.training, spec.drift.at)
 
 
 def predictions(spec: StudyFile) -> list[Prediction]:

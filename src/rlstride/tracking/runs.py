@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlstride.evaluation.tables import read_table, read_tests
+from rlstride.evaluation.tables import asked_drift, read_table, read_tests
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import predictions
@@ -70,6 +70,7 @@ def cell_runs(results_dir: Path, study: Study, cell: Cell) -> list[Run]:
         metrics=_training_metrics(manifest, started)
         | _validation_metrics(read_table(paths.validation), manifest, started)
         | _spectra_metrics(paths, started)
+        | _drift_metrics(asked_drift(read_table(paths.drift), study.spec), started)
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
     )
@@ -175,6 +176,16 @@ def _spectra_metrics(paths: CellPaths, started: int) -> Metrics:
     for step, rows in frame[frame["in_scope"]].groupby("step"):
         for name in ("share_1", "stable_rank"):
             metrics |= _point(f"spectra/{name}_mean", int(str(step)), float(rows[name].mean()), started)
+    return metrics
+
+
+def _drift_metrics(frame: pd.DataFrame, started: int) -> Metrics:
+    """How far the base (0, by definition) and the kept steps are from the base; edited models are in the table."""
+    metrics: Metrics = {}
+    for row in frame.to_dict("records"):
+        if row["variant"] in ("base", "checkpoint"):
+            for name in ("kl_to_base", "kl_from_base", "argmax_changed"):
+                metrics |= _point(f"drift/{name}", int(row["step"]), float(row[name]), started)
     return metrics
 
 
