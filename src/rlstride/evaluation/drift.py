@@ -107,9 +107,9 @@ def write_drift(
         RequestError: the folder is no trajectory, a step was not kept, the headline decoding is greedy, or the task has
             fewer validation problems.
     """
+    candidates = _candidates(Trajectory(folder), steps, variants)
     task = build_task(study.spec.task, study.task)
     prompts = _prompts(study, task, study.spec.drift.problems if problems is None else problems)
-    candidates = _candidates(Trajectory(folder), steps, variants)
     about = {"cell": str(cell) if cell else None, "models": len(candidates), "problems": len(prompts.problems)}
     with ledger_entry(out.parent / "ledger", "drift", **about, device=device) as found:
         rows, tokens = [], []
