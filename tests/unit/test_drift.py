@@ -310,6 +310,7 @@ def test_the_table_has_a_row_for_the_base_each_step_and_each_edit_of_the_last_st
     assert by_step["checkpoint", 10] > by_step["checkpoint", 4] > 0, "the planted run goes one way"
     (entry,) = read_ledger(measured.parent / "ledger")
     assert (entry["stage"], entry["status"], entry["completions"]) == ("drift", "done", 6 * PROBLEMS)
+    assert entry["tokens"] == table.tokens.sum() + first.tokens  # the base's are drawn for the other direction too
 
 
 def test_the_tokens_table_has_every_token_at_both_places_and_its_shares_sum_to_one(measured: Path) -> None:

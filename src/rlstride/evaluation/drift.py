@@ -33,7 +33,7 @@ from rlstride.trajectory.store import Trajectory
 
 PLACES = ("first", "later")
 MOST_TOKENS = 50  # of a large vocabulary, in the table of tokens
-_LOGITS_AT_ONCE = 2**26  # a quarter of a GiB in float32
+_LOGITS_AT_ONCE = 2**26  # of each model, a quarter of a GiB in float32; what is made from them takes several times that
 
 
 @dataclass(frozen=True)
@@ -110,24 +110,21 @@ def write_drift(
     candidates = _candidates(Trajectory(folder), steps, variants)
     task = build_task(study.spec.task, study.task)
     prompts = _prompts(study, task, study.spec.drift.problems if problems is None else problems)
+    where = {"task": study.spec.task, "split": "validation", "decoding": study.spec.evaluation.headline}
     about = {"cell": str(cell) if cell else None, "models": len(candidates), "problems": len(prompts.problems)}
     with ledger_entry(out.parent / "ledger", "drift", **about, device=device) as found:
         rows, tokens = [], []
         bench, base = Bench(device, torch.float32), Bench(device, torch.float32).seat(candidates[0])
         base_samples = prompts.sample(base, _seed(study, cell, candidates[0]))
+        found |= {"completions": (len(candidates) + 1) * len(prompts.problems), "tokens": base.tokens}
         for candidate in track(candidates, "drift"):
             lm = bench.seat(candidate)
             samples = prompts.sample(lm, _seed(study, cell, candidate))
-            own = compare(lm.model, base.model, samples, prompts.temperature)
-            reverse = compare(base.model, lm.model, base_samples, prompts.temperature)
+            figures, moved = _measure(lm, base, samples, base_samples, prompts)
+            found["tokens"] += figures["tokens"]
             labels = labels_of(study, cell, candidate) | {"variant": candidate.variant, "step": candidate.step}
-            where = {"task": study.spec.task, "split": "validation", "decoding": study.spec.evaluation.headline}
-            formats = format_shares(task, lm.tokenizer, samples)
-            rows.append({**labels, **where, **drift_row(own, reverse, prompts.families), **formats})
-            moved = token_rows(own.tokens, own.counts, _names(lm.tokenizer, own.tokens.shape[-1]))
+            rows.append({**labels, **where, **figures, **format_shares(task, lm.tokenizer, samples)})
             tokens.append(moved.assign(**labels)[[*labels, *moved]])
-        found["completions"] = (len(candidates) + 1) * len(prompts.problems)
-        found["tokens"] = base.tokens + lm.tokens
         write_frames({tokens_file(out): pd.concat(tokens, ignore_index=True), out: pd.DataFrame(rows)})
 
 
@@ -140,13 +137,13 @@ def kl_divergence(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) in nats of log-probabilities (..., V); 0 log 0 counts as 0."""
     probability = p.exp()
     terms = torch.where(probability > 0, probability * (p - q), 0.0)  # (..., V)
-    return terms.double().sum(dim=-1)
+    return terms.sum(dim=-1, dtype=torch.float64)
 
 
 def entropy(p: Tensor) -> Tensor:
     """The entropy in nats of log-probabilities (..., V)."""
     probability = p.exp()
-    return -torch.where(probability > 0, probability * p, 0.0).double().sum(dim=-1)
+    return -torch.where(probability > 0, probability * p, 0.0).sum(dim=-1, dtype=torch.float64)
 
 
 def position_figures(p: Tensor, q: Tensor) -> dict[str, Tensor]:
@@ -175,8 +172,8 @@ def token_sums(p: Tensor, q: Tensor, first: Tensor) -> Tensor:
         q: the base's.
         first: whether a position is the first of its completion, where the solution format is chosen, (N,).
     """
-    probabilities = torch.stack([p.exp(), q.exp(), (p.exp() - q.exp()).abs()]).double()  # (3, N, V)
-    return torch.stack([probabilities[:, place].sum(dim=1) for place in (first, ~first)])
+    measures = torch.stack([p.exp(), q.exp(), (p.exp() - q.exp()).abs()])  # (3, N, V)
+    return torch.stack([measures[:, place].sum(dim=1, dtype=torch.float64) for place in (first, ~first)])
 
 
 @torch.no_grad()
@@ -207,7 +204,7 @@ def compare(
         completions: of any length.
         temperature: that they were drawn at.
     """
-    frames, tokens, start = [], torch.zeros(1), 0
+    frames, sums, start = [], [], 0
     for batch in _batches(completions, model.config.get_text_config().vocab_size):
         p, q = (log_probabilities(each, batch, temperature) for each in (model, base))  # (N, V)
         lengths = [len(each.tokens) for each in batch]
@@ -215,10 +212,10 @@ def compare(
         owner = torch.arange(start, start + len(batch)).repeat_interleave(torch.tensor(lengths))  # (N,)
         figures = {name: values.cpu().numpy() for name, values in position_figures(p, q).items()}
         frames.append(pd.DataFrame({"completion": owner.numpy(), "first": first.numpy(), **figures}))
-        tokens = tokens + token_sums(p, q, first.to(p.device)).cpu()
+        sums.append(token_sums(p, q, first.to(p.device)).cpu())
         start += len(batch)
     positions = pd.concat(frames, ignore_index=True)
-    return Comparison(positions, tokens, (start, len(positions) - start))
+    return Comparison(positions, torch.stack(sums).sum(dim=0), (start, len(positions) - start))
 
 
 def drift_row(own: Comparison, reverse: Comparison, families: Sequence[str]) -> dict[str, float]:
@@ -291,6 +288,20 @@ def format_shares(
     texts = [str(tokenizer.decode(each.tokens, skip_special_tokens=True)) for each in completions]
     found = [task.format_of(text) for text in texts]
     return {f"format_{name}": found.count(name) / len(found) for name in (*task.formats, "other")}
+
+
+def _measure(
+    lm: CountingHFLM,
+    base: CountingHFLM,
+    samples: Sequence[Completion],
+    base_samples: Sequence[Completion],
+    prompts: Prompts,
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """A model's figures, and the rows of its tokens, from its own completions and the base's."""
+    own = compare(lm.model, base.model, samples, prompts.temperature)
+    reverse = compare(base.model, lm.model, base_samples, prompts.temperature)
+    names = _names(lm.tokenizer, own.tokens.shape[-1])
+    return drift_row(own, reverse, prompts.families), token_rows(own.tokens, own.counts, names)
 
 
 def _batches(completions: Sequence[Completion], vocabulary: int) -> Iterator[Sequence[Completion]]:
