@@ -164,6 +164,7 @@ def _drift(gain: float) -> tuple[pd.DataFrame, pd.DataFrame]:
         rows.append(
             {"variant": variant, "step": step, "task": "chain", "split": "validation", "decoding": "t1.0"}
             | {"n": PROBLEMS, "samples": 1, "tokens": 10 * PROBLEMS, "kl_to_base": kl, "kl_from_base": 1.5 * kl}
+            | {"kl_to_base_low": 0.9 * kl, "kl_to_base_high": 1.1 * kl}
             | {"kl_per_token": kl / 10, "argmax_changed": kl / 100}
         )
         for index, token in enumerate("TQ"):

@@ -42,7 +42,7 @@ def bare_study(results: Path) -> Study:
     write_cells(results, study, {name: ACCURACIES[name] for name in ("base", "full")})
     for cell in study.cells:
         paths = StudyPaths(results).cell(cell)
-        for file in (paths.spectra, paths.validation):
+        for file in (paths.spectra, paths.validation, paths.drift, paths.drift_tokens):
             file.unlink()
     collect(results, study)
     return study

@@ -167,6 +167,13 @@ FIGURES = (
         mechanics_drawings.draw_formats_over_steps,
     ),
     FigureSpec(
+        "drift",
+        "How far models are from the base in what they say",
+        "KL divergence of each RL run's kept steps and edited models from the base, on their own completions of "
+        "validation problems: a dot for each run, a diamond for their mean; intervals are in the CSV file.",
+        mechanics_drawings.draw_drift,
+    ),
+    FigureSpec(
         "formats_by_variant",
         "Which solution formats edited models use",
         "Share of the test completions in each solution format, mean over all RL runs: whether an edited model solves "

@@ -35,6 +35,36 @@ def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
     return Drawing(figure, frame)
 
 
+def draw_drift(tables: Tables, study: Study) -> Drawing | None:
+    """KL to the base of kept steps and of edited models: every RL run, and their mean."""
+    frame = tables["drift"]
+    rl = {cell.algorithm for cell in study.rl_cells}
+    frame = frame[frame["algorithm"].isin({*rl, "frozen"}) & (frame["step"] > 0) & frame["kl_to_base"].notna()]
+    if frame.empty:
+        return None
+    steps = frame["variant"] == "checkpoint"
+    frozen = frame["algorithm"] == "frozen"
+    place = np.where(steps, "step " + frame["step"].astype(str), frame["variant"])
+    frame = frame.assign(place=np.where(frozen, "frozen control, " + place, place))
+    frame = frame[~frozen | steps]
+    order = frame.groupby("place").agg(frozen=("algorithm", lambda names: "frozen" in set(names)), step=("step", "max"))
+    order = order.assign(edit=[not name.split(", ")[-1].startswith("step ") for name in order.index])
+    places = list(order.sort_values(["frozen", "edit", "step"]).index)
+    data = frame[["model", "algorithm", "seed", "place", "kl_to_base", "kl_to_base_low", "kl_to_base_high"]]
+    figure, axes = plt.subplots(figsize=(6.5, 1.2 + 0.34 * len(places)), layout="constrained")
+    rng = np.random.default_rng(0)
+    for height, name in enumerate(places):
+        values = select(data, place=name)["kl_to_base"].to_numpy(float)
+        scatter = height + rng.uniform(-0.2, 0.2, len(values))
+        axes.plot(values, scatter, linestyle="", marker=".", markersize=4, color=style.GREY, alpha=0.6)
+        axes.plot(values.mean(), height, marker="D", markersize=6, color=style.BLACK)
+    axes.set_yticks(range(len(places)), places)
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("KL to the base (nats per completion)")
+    return Drawing(figure, data)
+
+
 def draw_formats_by_variant(tables: Tables, study: Study) -> Drawing | None:
     """Shares of the solution formats in the test completions of base, full run and edited models, over all RL runs."""
     frame = headline(tables["accuracy"], study)
