@@ -161,7 +161,7 @@ EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
         {"evaluation": {"test_problems": 64}},
         dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants"), CELLS)
         | GATHER
-        | {"collect_table": 5},
+        | {"collect_table": 6},  # accuracy, learning, dominance, recovery, ranks, and what was spent
     ),
 }
 
