@@ -14,6 +14,7 @@ from rlstride.errors import RequestError
 from rlstride.extrapolation.alpharl import AlphaRL, fit_line
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import write_predictions
+from rlstride.extrapolation.registry import METHODS
 from rlstride.spectra.scope import describe_tensor
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.study.variants import AblationVariant, parse_ablation
@@ -263,7 +264,7 @@ def test_predictions_depend_on_accuracy_in_the_window(small_run: SmallRun) -> No
     assert any(not torch.equal(a[1], b[1]) for a, b in zip(first.deltas, other.deltas, strict=True))
 
 
-@pytest.mark.parametrize("method", ["last", "linear", "alpharl"])
+@pytest.mark.parametrize("method", METHODS)
 def test_poisoned_future_files_leave_a_prediction_the_same_to_the_byte(
     small_run: SmallRun, tmp_path: Path, method: str
 ) -> None:

@@ -44,17 +44,22 @@ class Predictor(Protocol):
 
 
 class Method(Protocol):
-    """An extrapolation method.
+    """An extrapolation method."""
 
-    Attributes:
-        name: its name in studies, tables and on the command line.
-        fewest_steps: kept steps that a window must hold.
-        uses_accuracy: whether ``fit`` needs the accuracy of the window's steps.
-    """
+    @property
+    def name(self) -> str:
+        """Its name in studies, tables and on the command line."""
+        ...
 
-    name: str
-    fewest_steps: int
-    uses_accuracy: bool
+    @property
+    def fewest_steps(self) -> int:
+        """Kept steps that a window must hold."""
+        ...
+
+    @property
+    def uses_accuracy(self) -> bool:
+        """Whether ``fit`` needs the accuracy of the window's steps."""
+        ...
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> Predictor:
         """Fits the window.

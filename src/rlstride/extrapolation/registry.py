@@ -2,11 +2,24 @@
 
 from rlstride.errors import RequestError
 from rlstride.extrapolation.alpharl import AlphaRL
+from rlstride.extrapolation.controls import FIRST_UPDATE, NORM_ONLY, RANDOM_DIRECTION
+from rlstride.extrapolation.curves import RELEX, TAYLOR
+from rlstride.extrapolation.dmd import DMD
 from rlstride.extrapolation.last import Last
 from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.method import Method
 
-_ALL: tuple[Method, ...] = (Last(), Linear(), AlphaRL())
+_ALL: tuple[Method, ...] = (
+    Last(),
+    Linear(),
+    FIRST_UPDATE,
+    NORM_ONLY,
+    RANDOM_DIRECTION,
+    AlphaRL(),
+    RELEX,
+    TAYLOR,
+    DMD(),
+)
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 

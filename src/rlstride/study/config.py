@@ -94,10 +94,23 @@ class Drift(Strict):
         return self
 
 
+ExtrapolationMethod = Literal[
+    "last",
+    "linear",
+    "first_update",
+    "norm_only",
+    "random_direction",
+    "alpharl",
+    "relex",
+    "taylor",
+    "dmd",
+]
+
+
 class Extrapolation(Strict):
     """The models predicted from a first part of each run."""
 
-    methods: list[Literal["last", "linear", "alpharl"]] = Field(
+    methods: list[ExtrapolationMethod] = Field(
         default=["last", "linear", "alpharl"], description="Names in the registry of rlstride.extrapolation."
     )
     windows: list[Window] = Field(

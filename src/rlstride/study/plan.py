@@ -7,7 +7,7 @@ from rlstride.study.config import StudyFile, Training
 from rlstride.study.variants import window_variant
 
 # Fewest kept steps in a window that a method can work with; any other method needs one.
-MINIMUM_STEPS = {"alpharl": 3}
+MINIMUM_STEPS = {"alpharl": 3, "relex": 2, "taylor": 3, "dmd": 3}
 
 
 @dataclass(frozen=True)
