@@ -146,7 +146,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     ranks = sorted(set(frame["rank"]))
     rows = []
     for quantity in SUMMARISED:
-        for rank in ranks[1:] if quantity in OF_ACCURACY else ranks:
+        for rank in [rank for rank in ranks if rank > 0 or quantity in OF_THE_STEP]:
             values = groups.get((quantity, rank), pd.Series(dtype=float)).dropna().to_numpy(float)
             low = high = value = float("nan")
             if len(values):
