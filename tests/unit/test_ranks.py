@@ -8,8 +8,9 @@ import pytest
 from synthetic_study import ACCURACIES, synthetic_study, write_cells
 
 from rlstride.report.collect import collect
-from rlstride.report.ranks import rank_needed, scored_ranks
+from rlstride.report.ranks import plain_ranks, rank_needed
 from rlstride.study.load import Cell
+from rlstride.study.paths import StudyPaths
 
 RANKS = [1, 2, 4, 8]
 
@@ -50,12 +51,10 @@ def test_no_gain_needs_no_rank_in_particular() -> None:
 
 
 def test_ranks_are_those_of_plain_models_beside_the_whole_update() -> None:
-    def of(*variants: str) -> list[int]:
-        return scored_ranks(synthetic_study(ablation={"variants": list(variants)}))
-
-    assert of("in_scope_full", "rank_4", "rank_1", "rank_1_random", "rank_2_in_mlp", "rank_10pct", "single_2") == [1, 4]
-    assert of("rank_1", "rank_2") == []
-    assert of("in_scope_full", "rank_2") == []
+    variants = ["in_scope_full", "rank_4", "rank_1", "rank_1_random", "rank_2_in_mlp", "rank_10pct", "single_2"]
+    assert plain_ranks(variants) == [1, 4]
+    assert plain_ranks(["rank_1", "rank_2"]) == []
+    assert plain_ranks(["in_scope_full", "rank_2"]) == []
 
 
 def test_the_table_has_a_row_for_all_runs_each_algorithm_and_each_model(tmp_path: Path) -> None:
@@ -73,3 +72,26 @@ def test_the_table_has_a_row_for_all_runs_each_algorithm_and_each_model(tmp_path
     assert set(found["rank_needed"]) == {4}
     assert found.loc[0, "rank_1_share"] == pytest.approx((0.60 - 0.35) / (0.92 - 0.35), abs=0.03)
     assert found.loc[0, "base_low"] < 0.35 < found.loc[0, "base_high"]
+
+
+def test_steps_on_the_way_have_rows_of_their_own(tmp_path: Path) -> None:
+    fewer = ["in_scope_full", "rank_1"]
+    ablation = {"variants": [*fewer, "rank_2"], "at": [0.5, 1.0], "on_the_way": fewer}
+    study = synthetic_study(models=["tiny-llama"], algorithms=["grpo"], ablation=ablation)
+    write_cells(tmp_path / "demo", study, ACCURACIES | {"rank_1": 0.60})
+    [cell] = study.cells
+    for name in ("ablation.parquet", "ablation-problems.parquet"):
+        file = StudyPaths(tmp_path / "demo").cell(cell).root / name
+        last = pd.read_parquet(file)
+        other = file.with_name(name.replace("ablation", "accuracy"))
+        full = pd.read_parquet(other).query("variant == 'full'").assign(step=10)
+        early = last[last["variant"].isin(fewer)].assign(step=10)
+        if "score" in early:  # rank 1 keeps all of it early on
+            whole = early.loc[early["variant"] == "in_scope_full", "score"].to_numpy()
+            early.loc[early["variant"] == "rank_1", "score"] = whole
+        pd.concat([last, early, full]).to_parquet(file)
+    collect(tmp_path / "demo", study, ["ranks"])
+    found = pd.read_csv(tmp_path / "demo" / "tables" / "ranks.csv").query("pool == 'rl'").set_index("step")
+    assert found["ranks_to"].to_dict() == {10: 1, 20: 2}
+    assert found.loc[10, "rank_1_share"] == 1
+    assert found.loc[20, "rank_1_share"] < 0.6

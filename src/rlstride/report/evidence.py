@@ -72,11 +72,24 @@ def last_scores(paths: CellPaths, study: Study) -> dict[str, Floats]:
 
     Each variant at its own last step: models edited on the way there are not what the claims are about.
     """
+    frame = _headline_scores(paths, study)
+    return _by_variant(at_last_step(frame, "variant"))
+
+
+def scores_at(paths: CellPaths, study: Study, step: int) -> dict[str, Floats]:
+    """The same for the base, and for the full run and the models edited at one kept step."""
+    frame = _headline_scores(paths, study)
+    return _by_variant(frame[frame["step"].isin([0, step])])
+
+
+def _headline_scores(paths: CellPaths, study: Study) -> pd.DataFrame:
     frame = read_tests(problems_file(paths.accuracy), problems_file(paths.ablation), study.spec)
     if frame.empty:
-        return {}
-    frame = frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["score"].notna()]
-    frame = at_last_step(frame, "variant")
+        return pd.DataFrame(columns=["variant", "step", "problem", "score"])
+    return frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["score"].notna()]
+
+
+def _by_variant(frame: pd.DataFrame) -> dict[str, Floats]:
     return {
         str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)
         for variant, rows in frame.groupby("variant", sort=True)

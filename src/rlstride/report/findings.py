@@ -29,6 +29,7 @@ def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame, ran
 
 def _ranks(ranks: pd.DataFrame, study: Study) -> list[str]:
     """Whether few directions carry the gain, over all runs and, where there are several, model by model."""
+    ranks = ranks[ranks["step"] == ranks["step"].max()]
     together = ranks[ranks["pool"] == "rl"]
     if together.empty:
         return []

@@ -8,46 +8,48 @@ from typing import Any
 import pandas as pd
 
 from rlstride.evaluation.intervals import Interval
-from rlstride.report.evidence import last_scores
+from rlstride.report.evidence import scores_at
 from rlstride.report.pooling import Floats, difference, mean_of, pooled_interval, recovered_gain
 from rlstride.report.recovery import pools
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
+from rlstride.study.plan import edited_steps, edits_of_step
 from rlstride.study.variants import IN_SCOPE_FULL, parse_ablation
 
 SHARE = 0.9
-MEASURES = ("base", "gain", "in_scope_gain", "rank_1_share", "rank_needed")
-COLUMNS = ("pool", "of", "decoding", "cells", "ranks_to")
+MEASURES = ("base", "full", "gain", "in_scope_gain", "rank_1_share", "rank_needed")
+COLUMNS = ("pool", "of", "decoding", "cells", "step", "ranks_to")
 
 
 def ranks_table(results_dir: Path, study: Study) -> pd.DataFrame:
-    """One row for each pool of cells, at the headline decoding and the runs' last step.
+    """One row for each pool of cells and edited step, at the headline decoding.
 
     Returns:
-        pool, of, decoding, cells as in recovery.csv; ranks_to: the largest rank that was scored; then with 95 %
-        intervals: ``base``, accuracy; ``gain``, full less base; ``in_scope_gain``, the share of it that the whole
-        in-scope update keeps; ``rank_1_share``, the rank-1 model's share of the in-scope gain; ``rank_needed``, the
-        smallest scored rank with nine tenths of the in-scope gain, twice ``ranks_to`` where none has.
+        pool, of, decoding, cells as in recovery.csv; step; ranks_to: the largest rank that was scored there; then with
+        95 % intervals: ``base``, accuracy; ``full``, that of the run at the step; ``gain``, full less base;
+        ``in_scope_gain``, the share of it that the whole in-scope update keeps; ``rank_1_share``, the rank-1 model's
+        share of the in-scope gain; ``rank_needed``, the smallest scored rank with nine tenths of the in-scope gain,
+        twice ``ranks_to`` where none has.
     """
     paths, decoding = StudyPaths(results_dir), study.spec.evaluation.headline
-    ranks = scored_ranks(study)
-    needed = {"base", "full", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks)}
-    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
     rows: list[dict[str, Any]] = []
-    for pool, name, cells in pools(study):
-        found = {cell: scores[cell] for cell in cells if needed <= set(scores[cell])}
-        if found and ranks:
-            row = {"pool": pool, "of": name, "decoding": decoding, "cells": len(found), "ranks_to": ranks[-1]}
-            rows.append(row | _measured(found, ranks))
+    for step in edited_steps(study.spec):
+        ranks = plain_ranks(edits_of_step(study.spec, step))
+        needed = {"base", "full", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks)}
+        scores = {cell: scores_at(paths.cell(cell), study, step) for cell in study.cells if ranks}
+        for pool, name, cells in pools(study):
+            found = {cell: scores[cell] for cell in cells if ranks and needed <= set(scores[cell])}
+            if found:
+                row = {"pool": pool, "of": name, "decoding": decoding, "cells": len(found), "step": step}
+                rows.append(row | {"ranks_to": ranks[-1]} | _measured(found, ranks))
     return pd.DataFrame(rows)
 
 
-def scored_ranks(study: Study) -> list[int]:
-    """The k of a study's plain rank-k models, ascending; none without rank 1 and the whole in-scope update."""
-    names = study.spec.ablation.variants
-    edits = [parse_ablation(name) for name in names]
+def plain_ranks(variants: Sequence[str]) -> list[int]:
+    """The k of the plain rank-k models, ascending; none without rank 1 and the whole in-scope update."""
+    edits = [parse_ablation(name) for name in variants]
     ranks = sorted(edit.rank for edit in edits if edit.rank is not None and edit.name == f"rank_{edit.rank}")
-    return ranks if IN_SCOPE_FULL in names and ranks[:1] == [1] else []
+    return ranks if IN_SCOPE_FULL in variants and ranks[:1] == [1] else []
 
 
 def rank_needed(cells: Mapping[Cell, Mapping[str, Floats]], ranks: Sequence[int]) -> Interval:
@@ -70,6 +72,7 @@ def _first(ranks: Sequence[int], shares: Sequence[float]) -> float:
 def _measured(cells: Mapping[Cell, Mapping[str, Floats]], ranks: Sequence[int]) -> dict[str, float]:
     statistics = {
         "base": mean_of("base"),
+        "full": mean_of("full"),
         "gain": difference("full", "base"),
         "in_scope_gain": recovered_gain(IN_SCOPE_FULL),
         "rank_1_share": recovered_gain("rank_1", full=IN_SCOPE_FULL),
