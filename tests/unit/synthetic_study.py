@@ -9,6 +9,7 @@ import pandas as pd
 
 from rlstride.study.load import Cell, Study, read_yaml, resolve_study
 from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.plan import edited_steps, edits_of_step
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord
 
@@ -61,11 +62,15 @@ def write_cell(
     kept = range(KEEP_EVERY, STEPS + 1, KEEP_EVERY)
     tests = [(name, _step(name), accuracy) for name, accuracy in accuracies.items()]
     gain = accuracies["full"] - accuracies["base"]
+    for step in edited_steps(study.spec)[:-1]:
+        edits = (*edits_of_step(study.spec, step), "full")
+        tests += [(name, step, accuracies[name]) for name in edits if name in accuracies]
     curve = [("checkpoint", step, accuracies["base"] + gain * (1 - 0.8 ** (step / 2))) for step in kept]
     for split, variants in (("test", tests), ("validation", [("base", 0, accuracies["base"]), *curve])):
         found = dict(zip(("", "-problems"), _scores(study, cell, split, variants, rng), strict=True))
         for suffix, rows in found.items():
             edited = rows["variant"].str.startswith(("rank_", "in_scope", "single_"))
+            edited |= (rows["variant"] == "full") & (rows["step"] < STEPS)
             name = "accuracy" if split == "test" else "validation"
             for stem, part in ((name, rows[~edited]), ("ablation", rows[edited])):
                 if len(part):

@@ -16,6 +16,7 @@ from rlstride.study.load import Study
 from rlstride.study.variants import IN_SCOPE_FULL, window_variant
 
 Tables = dict[str, pd.DataFrame]
+_SHARES_SHOWN = (-0.25, 1.5)  # intervals of a gain near 0 reach far beyond
 _KIND_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -157,8 +158,35 @@ def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
     ranks = sorted(data["rank"].unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, list(map(str, ranks)))
+    axes.set_ylim(*_SHARES_SHOWN)
     axes.set_xlabel("rank of the update kept (rescaled to its full norm)")
     axes.set_ylabel("share of the in-scope gain that is kept")
+    axes.legend(fontsize=8)
+    return Drawing(figure, data)
+
+
+def draw_rank_1_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
+    """The rank-1 model's share of the in-scope gain as RL goes on: by model, or by algorithm of a single model."""
+    frame = tables["ranks"]
+    frame = frame[(frame["pool"] == ("model" if len(study.models) > 1 else "algorithm")) & (frame["gain_low"] > 0)]
+    if frame["step"].nunique() < 2:
+        return None
+    measured = [f"rank_1_share{end}" for end in ("", "_low", "_high")]
+    data = frame[["pool", "of", "step", "full", *measured]].dropna().sort_values(["of", "step"])
+    names = [name for name in (*study.models, *study.algorithms) if name in set(data["of"])]
+    looks = style.series_of(names)
+    apart = 0.01 * float(data["step"].max())
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for place, name in enumerate(names):
+        rows = data[data["of"] == name]
+        shifted = rows["step"] + apart * (place - (len(names) - 1) / 2)
+        axes.vlines(shifted, rows["rank_1_share_low"], rows["rank_1_share_high"], color=looks[name].colour, linewidth=1)
+        axes.plot(shifted, rows["rank_1_share"], label=name, **looks[name].line_kwargs())
+    for reference in (0, 1):
+        axes.axhline(reference, color=style.GREY, linewidth=0.8)
+    axes.set_ylim(*_SHARES_SHOWN)
+    axes.set_xlabel("RL step")
+    axes.set_ylabel("rank 1's share of the in-scope gain")
     axes.legend(fontsize=8)
     return Drawing(figure, data)
 

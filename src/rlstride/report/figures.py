@@ -78,8 +78,15 @@ FIGURES = (
         "gain_over_rank",
         "How many ranks the gain needs",
         "Share of what the whole in-scope update gains over the base that rank-k models keep, pooled over runs, with "
-        "95 % intervals over runs and problems (the in-scope gain itself taken as known).",
+        "95 % intervals (the in-scope gain itself taken as known).",
         drawings.draw_gain_over_rank,
+    ),
+    FigureSpec(
+        "rank_1_share_over_steps",
+        "Dominance as RL goes on",
+        "The rank-1 model's share of what the whole in-scope update gains over the base, of kept steps, where the run "
+        "gained beyond noise; 95 % intervals.",
+        drawings.draw_rank_1_share_over_steps,
     ),
     FigureSpec(
         "accuracy_by_cell",

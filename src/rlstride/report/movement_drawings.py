@@ -114,4 +114,4 @@ def _by_rank(axes: Axes, frame: pd.DataFrame, names: dict[str, str]) -> None:
         axes.vlines(places, rows["low"], rows["high"], color=look.colour, linewidth=1.2)
         axes.plot(places, rows["value"], label=label, color=look.colour, marker=look.marker, linestyle="", markersize=5)
     axes.set_xticks(ranks, ["whole\nupdate" if rank == 0 else f"$u_{rank}$" for rank in ranks])
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
