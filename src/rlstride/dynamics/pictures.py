@@ -17,7 +17,7 @@ def pca_path(G: Array) -> Array:
         G: (T, T).
 
     Returns:
-        (T, 2) relative to the base; the last step lies on the positive side of both axes. Zero where nothing moved.
+        (T, 2) relative to the base; its mean lies on the positive side of both axes. Zero where nothing moved.
     """
     centred = _with_base(G)
     centred = centred - centred.mean(axis=0)
@@ -25,7 +25,7 @@ def pca_path(G: Array) -> Array:
     values, vectors = np.linalg.eigh(centred)
     path: Array = vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0))
     path = path[1:] - path[0]
-    path *= np.where(path[-1] < 0, -1.0, 1.0)
+    path *= np.where(path.sum(axis=0) < 0, -1.0, 1.0)
     return path
 
 

@@ -161,7 +161,7 @@ def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
     axes.set_ylim(*_SHARES_SHOWN)
     axes.set_xlabel("rank of the update kept (rescaled to its full norm)")
     axes.set_ylabel("share of the in-scope gain that is kept")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return Drawing(figure, data)
 
 
@@ -187,7 +187,7 @@ def draw_rank_1_share_over_steps(tables: Tables, study: Study) -> Drawing | None
     axes.set_ylim(*_SHARES_SHOWN)
     axes.set_xlabel("RL step")
     axes.set_ylabel("rank 1's share of the in-scope gain")
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return Drawing(figure, data)
 
 
