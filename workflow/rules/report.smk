@@ -12,6 +12,7 @@ rule write_report:
         manifests=of_cells("manifest", STUDY.cells),
         validation=of_cells("validation", STUDY.cells),
         spectra=of_cells("spectra", STUDY.cells),
+        dynamics=of_cells("dynamics", STUDY.cells),
     output:
         page=report(PATHS.report / "index.html", caption="../report/page.rst", category="Report"),
         claims=report(PATHS.tables / "claims.csv", caption="../report/claims.rst", category="Claims"),
@@ -28,6 +29,20 @@ rule write_report:
         ),
         window=report(
             FIGURES / "accuracy_over_window.svg", caption="../report/accuracy_over_window.rst", category="Figures"
+        ),
+        ranks=report(FIGURES / "gain_over_rank.svg", caption="../report/gain_over_rank.rst", category="Figures"),
+        fading=report(
+            FIGURES / "rank_1_share_over_steps.svg",
+            caption="../report/rank_1_share_over_steps.rst",
+            category="Figures",
+        ),
+        linear=report(FIGURES / "linear_fits.svg", caption="../report/linear_fits.rst", category="Figures"),
+        angle=report(FIGURES / "angle_over_steps.svg", caption="../report/angle_over_steps.rst", category="Figures"),
+        pca=report(FIGURES / "pca_paths.svg", caption="../report/pca_paths.rst", category="Figures"),
+        tsne=report(FIGURES / "tsne_paths.svg", caption="../report/tsne_paths.rst", category="Figures"),
+        drift=report(FIGURES / "drift.svg", caption="../report/drift.rst", category="Figures"),
+        edited_formats=report(
+            FIGURES / "formats_by_variant.svg", caption="../report/formats_by_variant.rst", category="Figures"
         ),
     log:
         LOGS / "write_report.log",
