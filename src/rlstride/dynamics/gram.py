@@ -26,15 +26,21 @@ def update_gram(reader: UpdateReader, weight: Weight) -> Array:
     return G.numpy()
 
 
+def with_base(G: Array) -> Array:
+    """G (T + 1, T + 1) with the base, the origin of all positions, before them."""
+    whole = np.zeros((len(G) + 1, len(G) + 1))
+    whole[1:, 1:] = G
+    return whole
+
+
 def random_walk_gram(G: Array) -> Array:
     """The expected Gram matrix of a walk from the base with steps as long as G's, each in a random direction.
 
     In as many dimensions as a weight matrix has entries, the directions of such a walk are orthogonal to within noise.
     """
-    origin = np.zeros((len(G) + 1, len(G) + 1))
-    origin[1:, 1:] = G
-    norms = np.diag(origin)
-    squared_lengths = np.maximum(norms[1:] + norms[:-1] - 2 * np.diag(origin, 1), 0)  # |D(t) - D(t-1)|^2, D(0) = 0
+    whole = with_base(G)
+    norms = np.diag(whole)
+    squared_lengths = np.maximum(norms[1:] + norms[:-1] - 2 * np.diag(whole, 1), 0)  # |D(t) - D(t-1)|^2, D(0) = 0
     walked = np.cumsum(squared_lengths)
     grown: Array = np.minimum.outer(walked, walked)
     return grown
@@ -65,7 +71,7 @@ def r2_in_step(G: Array, steps: Array, seen: int, degree: int = 1) -> float:
     inner = G[np.ix_(at, at)]
     total = float(np.trace(inner) - inner.sum() / len(at))
     floor = 1e-12 * float(np.trace(inner))
-    error = _squared_error(G, at, _polynomial_weights(steps, seen, at, degree))
+    error = _squared_error(G, at, _polynomial(steps, seen, at, degree))
     return 1 - error / total if total > floor else float("nan")
 
 
@@ -76,7 +82,7 @@ def error_over_persistence(G: Array, steps: Array, seen: int, degree: int = 1) -
         Below 1 where it predicts better than staying; NaN where the weights do stay.
     """
     at = _measured_on(len(steps), seen)
-    return _over_persistence(G, seen, at, _polynomial_weights(steps, seen, at, degree))
+    return _over_persistence(G, seen, at, _polynomial(steps, seen, at, degree))
 
 
 def error_of_going_on(G: Array, steps: Array, seen: int) -> float:
@@ -84,8 +90,8 @@ def error_of_going_on(G: Array, steps: Array, seen: int) -> float:
 
     What a line misses of the present does not count against it here.
     """
-    at, present = _measured_on(len(steps), seen), np.array([seen - 1])
-    line = _polynomial_weights(steps, seen, at, 1) - _polynomial_weights(steps, seen, present, 1)
+    at = _measured_on(len(steps), seen)
+    line = _polynomial(steps, seen, at, 1) - _polynomial(steps, seen, np.array([seen - 1]), 1)
     return _over_persistence(G, seen, at, _staying(len(steps), seen, at) + line)
 
 
@@ -105,13 +111,28 @@ def _measured_on(count: int, seen: int) -> Indices:
     return np.arange(count) if seen == count else np.arange(seen, count)
 
 
-def _polynomial_weights(steps: Array, seen: int, at: Indices, degree: int) -> Array:
-    """H (len(at), T) with D^(at) = H D: least squares with an intercept; unseen steps have weight 0."""
-    scaled = steps / steps[-1]
-    powers = np.vander(scaled, degree + 1)
+def _polynomial(steps: Array, seen: int, at: Indices, degree: int) -> Array:
+    """H (len(at), T) with D^(at) = H D; unseen steps have weight 0."""
     H = np.zeros((len(at), len(steps)))
-    H[:, :seen] = powers[at] @ np.linalg.pinv(powers[:seen])
+    H[:, :seen] = polynomial_weights(steps[:seen], steps[at], degree)
     return H
+
+
+def polynomial_weights(steps: Array, at: Array, degree: int) -> Array:
+    """The least-squares polynomial, with an intercept, as weights of what it was fitted to.
+
+    Args:
+        steps: fitted, (T,).
+        at: where it is read off, (n,).
+        degree: of the polynomial.
+
+    Returns:
+        H (n, T): the polynomial through x(t) has the values H x.
+    """
+    # Counted from the last step and in its unit, so that powers of late steps do not lose digits.
+    powers, reach = (np.vander((t - steps[-1]) / steps[-1], degree + 1) for t in (steps, at))
+    weights: Array = reach @ np.linalg.pinv(powers)
+    return weights
 
 
 def _squared_error(G: Array, at: Indices, H: Array) -> float:

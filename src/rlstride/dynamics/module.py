@@ -1,6 +1,5 @@
 """What dynamics.parquet says of one weight's movement; the quantities are listed in rlstride.dynamics.table."""
 
-import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from rlstride.dynamics.nulls import r2_iid_noise, r2_permuted, r2_random_walk
 from rlstride.dynamics.pls import Array, fit_pls1, q2_leave_one_out, r2, r2_in_sample, rmse
 from rlstride.spectra.scope import Weight
 from rlstride.spectra.updates import Movement, UpdateReader, movement
-from rlstride.trajectory.store import Trajectory
 
 RANKS = 5
 DRAWS = 10
@@ -55,13 +53,16 @@ def measure(reader: UpdateReader, weight: Weight, y: Array) -> Measured:
     grams = [update_gram(reader, weight)]
     of_the_whole: list[dict[str, Any]] = [
         *({"features": math.prod(weight.shape)} | row for row in _of_the_step(grams[0], steps)),
-        *({"step": step, "quantity": "norm", "value": norm} for step, norm in _norms(found)),
+        *(
+            {"step": step, "quantity": "norm", "value": norm}
+            for step, norm in zip(found.steps, found.norms.tolist(), strict=True)
+        ),
     ]
     rows = [{"rank": 0} | row for row in of_the_whole]
     for rank in range(1, found.s.shape[1] + 1):
         X = found.coordinates(rank).numpy()  # (T, m)
         grams.append(X @ X.T)
-        rng = np.random.default_rng(seed_of(reader.trajectory, weight.module, rank))
+        rng = np.random.default_rng(reader.trajectory.seed_for(weight.module, rank))
         of_rank = [*_of_accuracy(X, y, rng), *_of_the_step(grams[rank], steps), *_angles(found, rank)]
         rows += [{"rank": rank, "features": X.shape[1]} | row for row in of_rank]
     return Measured(rows, grams[0], grams[1])
@@ -120,10 +121,6 @@ def _r2_along_the_last(G: Array, steps: Array) -> float:
     return r2(projected, np.asarray(line, dtype=np.float64))
 
 
-def _norms(found: Movement) -> Iterator[tuple[int, float]]:
-    return zip(found.steps, found.norms.tolist(), strict=True)
-
-
 def _angles(found: Movement, rank: int) -> Rows:
     u = found.u[:, :, rank - 1].double().numpy()  # (T, m)
     defined = found.s[:, rank - 1].numpy() > 0
@@ -146,10 +143,3 @@ def degrees_between(a: Array, b: Array) -> Array:
     chord = np.linalg.norm(a - sign * b, axis=-1)
     degrees: Array = np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
     return degrees
-
-
-def seed_of(trajectory: Trajectory, *parts: str | int) -> int:
-    """A seed from a run and from what of it is drawn."""
-    manifest = trajectory.manifest
-    text = "/".join(map(str, (manifest.base.name, manifest.algorithm, manifest.seed, *parts)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")

@@ -3,6 +3,7 @@
 import numpy as np
 from sklearn.manifold import TSNE
 
+from rlstride.dynamics.gram import with_base
 from rlstride.dynamics.pls import Array
 
 _LARGEST_PERPLEXITY = 10.0
@@ -19,7 +20,7 @@ def pca_path(G: Array) -> Array:
     Returns:
         (T, 2) relative to the base; its mean lies on the positive side of both axes. Zero where nothing moved.
     """
-    centred = _with_base(G)
+    centred = with_base(G)
     centred = centred - centred.mean(axis=0)
     centred = centred - centred.mean(axis=1, keepdims=True)
     values, vectors = np.linalg.eigh(centred)
@@ -34,7 +35,7 @@ def tsne_path(G: Array, seed: int) -> Array:
 
     Distances between far groups and the spread of a group mean nothing in it.
     """
-    whole = _with_base(G)
+    whole = with_base(G)
     norms = np.diag(whole)
     distances = np.sqrt(np.maximum(norms[:, None] + norms[None, :] - 2 * whole, 0))
     if not distances.any():
@@ -44,9 +45,3 @@ def tsne_path(G: Array, seed: int) -> Array:
     path = np.asarray(method.fit_transform(distances / distances.max()), dtype=np.float64)
     relative: Array = path[1:] - path[0]
     return relative
-
-
-def _with_base(G: Array) -> Array:
-    whole = np.zeros((len(G) + 1, len(G) + 1))
-    whole[1:, 1:] = G
-    return whole

@@ -36,7 +36,7 @@ import numpy as np
 import pandas as pd
 
 from rlstride.dynamics.accuracies import read_accuracies
-from rlstride.dynamics.module import measure, seed_of
+from rlstride.dynamics.module import measure
 from rlstride.dynamics.pictures import pca_path, tsne_path
 from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
@@ -123,7 +123,7 @@ def _rows(reader: UpdateReader, y: Array) -> Iterator[dict[str, Any]]:
         yield from (place | defaults | row for row in measured.rows)
     place = {"module": ALL_MODULES, "layer": -1, "kind": "all"}
     for rank, G in together.items():
-        paths = {"pca": pca_path(G), "tsne": tsne_path(G, seed_of(reader.trajectory, rank))}
+        paths = {"pca": pca_path(G), "tsne": tsne_path(G, reader.trajectory.seed_for(rank))}
         for name, path in paths.items():
             for step, position in zip(reader.trajectory.steps, path, strict=True):
                 for axis, value in enumerate(position, start=1):

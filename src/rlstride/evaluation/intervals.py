@@ -5,7 +5,7 @@ and ratios keep their nominal coverage where the percentile interval loses it. A
 models' mean scores, so one resampling of the problems serves them all.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,11 @@ class Interval:
 def interval_columns(name: str) -> tuple[str, str, str]:
     """The columns of an estimate and of the two ends of its interval."""
     return name, f"{name}_low", f"{name}_high"
+
+
+def columns_of(intervals: Mapping[str, Interval]) -> dict[str, float]:
+    """Several intervals by name as the columns of one row."""
+    return {column: value for name, interval in intervals.items() for column, value in interval.columns(name).items()}
 
 
 def mean_interval(scores: ArrayLike, *, level: float = LEVEL, rng: np.random.Generator | None = None) -> Interval:

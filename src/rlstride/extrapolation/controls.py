@@ -1,6 +1,5 @@
 """What stands beside the methods: the first update alone, AlphaRL without its regression, and a random direction."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -68,10 +67,9 @@ def rank_1_updates(window: Trajectory, step: int, factor: float) -> Iterator[tup
 
 def random_updates(window: Trajectory, step: int, factor: float) -> Iterator[tuple[str, Tensor]]:
     """A Gaussian direction of norm factor * |D(t)|F for every tensor, float64; the same one for the same run."""
-    reader, manifest = UpdateReader(window), window.manifest
+    reader = UpdateReader(window)
     for weight in reader.weights:
-        text = f"{manifest.base.name}/{manifest.algorithm}/{manifest.seed}/{weight.name}"
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
-        noise = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(window.seed_for(weight.name))
+        noise = torch.randn(weight.shape, dtype=torch.float64, generator=generator)
         norm = float((reader.stored(weight, step).double() - reader.stored(weight, 0).double()).norm())
         yield weight.name, noise * (factor * norm / float(noise.norm()))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlstride.dynamics.gram import polynomial_weights
 from rlstride.dynamics.pls import Array
 from rlstride.extrapolation.method import Prediction, Target
 from rlstride.extrapolation.sums import Coordinates, summed_updates, window_coordinates
@@ -68,8 +69,5 @@ def at_step(steps: Array, path: Array, target: float, degree: int) -> Array:
     Returns:
         (k,).
     """
-    # Counted from the last step and in its unit, so that powers of late steps do not lose digits.
-    powers = np.vander((steps - steps[-1]) / steps[-1], degree + 1)
-    reach = np.vander([(target - steps[-1]) / steps[-1]], degree + 1)
-    point: Array = (reach @ np.linalg.lstsq(powers, path, rcond=None)[0])[0]
+    point: Array = polynomial_weights(steps, np.array([target]), degree)[0] @ path
     return point

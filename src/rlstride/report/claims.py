@@ -85,13 +85,14 @@ def _learning(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
 
 def _dominance(algorithm: str, evidence: Evidence) -> Iterable[Claim]:
     measures = (("relative accuracy", relative, ("full",)), ("recovered gain", recovered_gain, ("base", "full")))
-    equal_norm = [control for control in _EQUAL_NORM if control in evidence.study.spec.ablation.variants]
-    advantages = [evidence.interval(difference("rank_1", control)) for control in equal_norm or _EQUAL_NORM[:1]]
+    asked = [control for control in _EQUAL_NORM if control in evidence.study.spec.ablation.variants]
+    equal_norm = asked or _EQUAL_NORM[:1]
+    advantages = [evidence.interval(difference("rank_1", control)) for control in equal_norm]
     for name, statistic, references in measures:
         recovery = evidence.interval(statistic("rank_1"))
         controls = {
             control: evidence.interval(statistic(control))
-            for control in (*(equal_norm or _EQUAL_NORM[:1]), "rank_1_unscaled", IN_SCOPE_FULL)
+            for control in (*equal_norm, "rank_1_unscaled", IN_SCOPE_FULL)
         }
         yield _claim(
             f"Rank-1 dominance: {name} of the rank-1 model",

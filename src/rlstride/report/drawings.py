@@ -1,5 +1,6 @@
 """What each figure shows: from the study's tables to a figure and the tidy frame that it was drawn from."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -8,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import at_last_step
 from rlstride.report import style
 from rlstride.report.style import Series
@@ -135,59 +137,36 @@ def draw_recovered_gain(tables: Tables, study: Study) -> Drawing | None:
 
 def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
     """Share of the in-scope gain that each rank keeps: a line for each model, or for each algorithm of a single one."""
-    frame = tables["recovery"]
-    frame = frame[frame["pool"] == ("model" if len(study.models) > 1 else "algorithm")]
+    frame = _by_model_or_algorithm(tables["recovery"], study)
     whole = frame[frame["variant"] == IN_SCOPE_FULL].set_index("of")["gain"]
     frame = frame[frame["variant"].map(_is_rank).astype(bool)]
     frame = frame.assign(rank=frame["variant"].str.removeprefix("rank_").astype(int), in_scope=frame["of"].map(whole))
     frame = frame[frame["gain"].notna() & (frame["in_scope"] > 0)].sort_values(["of", "rank"])
     if frame["rank"].nunique() < 2:
         return None
-    shares = {column: frame[column] / frame["in_scope"] for column in ("gain", "gain_low", "gain_high")}
+    shares = {column: frame[column] / frame["in_scope"] for column in interval_columns("gain")}
     data = frame[["pool", "of", "rank", "in_scope"]].assign(**shares)
-    names = [name for name in (*study.models, *study.algorithms) if name in set(data["of"])]
-    looks = style.series_of(names)
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    for place, name in enumerate(names):
-        rows = data[data["of"] == name]
-        shifted = rows["rank"] * 1.03 ** (place - (len(names) - 1) / 2)
-        axes.vlines(shifted, rows["gain_low"], rows["gain_high"], color=looks[name].colour, linewidth=1)
-        axes.plot(shifted, rows["gain"], label=name, **looks[name].line_kwargs())
-    for reference in (0, 1):
-        axes.axhline(reference, color=style.GREY, linewidth=0.8)
+    figure, axes = _shares_of(data, study, "rank", "gain", lambda ranks, place: ranks * 1.03**place)
     ranks = sorted(data["rank"].unique())
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, list(map(str, ranks)))
-    axes.set_ylim(*_SHARES_SHOWN)
     axes.set_xlabel("rank of the update kept (rescaled to its full norm)")
     axes.set_ylabel("share of the in-scope gain that is kept")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return Drawing(figure, data)
 
 
 def draw_rank_1_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
     """The rank-1 model's share of the in-scope gain as RL goes on: by model, or by algorithm of a single model."""
-    frame = tables["ranks"]
-    frame = frame[(frame["pool"] == ("model" if len(study.models) > 1 else "algorithm")) & (frame["gain_low"] > 0)]
+    frame = _by_model_or_algorithm(tables["ranks"], study)
+    frame = frame[frame["gain_low"] > 0]
     if frame["step"].nunique() < 2:
         return None
-    measured = [f"rank_1_share{end}" for end in ("", "_low", "_high")]
-    data = frame[["pool", "of", "step", "full", *measured]].dropna().sort_values(["of", "step"])
-    names = [name for name in (*study.models, *study.algorithms) if name in set(data["of"])]
-    looks = style.series_of(names)
+    columns = ["pool", "of", "step", "full", *interval_columns("rank_1_share")]
+    data = frame[columns].dropna().sort_values(["of", "step"])
     apart = 0.01 * float(data["step"].max())
-    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-    for place, name in enumerate(names):
-        rows = data[data["of"] == name]
-        shifted = rows["step"] + apart * (place - (len(names) - 1) / 2)
-        axes.vlines(shifted, rows["rank_1_share_low"], rows["rank_1_share_high"], color=looks[name].colour, linewidth=1)
-        axes.plot(shifted, rows["rank_1_share"], label=name, **looks[name].line_kwargs())
-    for reference in (0, 1):
-        axes.axhline(reference, color=style.GREY, linewidth=0.8)
-    axes.set_ylim(*_SHARES_SHOWN)
+    figure, axes = _shares_of(data, study, "step", "rank_1_share", lambda steps, place: steps + apart * place)
     axes.set_xlabel("RL step")
     axes.set_ylabel("rank 1's share of the in-scope gain")
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
     return Drawing(figure, data)
 
 
@@ -283,6 +262,34 @@ def draw_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
     return Drawing(
         figure, data.rename(columns={"accuracy": "share_1_median", "low": "quartile_1", "high": "quartile_3"})
     )
+
+
+def _by_model_or_algorithm(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Of a pooled table the rows of each model; of each algorithm where a study has a single model."""
+    return frame[frame["pool"] == ("model" if len(study.models) > 1 else "algorithm")]
+
+
+def _shares_of(
+    data: pd.DataFrame, study: Study, x: str, share: str, beside: Callable[[pd.Series, float], pd.Series]
+) -> tuple[Figure, Axes]:
+    """Shares of a gain over ``x`` with their intervals, a line for each ``of``.
+
+    Args:
+        beside: moves the x of a line, by its place from the middle one, so that intervals do not hide each other.
+    """
+    value, low, high = interval_columns(share)
+    names = [name for name in (*study.models, *study.algorithms) if name in set(data["of"])]
+    figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for index, (name, look) in enumerate(style.series_of(names).items()):
+        rows = data[data["of"] == name]
+        places = beside(rows[x], index - (len(names) - 1) / 2)
+        axes.vlines(places, rows[low], rows[high], color=look.colour, linewidth=1)
+        axes.plot(places, rows[value], label=name, **look.line_kwargs())
+    for reference in (0, 1):
+        axes.axhline(reference, color=style.GREY, linewidth=0.8)
+    axes.set_ylim(*_SHARES_SHOWN)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8)
+    return figure, axes
 
 
 def headline(frame: pd.DataFrame, study: Study) -> pd.DataFrame:

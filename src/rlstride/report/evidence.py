@@ -9,8 +9,8 @@ import pandas as pd
 
 from rlstride.dynamics.table import SUMMARISED
 from rlstride.evaluation.intervals import Interval
-from rlstride.evaluation.tables import at_last_step, problems_file, read_tests
-from rlstride.report.pooling import Floats, Statistic, pooled_interval
+from rlstride.evaluation.tables import at_last_step, problems_file, read_table, read_tests
+from rlstride.report.pooling import Floats, Statistic, having, pooled_interval
 from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
@@ -31,7 +31,7 @@ class Evidence:
 
     def having(self, *variants: str) -> dict[Cell, dict[str, Floats]]:
         """The scores of the cells in which all these variants were evaluated."""
-        return {cell: scores for cell, scores in self.scores.items() if all(name in scores for name in variants)}
+        return having(self.scores, *variants)
 
     def interval(self, statistic: Statistic) -> Interval:
         """A statistic over the cells that have all its variants."""
@@ -39,10 +39,7 @@ class Evidence:
 
     def of_dynamics(self, statistic: Statistic) -> Interval:
         """A statistic of the movement's quantities over the cells that have them all."""
-        cells = {
-            cell: found for cell, found in self.dynamics.items() if all(name in found for name in statistic.variants)
-        }
-        return pooled_interval(cells, statistic)
+        return pooled_interval(having(self.dynamics, *statistic.variants), statistic)
 
 
 def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
@@ -59,7 +56,7 @@ def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
         cells=list(cells),
         scores={cell: last_scores(path, study) for cell, path in paths.items()},
         shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
-        dynamics={cell: found for cell, path in paths.items() if (found := leading(path.dynamics))},
+        dynamics={cell: found for cell, path in paths.items() if (found := leading(read_table(path.dynamics)))},
         costs={
             window: {cell: costs for cell, path in paths.items() if (costs := _costs(path, window, headline))}
             for window in study.spec.extrapolation.windows
@@ -107,15 +104,18 @@ def _shares(file: Path) -> dict[str, Floats]:
     return {"share": frame["share_1"].to_numpy(dtype=float), "null": null}
 
 
-def leading(dynamics: Path, rank: int = 1) -> dict[str, Floats]:
+def leading(dynamics: pd.DataFrame, rank: int = 1) -> dict[str, Floats]:
     """A cell's movement by quantity, one value for each in-scope matrix: those of one singular direction, and of the
     whole update under ``whole_`` and the quantity's name.
 
     Matrices that lack any of them (one that never moved has none) are left out; empty where nothing was measured.
+
+    Args:
+        dynamics: the rows of dynamics.parquet, or none.
     """
-    if not dynamics.is_file():
+    if dynamics.empty:
         return {}
-    frame = pd.read_parquet(dynamics, columns=["module", "rank", "step", "quantity", "value"])
+    frame = dynamics[["module", "rank", "step", "quantity", "value"]]
     frame = frame[(frame["step"] == 0) & frame["quantity"].isin(SUMMARISED) & frame["rank"].isin([0, rank])]
     names = np.where(frame["rank"] == 0, "whole_", "") + frame["quantity"]
     wide = frame.assign(quantity=names).pivot(index="module", columns="quantity", values="value")

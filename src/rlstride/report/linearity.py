@@ -8,8 +8,9 @@ import pandas as pd
 
 from rlstride.dynamics.module import RANKS
 from rlstride.dynamics.table import OF_ACCURACY, OF_THE_STEP
+from rlstride.evaluation.tables import read_table
 from rlstride.report.evidence import leading
-from rlstride.report.pooling import Floats, Statistic, difference, mean_of, pooled_interval, relative
+from rlstride.report.pooling import Floats, Statistic, difference, having, mean_of, pooled_interval, relative
 from rlstride.report.recovery import pools
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
@@ -33,8 +34,9 @@ def linearity_table(results_dir: Path, study: Study) -> pd.DataFrame:
         quantity's name: a difference to, or a share of, what follows, taken matrix by matrix.
     """
     paths, rows = StudyPaths(results_dir), list[dict[str, Any]]()
+    tables = {cell: read_table(paths.cell(cell).dynamics) for cell in study.cells}
     for rank in range(1, RANKS + 1):
-        found = {cell: leading(paths.cell(cell).dynamics, rank) for cell in study.cells}
+        found = {cell: leading(table, rank) for cell, table in tables.items()}
         for pool, name, cells in pools(study):
             measured = {cell: found[cell] for cell in cells if found[cell]}
             if measured and (rank == 1 or pool == "rl"):
@@ -46,12 +48,10 @@ def _rows(cells: Mapping[Cell, dict[str, Floats]], rank: int) -> Iterator[dict[s
     prefixes = ("", _WHOLE) if rank == 1 else ("",)
     for prefix in prefixes:
         for quantity, statistic in _statistics(prefix):
-            having = {
-                cell: values for cell, values in cells.items() if all(name in values for name in statistic.variants)
-            }
-            if having:
-                interval = pooled_interval(having, statistic)
-                row = {"quantity": quantity, "rank": 0 if prefix else rank, "cells": len(having)}
+            found = having(cells, *statistic.variants)
+            if found:
+                interval = pooled_interval(found, statistic)
+                row = {"quantity": quantity, "rank": 0 if prefix else rank, "cells": len(found)}
                 yield row | {"value": interval.value, "low": interval.low, "high": interval.high}
 
 

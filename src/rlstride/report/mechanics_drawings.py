@@ -2,6 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from rlstride.report import style
 from rlstride.report.drawings import Drawing, Tables, algorithms_of, headline, models_of, select
@@ -17,7 +18,7 @@ def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
     """Share of the validation completions in each solution format."""
     frame = headline(tables["validation"], study)
     frame = frame[frame["algorithm"].isin(study.algorithms)]
-    formats = [name for name in map(str, frame.columns) if name.startswith("format_") and frame[name].notna().any()]
+    formats = _formats(frame)
     if frame.empty or not formats:
         return None
     frame = frame.groupby(["model", "algorithm", "step"], as_index=False)[formats].mean()
@@ -27,7 +28,7 @@ def draw_formats_over_steps(tables: Tables, study: Study) -> Drawing | None:
     for (algorithm, model), axes in grid.items():
         rows = select(frame, model=model, algorithm=algorithm).sort_values("step")
         for name, look in looks.items():
-            axes.plot(rows["step"], 100 * rows[name], label=name[7:], **look.line_kwargs(len(rows)))
+            axes.plot(rows["step"], 100 * rows[name], label=name.removeprefix(_FORMAT), **look.line_kwargs(len(rows)))
         axes.set_ylim(-2, 102)
     style.whole_steps(grid)
     style.label_outer(grid, "RL step", "completions (%)")
@@ -70,7 +71,7 @@ def draw_formats_by_variant(tables: Tables, study: Study) -> Drawing | None:
     frame = headline(tables["accuracy"], study)
     rl = {cell.algorithm for cell in study.rl_cells}
     frame = frame[frame["algorithm"].isin(rl) & frame["variant"].isin(_SHOWN)]
-    formats = [name for name in map(str, frame.columns) if name.startswith(_FORMAT) and frame[name].notna().any()]
+    formats = _formats(frame)
     if not formats or IN_SCOPE_FULL not in set(frame["variant"]):
         return None
     data = frame.groupby("variant")[formats].mean().reindex([name for name in _SHOWN if name in set(frame["variant"])])
@@ -90,3 +91,8 @@ def draw_formats_by_variant(tables: Tables, study: Study) -> Drawing | None:
     axes.set_xlabel(f"test completions (%), {study.spec.evaluation.headline}")
     figure.legend(loc="outside lower center", ncols=len(formats), fontsize=9)
     return Drawing(figure, data.reset_index())
+
+
+def _formats(frame: pd.DataFrame) -> list[str]:
+    """The columns with the shares of solution formats that were measured."""
+    return [name for name in map(str, frame.columns) if name.startswith(_FORMAT) and frame[name].notna().any()]

@@ -75,6 +75,11 @@ def recovered_gain(variant: str, base: str = "base", full: str = "full") -> Stat
     )
 
 
+def having(cells: Mapping[Cell, dict[str, Floats]], *names: str) -> dict[Cell, dict[str, Floats]]:
+    """The cells that have all of these."""
+    return {cell: found for cell, found in cells.items() if all(name in found for name in names)}
+
+
 def pooled_interval(cells: Mapping[Cell, Mapping[str, Floats]], statistic: Statistic) -> Interval:
     """A statistic of the mean scores over all cells, each cell weighing the same, with its 95 % interval.
 

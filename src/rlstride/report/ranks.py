@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from rlstride.evaluation.intervals import Interval
+from rlstride.evaluation.intervals import Interval, columns_of
 from rlstride.report.evidence import scores_at
-from rlstride.report.pooling import Floats, difference, mean_of, pooled_interval, recovered_gain
+from rlstride.report.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain
 from rlstride.report.recovery import pools
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
@@ -35,10 +35,12 @@ def ranks_table(results_dir: Path, study: Study) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for step in edited_steps(study.spec):
         ranks = plain_ranks(edits_of_step(study.spec, step))
-        needed = {"base", "full", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks)}
-        scores = {cell: scores_at(paths.cell(cell), study, step) for cell in study.cells if ranks}
+        if not ranks:
+            continue
+        needed = ("base", "full", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks))
+        scores = {cell: scores_at(paths.cell(cell), study, step) for cell in study.cells}
         for pool, name, cells in pools(study):
-            found = {cell: scores[cell] for cell in cells if ranks and needed <= set(scores[cell])}
+            found = having({cell: scores[cell] for cell in cells}, *needed)
             if found:
                 row = {"pool": pool, "of": name, "decoding": decoding, "cells": len(found), "step": step}
                 rows.append(row | {"ranks_to": ranks[-1]} | _measured(found, ranks))
@@ -79,4 +81,4 @@ def _measured(cells: Mapping[Cell, Mapping[str, Floats]], ranks: Sequence[int]) 
     }
     intervals = {name: pooled_interval(cells, statistic) for name, statistic in statistics.items()}
     intervals["rank_needed"] = rank_needed(cells, ranks)
-    return {column: value for name, interval in intervals.items() for column, value in interval.columns(name).items()}
+    return columns_of(intervals)

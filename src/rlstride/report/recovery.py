@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from rlstride.evaluation.intervals import columns_of
 from rlstride.report.evidence import last_scores
-from rlstride.report.pooling import Floats, difference, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.report.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
@@ -30,7 +31,7 @@ def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
     rows = []
     for pool, name, cells in pools(study):
         for variant in study.spec.ablation.variants:
-            found = {cell: scores[cell] for cell in cells if {variant, "base", "full"} <= set(scores[cell])}
+            found = having({cell: scores[cell] for cell in cells}, variant, "base", "full")
             if found:
                 row = {"pool": pool, "of": name, "variant": variant, "decoding": decoding, "cells": len(found)}
                 rows.append(row | _measured(variant, found))
@@ -49,11 +50,10 @@ def pools(study: Study) -> Iterator[tuple[str, str, list[Cell]]]:
 
 
 def _measured(variant: str, cells: dict[Cell, dict[str, Floats]]) -> dict[str, float]:
-    with_control = {cell: scores for cell, scores in cells.items() if _CONTROL in scores}
     intervals = {
         "accuracy": pooled_interval(cells, mean_of(variant)),
         "relative": pooled_interval(cells, relative(variant)),
         "gain": pooled_interval(cells, recovered_gain(variant)),
-        "over_random": pooled_interval(with_control, difference(variant, _CONTROL)),
+        "over_random": pooled_interval(having(cells, _CONTROL), difference(variant, _CONTROL)),
     }
-    return {column: value for name, interval in intervals.items() for column, value in interval.columns(name).items()}
+    return columns_of(intervals)

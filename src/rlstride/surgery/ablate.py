@@ -5,7 +5,6 @@ a = |D|F / |D_k|F (rescale ``frobenius``) or 1 (``none``). Every tensor that is 
 base; only in the scope ``all`` those outside of the decoder layers' matrices are the step's.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -192,7 +191,7 @@ def edited(
         return (base.double() + variant.scale * update.double()).to(dtype)
     decomposition = _chosen(decompositions[weight.module], variant, kept)
     if variant.directions.startswith("random"):
-        seed = _seed(reader.trajectory, weight.module, step, variant.control)
+        seed = reader.trajectory.seed_for(step, weight.module, variant.control)
         decomposition = _with_random_directions(decomposition, variant, seed)
     update = rank_k_update(decomposition, kept, rescale=variant.rescale == "frobenius")
     return (base.double() + variant.scale * update).to(dtype)
@@ -237,12 +236,6 @@ def _with_random_directions(decomposition: Decomposition, variant: AblationVaria
     v = svd.v if variant.directions == "random_u" else v
     untied, exact = torch.zeros_like(svd.s, dtype=torch.bool), torch.zeros_like(svd.s)
     return Decomposition(decomposition.norm, TruncatedSVD(u, svd.s, v, untied, exact, spectrum=None))
-
-
-def _seed(trajectory: Trajectory, module: str, step: int, variant: str) -> int:
-    manifest = trajectory.manifest
-    text = f"{manifest.base.name}/{manifest.algorithm}/{manifest.seed}/{step}/{module}/{variant}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
 
 _SCOPES = {

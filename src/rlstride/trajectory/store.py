@@ -1,5 +1,6 @@
 """A trajectory as its readers see it: the base, the kept steps, and windows that refuse to look ahead."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -47,6 +48,12 @@ class Trajectory:
         if not 0 < share <= 1:
             raise RequestError(f"a window is a share of the steps in (0, 1], not {share:g}")
         return Trajectory(self.folder, limit=window_limit(share, self.full_last_step))
+
+    def seed_for(self, *parts: str | int) -> int:
+        """A seed, below 2**48, from the run and from what of it is drawn: the same parts give the same draws."""
+        run = self.manifest
+        text = "/".join(map(str, (run.base.name, run.algorithm, run.seed, *parts)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
 
     def record(self, step: int) -> StepRecord:
         """The manifest's entry of a kept step.
