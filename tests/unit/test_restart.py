@@ -18,8 +18,8 @@ from rlstride.trajectory.manifest import read_manifest
 __all__ = ["study_file"]  # the fixture
 pytestmark = pytest.mark.slow
 
-TRAINERS = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "sft", "dist"]
-KILLS_OF_EACH = 3  # 27 in all
+TRAINERS = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "sft", "dist", "strides"]
+KILLS_OF_EACH = 3  # 30 in all
 LONGEST_WAIT = 120.0
 
 

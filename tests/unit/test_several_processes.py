@@ -239,3 +239,15 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     [line] = [line for log in run.logs for line in log.read_text().splitlines() if "rlstride train: " in line]
     assert re.search(sentence, line)
     assert not (out / "manifest.json").exists()
+
+
+def test_all_processes_jump_alike_and_end_with_the_same_weights(study_file: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = Path(__file__).parents[1] / "striding_rank.py"
+    command = [*launcher, script, study_file, tmp_path]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, other = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    histories = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [entry["factor"] for entry in histories[0]] == [entry["factor"] for entry in histories[1]]
+    assert any(entry["factor"] > 1 for entry in histories[0])
+    assert all(torch.equal(one[name], other[name]) for name in one)

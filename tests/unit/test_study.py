@@ -9,9 +9,10 @@ import yaml
 from rlstride.errors import RequestError
 from rlstride.study.config import StudyFile, Training
 from rlstride.study.estimate import describe, tiny_parameters, tiny_seconds
-from rlstride.study.load import Cell, Study, load_study, resolve_study, resolved_yaml
+from rlstride.study.load import Cell, Study, digest, load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import MINIMUM_STEPS, kept_steps, predictions, step_folder, window_steps
+from rlstride.training.launch import cell_settings
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = {
@@ -207,3 +208,31 @@ def test_the_size_of_a_published_model_comes_from_its_name_and_gives_gpu_hours()
 
 def test_check_tells_which_predictions_are_not_applicable() -> None:
     assert "Not applicable: alpharl at window 0.2, which holds too few kept steps." in describe(study())
+
+
+def test_a_run_that_never_strides_has_the_hash_that_it_had_before_strides_were_there() -> None:
+    plain = study()
+    cell = Cell("tiny-llama", "grpo", 0)
+    settings = {
+        "model": plain.models["tiny-llama"].model_dump(mode="json"),
+        "task": plain.task.model_dump(mode="json"),
+        "training": plain.spec.training.model_dump(mode="json"),
+        "algorithm": {
+            "learning_rate": 2e-4,
+            "warmup_steps": 0,
+            "max_grad_norm": 1.0,
+            "epsilon": 0.2,
+            "minibatches": 1,
+            "epochs": 1,
+            "trainer": "grpo",
+            "beta": 0.001,
+        },
+        "seed": 0,
+    }
+    assert digest(cell_settings(plain, cell)) == digest(settings)
+
+
+def test_a_stride_with_contrary_limits_is_refused() -> None:
+    algorithm = {"trainer": "grpo", "learning_rate": 1e-4, "stride": {"window": 20, "longest_window": 12}}
+    sentence = sentence_for(algorithms=["jumps"], define={"algorithms": {"jumps": algorithm}})
+    assert "longest_window: 12 is shorter than the window, 20" in sentence

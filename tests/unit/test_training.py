@@ -25,6 +25,9 @@ from rlstride.zoo.pretraining import encode_batch
 from rlstride.zoo.tokenizer import build_tokenizer
 from token_ids import token_ids
 
+# A jump wherever the next batch shows any gain at all, and a way back at the first sign of a loss.
+STRIDES = {"window": 2, "longest_window": 2, "significance": 0.49, "overlap": 0.01, "fall": 0.3}
+
 
 def teach_guessing(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task) -> None:
     """Has a random model answer at random, one in ten times rightly: without any reward, RL would move no weight."""
@@ -63,7 +66,7 @@ def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str
         "name": "few-steps",
         "task": "chain",
         "models": ["random"],
-        "algorithms": ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo"],
+        "algorithms": ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "strides"],
         "controls": ["frozen", "sft", "dist"],
         "training": {"steps": 10, "keep_every": 2, "problems_per_step": 4, "completions_per_problem": 4},
         "results": str(root / "results"),
@@ -79,7 +82,8 @@ def study_file(tmp_path_factory: pytest.TempPathFactory, default_study_file: str
                 for name in ("ppo", "reinforce_pp")
             }
             | {name: {"trainer": name, "learning_rate": 1e-3} for name in ("dr_grpo", "dapo", "gspo", "sft")}
-            | {"dist": {"trainer": "distillation", "learning_rate": 1e-3, "teacher": str(root / "teacher")}},
+            | {"dist": {"trainer": "distillation", "learning_rate": 1e-3, "teacher": str(root / "teacher")}}
+            | {"strides": {"trainer": "grpo", "learning_rate": 1e-3, "stride": STRIDES}},
         },
     }
     file = root / "study.yaml"

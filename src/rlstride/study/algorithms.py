@@ -4,11 +4,12 @@ A *step* is one batch of rollouts (or of demonstrations) with all the optimiser 
 the steps of all algorithms cost the same rollouts.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from rlstride.study.section import Strict
+from rlstride.study.stride import Stride
 
 
 class Optimisation(Strict):
@@ -30,6 +31,15 @@ class PolicyGradient(Optimisation):
     epsilon: float = Field(default=0.2, gt=0, description="Clip range of the importance ratio.")
     minibatches: int = Field(default=1, ge=1, description="Updates in one pass over a batch of rollouts.")
     epochs: int = Field(default=1, ge=1, description="Passes over each batch of rollouts.")
+    stride: Stride | None = Field(default=None, description="Jump along the run's own movement; null: never.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A run without strides is the run that it was before there were any, hash and all."""
+        plain: dict[str, Any] = handler(self)
+        if self.stride is None:
+            plain.pop("stride", None)
+        return plain
 
     @property
     def updates_per_step(self) -> int:

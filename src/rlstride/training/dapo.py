@@ -64,17 +64,18 @@ class DynamicSamplingTrainer(GRPOTrainer):
     def _calculate_rewards(self, *arguments: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(*arguments)  # (B, number of reward functions)
         self._informative = informative_groups(rewards[:, 0], self.num_generations)
+        self._row_rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # (B,)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         wanted = len(inputs) // self.num_generations
-        draws = [super()._generate_and_score_completions(inputs)]
+        draws = [self._rewarded_draw(inputs)]
         informative = [self._informative]
         logged = self._metrics["train"]
         while sum(map(sum, informative)) < wanted and len(draws) < self.max_rounds:
             count = groups_to_draw(wanted, informative)
             self._metrics["train"] = defaultdict(list)  # of a later draw, and left out of the log
-            draws.append(super()._generate_and_score_completions(self._further_prompts(count, len(draws))))
+            draws.append(self._rewarded_draw(self._further_prompts(count, len(draws))))
             informative.append(self._informative)
             logged["num_tokens"] = self._metrics["train"]["num_tokens"]
         self._metrics["train"] = logged
@@ -83,6 +84,11 @@ class DynamicSamplingTrainer(GRPOTrainer):
         logged["informative_groups"].append(min(wanted, sum(map(sum, informative))) / wanted)
         kept = kept_groups([flag for flags in informative for flag in flags], wanted)
         return take_groups(draws, kept, self.num_generations, self._tokenizer.pad_token_id)
+
+    def _rewarded_draw(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """A draw, with what each of its completions was rewarded with, (B,)."""
+        draw: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        return draw | {"row_rewards": self._row_rewards}
 
     def _further_prompts(self, count: int, draw: int) -> list[dict[str, Any]]:
         """Rows of the training data, each repeated for its group; the same ones in a resumed run."""

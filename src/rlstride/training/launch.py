@@ -11,6 +11,8 @@ import transformers
 from accelerate.utils import parse_flag_from_env
 
 from rlstride.errors import RequestError, WorkError
+from rlstride.extrapolation.next_batch import NextBatch
+from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.study.load import Cell, Study, digest
 from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
@@ -79,6 +81,9 @@ def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[s
     found["resumed_from"] = step_of(checkpoint) // updates if checkpoint else 0
     harvest = HarvestCallback(out, run.training.keep_every, updates)
     trainer = TRAINERS[run.algorithm.trainer](run)
+    stride = getattr(run.algorithm, "stride", None)
+    if stride is not None:  # before the harvest, which marks a checkpoint as complete
+        trainer.add_callback(StrideCallback(NextBatch(trainer), stride))
     trainer.add_callback(harvest)
     trainer.add_callback(LogLines(str(cell), updates))
     stop = StopOnSignal(updates)

@@ -1,0 +1,267 @@
+"""The verified stride as a callback of transformers' Trainer.
+
+trainer = GRPOTrainer(...)
+trainer.add_callback(StrideCallback(NextBatch(trainer)))
+trainer.train()
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, broadcast_object_list
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlstride.extrapolation.stride import Evidence, Found, Level, LineSearch, Movement, paired_evidence
+from rlstride.study.stride import Stride
+
+T = TypeVar("T")
+_FACTS, _TENSORS = "stride.json", "stride.safetensors"  # in the trainer's checkpoints
+
+
+class Validate(Protocol):
+    """Scores a model on held-out problems."""
+
+    def __call__(self, model: torch.nn.Module, draw: int) -> Sequence[float]:
+        """A score for every problem. Calls of one ``draw`` get the same problems and the same random numbers."""
+        ...
+
+
+class Validator(Protocol):
+    """Held-out problems that come from the trainer itself, such as NextBatch of rlstride.extrapolation.next_batch."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """The trainer's global steps that make one step of a window."""
+        ...
+
+    def serve(self, callback: "StrideCallback") -> None:
+        """Begins to call the callback's ``search`` and ``watch``."""
+        ...
+
+    def release(self) -> None:
+        """Leaves the trainer as it was."""
+        ...
+
+
+class StrideCallback(TrainerCallback):
+    """Lets a trainer jump along its own movement wherever held-out problems confirm it.
+
+    For any trainer whose optimiser updates whole tensors in place: full weights or an adapter, one process or several
+    with DDP, where the main process decides. A jump comes between two steps, after the trainer has saved what it saves,
+    and a resumed run goes on as if there had been no break. Frozen tensors stay. A jump after which the scores of a
+    later batch fall beyond noise is taken back. Up to two copies of the trained tensors are held in the CPU's memory,
+    and in a search two more where the tensors are.
+
+    Args:
+        validate: scores held-out problems; or a Validator, such as NextBatch(trainer), which spends the next training
+            batch on it.
+        settings: how to search; by default as :class:`rlstride.study.stride.Stride` says.
+        updates_per_step: the trainer's global steps that make one step of a window; a Validator knows it itself.
+
+    Attributes:
+        history: what every search found.
+    """
+
+    def __init__(
+        self, validate: Validate | Validator, settings: Stride | None = None, updates_per_step: int = 1
+    ) -> None:
+        self.settings = settings or Stride()
+        self.line_search = LineSearch(self.settings)
+        self.history: list[dict[str, Any]] = []
+        self._validator = None if callable(validate) else validate
+        self._validate = validate if callable(validate) else None
+        self._updates_per_step = self._validator.updates_per_step if self._validator else updates_per_step
+        self._updates = 0  # since the window began
+        self._start: list[Tensor] = []  # A
+        self._safe: list[Tensor] = []  # where the latest jump left from, until it has proved itself
+        self._level: Level | None = None  # of the scores there
+        self._model: Any = None
+        self._optimizer: Any = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a window is full."""
+        return self._updates >= self.line_search.window * self._updates_per_step
+
+    def search(self, evidence: Callable[[float, Movement], Evidence], level: Level) -> Found:
+        """Searches, leaves the weights where the search ends, and begins a new window there.
+
+        Args:
+            evidence: puts the movement at a factor and says what is known of the weights there.
+            level: of the scores at B.
+        """
+        began = time.perf_counter()
+        tensors = self._trained()
+        movement = Movement(tensors, self._start, self.settings.along)
+        if self.settings.verify == "none":
+            found = Found(1 + self.settings.first_reach, {})
+        else:
+            found = self.line_search.run(lambda factor: _from_main_process(evidence(factor, movement)))
+        movement.put(1.0)
+        self._safe, self._level = _copies(tensors), level
+        if found.factor != 1:
+            movement.put(found.factor)
+            _as_in_main_process(tensors)
+            self._treat_moments()
+        self._begin_window()
+        self._note(factor=found.factor, gain=found.gain, candidates=len(found.tried), seconds=began)
+        return found
+
+    def before_jump(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns with the weights where the latest search found them."""
+        tensors = self._trained()
+        after = [tensor.detach().clone() for tensor in tensors]
+        self._put(self._safe)
+        result = work()
+        self._put(after)
+        return result
+
+    def watch(self, level: Level) -> bool:
+        """Takes the latest jump back if scores have fallen since beyond noise; says whether it did.
+
+        Args:
+            level: of the scores that the weights in hand have reached, on other problems than before.
+        """
+        if self._level is None or not _from_main_process(level.is_below(self._level, self.settings.fall)):
+            return False
+        began = time.perf_counter()
+        self._put(self._safe)
+        self._treat_moments()
+        self.line_search.shorten()
+        self._level = None  # else a lucky batch could hold a run back for ever
+        self._begin_window()
+        self._note(factor=0.0, gain=0.0, candidates=0, seconds=began)
+        return True
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._model, self._optimizer = kwargs["model"], kwargs["optimizer"]
+        self._begin_window()
+        if state.global_step:
+            self._resume(_checkpoint(args, state))
+        if self._validator:
+            self._validator.serve(self)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._optimizer = kwargs["optimizer"]
+        if self._validate and self.is_due:
+            self._search_with(self._validate)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._updates += 1
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if "loss" not in state.log_history[-1]:
+            return
+        for entry in self.history:
+            if "step" not in entry:  # since the last log
+                entry["step"] = state.global_step
+                found = ("factor", "gain", "candidates", "seconds")
+                state.log_history[-1] |= {f"stride/{key}": entry[key] for key in found}
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        folder = _checkpoint(args, state)
+        tensors = {f"start.{i}": tensor for i, tensor in enumerate(self._start)}
+        tensors |= {f"safe.{i}": tensor for i, tensor in enumerate(self._safe)}
+        save_file(tensors, folder / _TENSORS)
+        facts = {
+            "updates": self._updates,
+            "reach": self.line_search.reach,
+            "window": self.line_search.window,
+            "level": [self._level.mean, self._level.error] if self._level else None,
+            "history": self.history,
+        }
+        (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._validator:
+            self._validator.release()
+
+    def _search_with(self, validate: Validate) -> None:
+        draw = len(self.history)
+
+        def scores_at(factor: float, movement: Movement) -> Tensor:
+            movement.put(factor)
+            return torch.tensor(list(validate(self._model, draw)), dtype=torch.float64)
+
+        at_end = torch.tensor(list(validate(self._model, draw)), dtype=torch.float64)
+        if not self.watch(Level.of(at_end)):
+            self.search(lambda factor, movement: paired_evidence(scores_at(factor, movement), at_end), Level.of(at_end))
+
+    def _resume(self, folder: Path) -> None:
+        if not (folder / _FACTS).is_file():
+            print(f"stride: {folder} holds nothing of it; a new window begins here", flush=True)
+            return
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        kept = load_file(folder / _TENSORS)
+        self._start = [kept[f"start.{i}"] for i in range(len(self._start))]
+        self._safe = [kept[f"safe.{i}"] for i in range(len(self._start)) if f"safe.{i}" in kept]
+        self._updates, self.history = facts["updates"], facts["history"]
+        self.line_search.reach, self.line_search.window = facts["reach"], facts["window"]
+        self._level = Level(*facts["level"]) if facts["level"] else None
+
+    def _begin_window(self) -> None:
+        self._updates = 0
+        self._start = _copies(self._trained())
+
+    def _note(self, *, factor: float, gain: float, candidates: int, seconds: float) -> None:
+        spent = time.perf_counter() - seconds
+        self.history.append({"factor": factor, "gain": gain, "candidates": candidates, "seconds": round(spent, 4)})
+
+    def _trained(self) -> list[Tensor]:
+        return [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+
+    @torch.no_grad()
+    def _put(self, tensors: Sequence[Tensor]) -> None:
+        for place, kept in zip(self._trained(), tensors, strict=True):
+            place.copy_(kept)
+
+    def _treat_moments(self) -> None:
+        """The optimiser's averages describe gradients elsewhere."""
+        if self.settings.moments == "keep":
+            return
+        for tensor in self._trained():
+            for value in self._optimizer.state.get(tensor, {}).values():
+                if isinstance(value, Tensor):
+                    value.zero_()
+
+
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """In the CPU's memory, where a large model's own is full."""
+    return [tensor.detach().to("cpu", copy=True).contiguous() for tensor in tensors]
+
+
+def _from_main_process(found: Any) -> Any:
+    """What the main process found: all then choose alike."""
+    if PartialState().num_processes == 1:
+        return found
+    shared = [found]
+    broadcast_object_list(shared)
+    return shared[0]
+
+
+@torch.no_grad()
+def _as_in_main_process(tensors: Sequence[Tensor]) -> None:
+    """The same bits everywhere, whatever the hardware of a process makes of a decomposition."""
+    if PartialState().num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(broadcast(tensor.detach().clone()))
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    assert args.output_dir is not None
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

@@ -1,0 +1,48 @@
+"""One of several processes that train with strides and write down where they ended: STUDY OUT."""
+
+import json
+import sys
+from pathlib import Path
+
+import transformers
+from safetensors.torch import save_file
+
+from rlstride.extrapolation.next_batch import NextBatch
+from rlstride.extrapolation.stride_callback import StrideCallback
+from rlstride.study.load import Cell, load_study
+from rlstride.study.paths import base_folder
+from rlstride.study.stride import Stride
+from rlstride.tasks import build_task
+from rlstride.training.processes import join_processes
+from rlstride.training.registry import TRAINERS
+from rlstride.training.run import Run
+
+
+def main(study_file: Path, out: Path) -> None:
+    study, cell = load_study(study_file), Cell("random", "grpo", 0)
+    processes = join_processes("cpu")
+    transformers.set_seed(0)
+    run = Run(
+        base_folder=base_folder(study, cell.model),
+        state_folder=out / "state",
+        task=build_task(study.spec.task, study.task),
+        training=study.spec.training,
+        algorithm=study.algorithm(cell),
+        seed=0,
+        device="cpu",
+        processes=processes.num_processes,
+    )
+    trainer = TRAINERS["grpo"](run)
+    trainer.create_model_card = lambda *args, **kwargs: None
+    settings = Stride(window=1, longest_window=1, significance=0.49, overlap=0.01, first_reach=8.0)
+    callback = StrideCallback(NextBatch(trainer), settings)
+    trainer.add_callback(callback)
+    trainer.train()
+    rank = processes.process_index
+    state = trainer.accelerator.unwrap_model(trainer.model).state_dict()
+    save_file({name: tensor.clone() for name, tensor in state.items()}, out / f"rank{rank}.safetensors")
+    (out / f"rank{rank}.json").write_text(json.dumps(callback.history))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

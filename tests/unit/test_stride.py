@@ -1,0 +1,173 @@
+"""The verified stride's numbers: what a jump is, what is known of a candidate, and how a search decides."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlstride.extrapolation.stride import (
+    Evidence,
+    Level,
+    LineSearch,
+    Movement,
+    direction,
+    paired_evidence,
+    weighted_evidence,
+)
+from rlstride.study.stride import Stride
+
+
+def clear(gain: float, overlap: float = 1.0) -> Evidence:
+    """A gain that is known without an error."""
+    return Evidence(gain, 0.0, overlap)
+
+
+# What a jump is.
+
+
+@pytest.mark.parametrize("along", ["full", "rank_1", "rank_1_unscaled"])
+def test_a_movement_put_at_1_is_where_it_ended_to_the_bit(along: str) -> None:
+    place = torch.randn(5, 4)
+    before = place.clone()
+    movement = Movement([place], [torch.randn(5, 4)], along)
+    movement.put(3.0)
+    assert not torch.equal(place, before)
+    movement.put(1.0)
+    assert torch.equal(place, before)
+
+
+def test_the_whole_movement_at_c_is_c_movements_from_the_start() -> None:
+    start, end = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0])
+    place = end.clone()
+    Movement([place], [start], "full").put(3.0)
+    assert place.tolist() == [4.0, -4.0]  # 1 + 3 * 1, 2 + 3 * -2
+
+
+def test_the_rank_1_part_has_the_norm_of_the_whole_unless_it_keeps_its_own() -> None:
+    D = torch.diag(torch.tensor([4.0, 3.0]))  # |D|F = 5, s1 = 4
+    assert torch.allclose(direction(D, "rank_1"), torch.diag(torch.tensor([5.0, 0.0])))
+    assert torch.allclose(direction(D, "rank_1_unscaled"), torch.diag(torch.tensor([4.0, 0.0])))
+
+
+def test_what_is_no_matrix_moves_in_full_and_what_did_not_move_stays() -> None:
+    vector, still = torch.tensor([1.0, -2.0]), torch.zeros(3, 3)
+    assert torch.equal(direction(vector, "rank_1"), vector)
+    assert torch.equal(direction(still, "rank_1"), still)
+
+
+# What is known of a candidate.
+
+
+def exact_sample(p: Tensor, q: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-ratios and rewards of a sample from p in which every answer comes as often as it should."""
+    counts = (p * 1000).round().long()
+    return (q / p).log().repeat_interleave(counts), rewards.repeat_interleave(counts)
+
+
+def test_weighted_answers_give_the_gain_of_the_policy_that_would_have_given_others() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.2, 0.1])
+    rewards = torch.tensor([1.0, 0.0, 1.0])
+    ratios, found = exact_sample(p, q, rewards)
+    evidence = weighted_evidence(ratios, found, group=10)
+    assert evidence.gain == pytest.approx(0.8 - 0.7)  # q: .7 + .1, p: .5 + .2
+
+
+def test_probability_that_went_to_answers_never_given_counts_as_worth_nothing() -> None:
+    log_ratios = torch.full((8,), math.log(0.6))  # 0.4 of the candidate's answers are none of these
+    assert weighted_evidence(log_ratios, torch.ones(8), group=4).gain == pytest.approx(-0.4)
+
+
+def test_a_reward_scale_that_starts_below_zero_is_measured_from_its_lowest() -> None:
+    p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])
+    ratios, found = exact_sample(p, q, torch.tensor([1.0, -1.0]))
+    assert weighted_evidence(ratios, found, group=10, lowest=-1.0).gain == pytest.approx(0.6 - 0.0)
+
+
+def test_answers_worth_nothing_are_not_read() -> None:
+    rewards = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    known = torch.tensor([0.1, 0.7, -0.2, -3.0])
+    unread = torch.tensor([0.1, 0.0, -0.2, 0.0])
+    assert weighted_evidence(known, rewards, group=2) == weighted_evidence(unread, rewards, group=2)
+
+
+def test_the_overlap_is_the_effective_share_of_the_sample() -> None:
+    weights = torch.tensor([3.0, 1.0, 1.0, 1.0])
+    found = weighted_evidence(weights.log(), torch.ones(4), group=2)
+    assert found.overlap == pytest.approx(36 / (4 * 12))  # (sum w)^2 / (n sum w^2)
+    assert weighted_evidence(torch.zeros(4), torch.ones(4), group=2).overlap == 1.0
+
+
+def test_the_error_is_over_problems_and_not_over_their_completions() -> None:
+    scores, at_end = torch.tensor([1.0, 0.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, 0.5, 0.5])
+    found = paired_evidence(scores, at_end)
+    assert found.gain == pytest.approx(0.375)  # differences 1, 0, .5, 0
+    assert found.error == pytest.approx(torch.tensor([1.0, 0.0, 0.5, 0.0]).std().item() / 2)
+    twice = weighted_evidence(torch.tensor([0.1, 0.1, 0.3, 0.3]), torch.ones(4), group=2)
+    once = weighted_evidence(torch.tensor([0.1, 0.3]), torch.ones(2), group=1)
+    assert twice.error == pytest.approx(once.error)
+
+
+# How a search decides.
+
+
+def test_a_search_goes_on_while_the_gain_grows_and_takes_the_best() -> None:
+    search = LineSearch(Stride(first_reach=1.0, growth=2.0))
+    found = search.run(lambda c: clear(0.3 - 0.01 * (c - 5) ** 2))  # best at c = 5, so reach 4
+    assert found.factor == 5.0
+    assert list(found.tried) == [2.0, 3.0, 5.0, 9.0]
+    assert search.reach == 4.0, "the next search begins where this one ended"
+
+
+def test_a_gain_within_its_error_is_not_taken() -> None:
+    search = LineSearch(Stride(significance=0.1))
+    found = search.run(lambda c: Evidence(0.05, 0.05))  # t = 1, and 1.28 is asked for
+    assert found.factor == 1.0
+    assert found.gain == 0.0
+
+
+def test_a_candidate_outside_of_the_trust_region_is_not_taken_however_good() -> None:
+    search = LineSearch(Stride(first_reach=1.0, growth=2.0, overlap=0.7))
+    found = search.run(lambda c: clear(0.1 * c, overlap=0.9 if c <= 3 else 0.5))
+    assert found.factor == 3.0
+
+
+def test_where_the_first_candidate_fails_a_shorter_one_is_tried() -> None:
+    search = LineSearch(Stride(first_reach=4.0, growth=2.0))
+    found = search.run(lambda c: clear(0.1 if c <= 2 else -0.1))
+    assert list(found.tried) == [5.0, 2.0]
+    assert found.factor == 2.0
+
+
+def test_fruitless_searches_get_shorter_then_rarer_and_a_jump_brings_them_back() -> None:
+    search = LineSearch(Stride(window=3, longest_window=10, first_reach=1.0))
+    seen = []
+    for _ in range(6):
+        search.run(lambda c: clear(-0.1))
+        seen.append((search.reach, search.window))
+    assert seen == [(0.5, 3), (0.25, 3), (0.25, 6), (0.25, 10), (0.25, 10), (0.25, 10)]
+    search.run(lambda c: clear(0.1))
+    assert search.window == 3
+
+
+def test_a_search_never_leaves_its_limits() -> None:
+    search = LineSearch(Stride(first_reach=2.0, longest_reach=9.0, growth=2.0))
+    assert search.run(lambda c: clear(c)).factor == 9.0  # reaches 2, 4, 8; 16 is beyond
+
+
+def test_noise_alone_is_taken_for_a_gain_about_as_often_as_the_level_says() -> None:
+    """A first and a shorter candidate: at most twice the level, whatever the errors."""
+    torch.manual_seed(0)
+    taken = 0
+    for _ in range(2000):
+        search = LineSearch(Stride(significance=0.05))
+        taken += search.run(lambda c: paired_evidence(torch.randn(64), torch.randn(64))).factor > 1
+    assert 0.05 < taken / 2000 < 0.13
+
+
+def test_a_level_is_below_another_only_beyond_both_errors() -> None:
+    before = Level(0.8, 0.03)
+    assert Level(0.6, 0.04).is_below(before, 0.01)  # z = 4
+    assert not Level(0.75, 0.04).is_below(before, 0.01)  # z = 1
+    assert not Level(0.9, 0.0).is_below(before, 0.01)
+    assert Level.of(torch.tensor([1.0, 0.0, 1.0, 1.0])) == Level(0.75, 0.25)
