@@ -1,6 +1,7 @@
 """The next batch of rollouts as the held-out problems of a stride: validation that training needs anyway."""
 
 import copy
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,7 @@ class NextBatch:
 
     def _search_by_weights(self, callback: StrideCallback, drawn: _Draw, level: Level) -> Rollouts:
         """Candidates read only the answers that were worth something: the others add nothing to a gain."""
+        began = time.perf_counter()
         trainer, rollouts, lowest = self.trainer, drawn.rollouts, callback.settings.lowest_reward
         worth = drawn.rewards != lowest  # (n,)
         first = trainer.accelerator.process_index * len(rollouts["completion_ids"])
@@ -127,7 +129,7 @@ class NextBatch:
         def old_logps() -> Tensor:
             return self._token_logps(rollouts) if noted is None else noted
 
-        if callback.search(evidence, level).factor != 1:
+        if callback.search(evidence, level, began).factor != 1:
             self._reload_engine()
             if "old_logps" not in rollouts:  # RLOO's own, of whole completions
                 rollouts["old_per_token_logps"] = callback.before_jump(old_logps)

@@ -90,14 +90,17 @@ class StrideCallback(TrainerCallback):
         """Whether a window is full."""
         return self._updates >= self.line_search.window * self._updates_per_step
 
-    def search(self, evidence: Callable[[float, Movement], Evidence], level: Level) -> Found:
+    def search(
+        self, evidence: Callable[[float, Movement], Evidence], level: Level, began: float | None = None
+    ) -> Found:
         """Searches, leaves the weights where the search ends, and begins a new window there.
 
         Args:
             evidence: puts the movement at a factor and says what is known of the weights there.
             level: of the scores at B.
+            began: when work for this search began, on time.perf_counter's clock; now, if left out.
         """
-        began = time.perf_counter()
+        began = time.perf_counter() if began is None else began
         tensors = self._trained()
         movement = Movement(tensors, self._start, self.settings.along)
         if self.settings.verify == "none":
@@ -111,16 +114,27 @@ class StrideCallback(TrainerCallback):
             _as_in_main_process(tensors)
             self._treat_moments()
         self._begin_window()
-        self._note(factor=found.factor, gain=found.gain, candidates=len(found.tried), seconds=began)
+        self._note(factor=found.factor, gain=found.gain, candidates=len(found.tried), began=began)
         return found
+
+    def summary(self) -> dict[str, Any]:
+        """What all searches together did and cost, for a ledger."""
+        return {
+            "searches": sum(entry["candidates"] > 0 for entry in self.history),
+            "jumps": sum(entry["factor"] > 1 for entry in self.history),
+            "jumps_taken_back": sum(entry["factor"] == 0 for entry in self.history),
+            "factors": [entry["factor"] for entry in self.history],
+            "search_seconds": round(sum(entry["seconds"] for entry in self.history), 3),
+        }
 
     def before_jump(self, work: Callable[[], T]) -> T:
         """What ``work`` returns with the weights where the latest search found them."""
-        tensors = self._trained()
-        after = [tensor.detach().clone() for tensor in tensors]
+        began = time.perf_counter()
+        after = [tensor.detach().clone() for tensor in self._trained()]
         self._put(self._safe)
         result = work()
         self._put(after)
+        self.history[-1]["seconds"] += time.perf_counter() - began
         return result
 
     def watch(self, level: Level) -> bool:
@@ -137,7 +151,7 @@ class StrideCallback(TrainerCallback):
         self.line_search.shorten()
         self._level = None  # else a lucky batch could hold a run back for ever
         self._begin_window()
-        self._note(factor=0.0, gain=0.0, candidates=0, seconds=began)
+        self._note(factor=0.0, gain=0.0, candidates=0, began=began)
         return True
 
     def on_train_begin(
@@ -218,9 +232,9 @@ class StrideCallback(TrainerCallback):
         self._updates = 0
         self._start = _copies(self._trained())
 
-    def _note(self, *, factor: float, gain: float, candidates: int, seconds: float) -> None:
-        spent = time.perf_counter() - seconds
-        self.history.append({"factor": factor, "gain": gain, "candidates": candidates, "seconds": round(spent, 4)})
+    def _note(self, *, factor: float, gain: float, candidates: int, began: float) -> None:
+        seconds = time.perf_counter() - began
+        self.history.append({"factor": factor, "gain": gain, "candidates": candidates, "seconds": seconds})
 
     def _trained(self) -> list[Tensor]:
         return [parameter for parameter in self._model.parameters() if parameter.requires_grad]

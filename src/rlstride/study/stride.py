@@ -12,7 +12,7 @@ Along = Literal["full", "rank_1", "rank_1_unscaled"]
 class Stride(Strict):
     """The verified stride of rlstride.extrapolation. Reaches are in multiples of a window's movement."""
 
-    window: int = Field(default=3, ge=1, description="Steps of RL before the first search, and after every jump.")
+    window: int = Field(default=2, ge=1, description="Steps of RL before the first search, and after every jump.")
     longest_window: int = Field(
         default=12, ge=1, description="Searches that find nothing double the window, up to so many steps."
     )

@@ -81,9 +81,10 @@ def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[s
     found["resumed_from"] = step_of(checkpoint) // updates if checkpoint else 0
     harvest = HarvestCallback(out, run.training.keep_every, updates)
     trainer = TRAINERS[run.algorithm.trainer](run)
-    stride = getattr(run.algorithm, "stride", None)
+    settings = getattr(run.algorithm, "stride", None)  # of RL algorithms only
+    stride = StrideCallback(NextBatch(trainer), settings) if settings else None
     if stride is not None:  # before the harvest, which marks a checkpoint as complete
-        trainer.add_callback(StrideCallback(NextBatch(trainer), stride))
+        trainer.add_callback(stride)
     trainer.add_callback(harvest)
     trainer.add_callback(LogLines(str(cell), updates))
     stop = StopOnSignal(updates)
@@ -102,6 +103,7 @@ def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[s
         "step_seconds": round(sum(record.seconds for record in records) / len(records), 4),
         "harvest_seconds": round(harvest.harvest_seconds, 4),
         "completion_tokens": sum(record.tokens for record in records),
+        **(stride.summary() if stride else {}),
     }
     return from_main_process(
         lambda: harvest.writer.finish(
