@@ -100,6 +100,7 @@ def compare(study: Study, plain: Cell, stride: Cell) -> dict[str, Any]:
         "steps": taken["step"],
         "stride_steps": striding["step"],
         **{f"{name}_ratio": striding[column] / taken[column] for name, column in RATIOS.items()},
+        **{f"steps_ratio_{share:g}": early_ratio(one, other, share) for share in EARLIER},
         "end": one["measured"].iloc[-1],
         "stride_end": other["measured"].iloc[-1],
         **difference.columns("end_difference"),
@@ -110,6 +111,14 @@ def compare(study: Study, plain: Cell, stride: Cell) -> dict[str, Any]:
     }
 
 
+def early_ratio(plain: pd.DataFrame, stride: pd.DataFrame, share: float) -> float:
+    """Steps to a share of plain RL's gain, striding over plain."""
+    base, end = plain["measured"].iloc[0], plain["accuracy"].iloc[-1]
+    goal = base + share * (end - base)
+    return reach(stride, goal)["step"] / reach(plain, goal)["step"]
+
+
+EARLIER = (0.5, 0.8, 0.9)  # of the gain: where in a run the steps are saved
 RATIOS = {"steps": "step", "seconds": "seconds", "tokens": "tokens"}
 
 
@@ -174,6 +183,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
                 "steps, median": found["steps_ratio"].median(),
                 "seconds, median": found["seconds_ratio"].median(),
                 "tokens, median": found["tokens_ratio"].median(),
+                **{f"steps to {share:g} of the gain": found[f"steps_ratio_{share:g}"].median() for share in EARLIER},
                 "steps, 90th percentile": found["steps_ratio"].quantile(0.9, interpolation="higher"),
                 "lower at the end": int(lower.sum()),
                 "of the time on searches": found["search_share"].median(),
@@ -188,7 +198,7 @@ def write_document(study: Study, table: pd.DataFrame) -> None:
     shown = rounded(table[columns], "base", "goal", "steps_ratio", "seconds_ratio")
     shown = shown.assign(end_difference=table["end_difference"].map("{:+.3f}".format))
     totals = summary(table)
-    totals = rounded(totals, *totals.columns[2:6], "of the time on searches")
+    totals = rounded(totals, *[name for name in totals.columns[2:] if name != "lower at the end"])
     write_section(
         "stride",
         f"""
