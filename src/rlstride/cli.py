@@ -176,6 +176,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--decoding", default="t1.0", metavar="NAME", help="which of the evaluations' decodings is meant")
     verb.add_argument(
+        "--study",
+        type=Path,
+        metavar="FILE",
+        help="for methods that choose how far they go: on this study's validation problems, at its headline decoding",
+    )
+    verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="with --study: where models are scored")
+    verb.add_argument(
         "--out",
         type=Path,
         required=True,

@@ -4,8 +4,12 @@ Modules are imported where they are needed: torch, TRL and lm-eval take seconds 
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from rlstride.errors import RequestError, WorkError
+
+if TYPE_CHECKING:
+    from rlstride.evaluation.scorer import ValidationScorer
 
 
 def check(options: argparse.Namespace) -> None:
@@ -136,6 +140,7 @@ def extrapolate(options: argparse.Namespace) -> None:
         decoding=options.decoding,
         target_accuracy=options.target_accuracy,
         target_step=options.target_step,
+        scorer=None if options.study is None else lambda: _validation_scorer(options),
     )
 
 
@@ -191,6 +196,14 @@ def track(options: argparse.Namespace) -> None:
         or study.spec.tracking.uri
         or f"sqlite:///{(options.results.parent / 'mlflow.db').resolve()}",
     )
+
+
+def _validation_scorer(options: argparse.Namespace) -> "ValidationScorer":
+    from rlstride.evaluation.scorer import ValidationScorer
+    from rlstride.study.load import load_study
+    from rlstride.trajectory.store import Trajectory
+
+    return ValidationScorer(load_study(options.study), Trajectory(options.trajectory), options.device)
 
 
 def _positive(text: str, flag: str) -> int:

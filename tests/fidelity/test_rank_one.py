@@ -1,5 +1,7 @@
 """What must hold of rank-k models, the truncated SVD and AlphaRL (arXiv 2510.00553), from the definitions alone."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 import rlstride.spectra.updates as updates_module
 from planted_run import DECODING, STEPS, SmallRun, evaluations, plant_run
 from rlstride.errors import RequestError
+from rlstride.evaluation.tables import Measurement
 from rlstride.extrapolation.alpharl import AlphaRL, fit_line
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import write_predictions
@@ -51,8 +54,15 @@ def predict(run: SmallRun, out: Path, method: str, window: float, accuracy: floa
         decoding=DECODING,
         target_accuracy=accuracy,
         target_step=None,
+        scorer=lambda: weighed,
     )
     return tensors(out)
+
+
+def weighed(model: Mapping[str, torch.Tensor]) -> Measurement:
+    """A score that depends on every weight of a model, and on nothing else: it peaks between two candidates."""
+    size = sum(float(tensor.double().square().sum()) for tensor in model.values())
+    return Measurement(1, 1, 1 - abs(math.sin(size)), 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
 
 
 # ---- rank-k models
@@ -274,6 +284,8 @@ def test_poisoned_future_files_leave_a_prediction_the_same_to_the_byte(
         if step > 8:
             (poisoned.trajectory.model_folder(step) / "model.safetensors").write_bytes(b"poison")
     futures = {step: 0.0 if step > 8 else accuracy for step, accuracy in small_run.accuracies.items()}
+    if METHODS[method].oracle:  # told how good the full run is, and nothing else of it
+        futures[LAST] = small_run.accuracies[LAST]
     evaluations(futures).to_parquet(poisoned.evaluations)
     (tmp_path / "other").mkdir()
     predict(poisoned, tmp_path / "other" / "clean", method, 0.4)

@@ -1,9 +1,15 @@
+import json
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from planted_run import SmallRun
-from rlstride.extrapolation.alpharl import AlphaRL, AlphaRLPredictor, ModuleFit, fit_line
+from rlstride.cli import main
+from rlstride.extrapolation.alpharl import ALPHARL_REPO, AlphaRL, AlphaRLPredictor, ModuleFit, fit_line
 from rlstride.extrapolation.method import Target
 
 RISING = np.array([0.3, 0.4, 0.45, 0.6])
@@ -68,3 +74,60 @@ def test_a_further_target_reaches_further(small_run: SmallRun) -> None:
     # |D(t)|F is about c g(t), and accuracy 0.3 + 0.6 g(t), so x* / x(m) is about (y* - 0.3) / (y(m) - 0.3).
     assert near["median"] == pytest.approx(0.5 / (small_run.accuracies[8] - 0.3), rel=0.02)
     assert far["median"] == pytest.approx(0.7 / (small_run.accuracies[8] - 0.3), rel=0.02)
+
+
+def test_the_authors_code_adds_to_the_windows_last_model_what_it_fits_on_s1_u1(small_run: SmallRun) -> None:
+    """Once more in plain numpy, for one matrix; tensors that are not fitted are those of the window's last step."""
+    window = small_run.trajectory.window(0.4)
+    accuracies = {step: small_run.accuracies[step] for step in window.steps}
+    deltas = dict(ALPHARL_REPO.fit(window, accuracies).predict(TARGET).deltas)
+    base, *models = (load_file(window.model_folder(step) / "model.safetensors") for step in (0, *window.steps))
+    name = "model.layers.1.mlp.down_proj.weight"
+    X = []
+    for model in models:
+        U, s, Vh = np.linalg.svd((model[name] - base[name]).double().numpy())
+        sign = np.sign(U[0, 0])  # any one sign for all: u1 hardly turns here
+        X.append(s[0] * U[:, 0] * sign)
+        v = Vh[0] * sign
+    line = fit_line(np.array(X), np.array(list(accuracies.values())))
+    assert line is not None
+    D = (models[-1][name] - base[name]).double().numpy()
+    np.testing.assert_allclose(deltas[name].numpy(), D + np.outer(line.at(TARGET.accuracy), v), rtol=0, atol=1e-6)
+    embedding = "model.embed_tokens.weight"
+    torch.testing.assert_close(deltas[embedding].float(), models[-1][embedding] - base[embedding])
+
+
+def test_a_matrix_without_a_line_stays_at_the_last_model_in_the_authors_code(small_run: SmallRun) -> None:
+    window = small_run.trajectory.window(0.4)
+    prediction = ALPHARL_REPO.fit(window, dict.fromkeys(window.steps, 0.5)).predict(TARGET)
+    assert len(prediction.info["fallbacks"]) == 14
+    base, last = (load_file(window.model_folder(step) / "model.safetensors") for step in (0, 8))
+    for name, delta in prediction.deltas:
+        assert torch.equal((base[name].double() + delta).float(), last[name])
+
+
+def test_the_oracle_is_alpharl_with_the_full_runs_accuracy_as_its_target(small_run: SmallRun, tmp_path: Path) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    flags = ["--window", "0.4", "--evaluations", str(run.evaluations)]
+    full = run.accuracies[20]
+    for out, method in (("oracle", ["alpharl_oracle"]), ("plain", ["alpharl", "--target-accuracy", str(full)])):
+        out_flags = ["--out", str(tmp_path / out), "--method", *method]
+        assert main(["extrapolate", str(run.path), *flags, *out_flags]) == 0
+    oracle, plain = (load_file(tmp_path / out / "model.safetensors") for out in ("oracle", "plain"))
+    assert all(torch.equal(oracle[name], plain[name]) for name in plain)
+    card = (tmp_path / "oracle" / "README.md").read_text()
+    assert "- oracle: the target is the fully trained run's validation accuracy" in card
+    assert "oracle:" not in (tmp_path / "plain" / "README.md").read_text()
+    entries = (run.folder / "ledger" / "extrapolate.jsonl").read_text().splitlines()
+    assert json.loads(entries[0])["target_accuracy"] == pytest.approx(full)
+
+
+def test_an_oracle_without_the_last_steps_accuracy_says_so(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    frame = pd.read_parquet(run.evaluations)
+    frame[frame["step"] < 20].to_parquet(run.evaluations)
+    flags = ["--method", "alpharl_oracle", "--window", "0.4", "--out", str(tmp_path / "m")]
+    assert main(["extrapolate", str(run.path), *flags, "--evaluations", str(run.evaluations)]) == 2
+    assert f"{run.evaluations}: no row for step 20" in capsys.readouterr().err

@@ -118,11 +118,35 @@ def test_a_kept_step_without_accuracy_is_named_with_its_file(
     assert extrapolate(run, tmp_path / "m", "--method", "last", "--window", "0.4") == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "target"),
+    [
+        (["last"], "step 8, the window's last"),
+        (["linear"], "step 20"),
+        (["linear", "--target-step", "16"], "step 16"),
+        (["alpharl", "--target-accuracy", "0.9"], "accuracy 0.9"),
+    ],
+)
+def test_a_card_names_what_the_model_was_extrapolated_to(
+    small_run: SmallRun, tmp_path: Path, flags: list[str], target: str
+) -> None:
+    assert extrapolate(small_run, tmp_path / "m", "--window", "0.4", "--method", *flags) == 0
+    assert f"- target: {target}\n" in (tmp_path / "m" / "README.md").read_text()
+
+
 def test_card_and_ledger_tell_what_was_seen_and_how_far_it_reaches(small_run: SmallRun, tmp_path: Path) -> None:
     run = small_run.copy_to(tmp_path / "copy")
     assert extrapolate(run, tmp_path / "m", "--method", "alpharl", "--window", "0.4") == 0
     card = (tmp_path / "m" / "README.md").read_text()
-    for fact in ("method: alpharl", "window: 0.4", "seen: 2, 4, 6, 8", "accuracy is not measured"):
+    for fact in (
+        "- method: alpharl\n",
+        "- window: 0.4 of the run: up to step 8 of 20",
+        "- kept steps seen: 2, 4, 6, 8\n",
+        "- target: accuracy 1\n",
+        "accuracy is predicted",
+        "accuracy is not measured",
+        *run.trajectory.manifest.base.sha256.values(),
+    ):
         assert fact in card
     entry = json.loads((run.folder / "ledger" / "extrapolate.jsonl").read_text())
     assert (entry["method"], entry["window"], entry["steps_seen"]) == ("alpharl", 0.4, [2, 4, 6, 8])

@@ -28,8 +28,10 @@ if PREDICTED:
             windows=",".join(f"{window:g}" for window in STUDY.spec.extrapolation.windows),
             target=STUDY.spec.extrapolation.target_accuracy,
             decoding=STUDY.spec.evaluation.headline,
+            study=PATHS.root / "study.yaml",
+            device=STUDY.spec.device,
             folder=predictions_folder,
         shell:
             "rlstride extrapolate {params.trajectory:q} --method {params.methods} --window {params.windows}"
             " --evaluations {input.evaluations:q} --target-accuracy {params.target} --decoding {params.decoding:q}"
-            " --out {params.folder:q} > {log:q} 2>&1"
+            " --study {params.study:q} --device {params.device} --out {params.folder:q} > {log:q} 2>&1"

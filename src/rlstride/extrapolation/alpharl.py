@@ -6,6 +6,9 @@ Per in-scope matrix, from the window's kept steps t_1 .. m only:
 2. PLS1 of x on accuracy y(t), features standardised; OLS y = a z + b on the score z;
 3. z* = (y* - b) / a and x* = mean + std * (z* p1), p1 the X-loadings;
 4. W* = W0 + x* v1(m)^T. No rescaling; out-of-scope tensors stay at W0.
+
+``alpharl_repo`` is what the authors' code does where it differs: x(t) = s1(t) u1(t), and W* = Wm + x* v1(m)^T, every
+other tensor being that of step m. ``alpharl_oracle`` is given the fully trained run's validation accuracy as y*.
 """
 
 import warnings
@@ -18,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Prediction, Target
 from rlstride.progress import track
 from rlstride.spectra.svd import NEAR_TIE
@@ -28,12 +32,23 @@ Array = NDArray[np.float64]
 _SMALLEST_EFFECT = 1e-9  # accuracy explained by one standard deviation of the score; below it the line is flat
 
 
+@dataclass(frozen=True)
 class AlphaRL:
-    """Rank-1 extrapolation to a target accuracy."""
+    """Rank-1 extrapolation to a target accuracy.
 
-    name = "alpharl"
+    Attributes:
+        name: its name.
+        as_in_repo: whether it is the authors' code rather than their formulas.
+        oracle: whether the target is the full run's accuracy.
+    """
+
+    name: str = "alpharl"
+    as_in_repo: bool = False
+    oracle: bool = False
+
     fewest_steps = 3
     uses_accuracy = True
+    uses_scores = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "AlphaRLPredictor":
         reader = UpdateReader(window)
@@ -41,14 +56,20 @@ class AlphaRL:
         modules = {}
         for weight in track(reader.in_scope, f"alpharl: modules, {len(window.steps)} steps"):
             found = movement(reader, weight, 2)
-            s = found.s[-1]
+            s, x = found.s[-1], found.coordinates()
+            if self.as_in_repo:
+                x = found.s[:, :1].double() * found.u[:, :, 0].double()
             modules[weight.name] = ModuleFit(
-                line=fit_line(found.coordinates().numpy(), y),
-                last=found.coordinates()[-1].numpy(),
+                line=fit_line(x.numpy(), y),
+                last=x[-1].numpy(),
                 v=found.v[-1, :, 0].double().numpy(),
                 near_tie=len(s) > 1 and float(s[1]) > 0 and float(s[0] / s[1]) < NEAR_TIE,
             )
-        return AlphaRLPredictor(modules)
+        return AlphaRLPredictor(modules, window if self.as_in_repo else None)
+
+
+ALPHARL_REPO = AlphaRL("alpharl_repo", as_in_repo=True)
+ALPHARL_ORACLE = AlphaRL("alpharl_oracle", oracle=True)
 
 
 @dataclass(frozen=True)
@@ -93,24 +114,37 @@ class ModuleFit:
         x = None if self.line is None else self.line.at(accuracy)
         return x if x is not None and bool(np.isfinite(x).all()) else None
 
+    def rank_1(self, x: Array) -> Tensor:
+        """x v1(m)^T; zero where D(m) is, which has no v1."""
+        return torch.from_numpy(np.outer(x if self.last.any() else np.zeros_like(x), self.v))
+
 
 @dataclass(frozen=True)
 class AlphaRLPredictor:
-    """The fitted matrices by tensor name."""
+    """The fitted matrices by tensor name.
+
+    Attributes:
+        modules: the fits.
+        attached_to: the window whose last step the rank-1 updates are added to; None adds them to the base.
+    """
 
     modules: dict[str, ModuleFit]
+    attached_to: Trajectory | None = None
 
     def predict(self, target: Target) -> Prediction:
         points = {name: fit.at(target.accuracy) for name, fit in self.modules.items()}
-        return Prediction(self._deltas(points), {"target_accuracy": target.accuracy, **self._info(points, target)})
+        deltas = self._deltas(points) if self.attached_to is None else self._attached(points, self.attached_to)
+        return Prediction(deltas, {"target_accuracy": target.accuracy, **self._info(points, target)})
 
     def _deltas(self, points: dict[str, Array | None]) -> Iterator[tuple[str, Tensor]]:
         for name, point in points.items():
             fit = self.modules[name]
-            x = fit.last if point is None else point  # without a line: the window's last rank-1 model
-            if not fit.last.any():
-                x = np.zeros_like(x)  # D(m) = 0 has no v1
-            yield name, torch.from_numpy(np.outer(x, fit.v))
+            yield name, fit.rank_1(fit.last if point is None else point)  # without a line: the last rank-1 model
+
+    def _attached(self, points: dict[str, Array | None], window: Trajectory) -> Iterator[tuple[str, Tensor]]:
+        for name, D in scaled_updates(window, window.steps[-1], 1.0):
+            point = points.get(name)  # without a line: the window's last checkpoint
+            yield name, D if point is None else D + self.modules[name].rank_1(point)
 
     def _info(self, points: dict[str, Array | None], target: Target) -> dict[str, Any]:
         """How far the prediction reaches, and every matrix for which something else than AlphaRL stands in."""

@@ -31,6 +31,8 @@ class Control:
 
     fewest_steps = 1
     uses_accuracy = False
+    uses_scores = False
+    oracle = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ControlPredictor":
         return ControlPredictor(window, self.direction)

@@ -26,6 +26,8 @@ class Curve:
     ranks: int
 
     uses_accuracy = False
+    uses_scores = False
+    oracle = False
 
     @property
     def fewest_steps(self) -> int:

@@ -24,6 +24,8 @@ class DMD:
     name = "dmd"
     fewest_steps = _RANKS + 1
     uses_accuracy = False
+    uses_scores = False
+    oracle = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "DMDPredictor":
         spacing = {later - earlier for earlier, later in zip(window.steps, window.steps[1:], strict=False)}

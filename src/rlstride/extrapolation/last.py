@@ -14,6 +14,8 @@ class Last:
     name = "last"
     fewest_steps = 1
     uses_accuracy = False
+    uses_scores = False
+    oracle = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LastPredictor":
         return LastPredictor(window)

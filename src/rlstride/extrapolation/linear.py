@@ -16,6 +16,8 @@ class Linear:
     name = "linear"
     fewest_steps = 1
     uses_accuracy = False
+    uses_scores = False
+    oracle = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LinearPredictor":
         return LinearPredictor(window)

@@ -1,6 +1,6 @@
 """The interface of every extrapolation method: fit a window, then predict how far each tensor is from the base."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -8,18 +8,41 @@ from torch import Tensor
 
 from rlstride.trajectory.store import Trajectory
 
+Deltas = Iterator[tuple[str, Tensor]]  # (tensor name, W* - W0), one tensor at a time; what is not named stays at W0
+
+
+class Score(Protocol):
+    """A model's accuracy on validation problems, and what it cost to find out."""
+
+    @property
+    def accuracy(self) -> float:
+        """In [0, 1]."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """Of generating and scoring."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Generated."""
+        ...
+
 
 @dataclass(frozen=True)
 class Target:
-    """What is extrapolated to. A method uses one of the two.
+    """What is extrapolated to. A method uses one of accuracy and step.
 
     Attributes:
         accuracy: raw accuracy in [0, 1].
         step: step of the run.
+        score: scores a model on validation problems, for methods that choose how far they go; None for all others.
     """
 
     accuracy: float
-    step: int
+    step: float
+    score: Callable[[Deltas], Score] | None = None
 
 
 @dataclass(frozen=True)
@@ -27,12 +50,14 @@ class Prediction:
     """A predicted model as its distance from the base.
 
     Attributes:
-        deltas: (tensor name, W* - W0), one tensor at a time; a tensor that is not named stays at W0.
+        deltas: how far each tensor is from the base.
         info: what a reader must know of this prediction: plain values, for the ledger and the model's card.
+        costs: what choosing it took beside its own time: plain values, for the ledger alone.
     """
 
-    deltas: Iterator[tuple[str, Tensor]]
+    deltas: Deltas
     info: dict[str, Any] = field(default_factory=dict)
+    costs: dict[str, float] = field(default_factory=dict)
 
 
 class Predictor(Protocol):
@@ -59,6 +84,16 @@ class Method(Protocol):
     @property
     def uses_accuracy(self) -> bool:
         """Whether ``fit`` needs the accuracy of the window's steps."""
+        ...
+
+    @property
+    def uses_scores(self) -> bool:
+        """Whether ``predict`` needs a target that scores models."""
+        ...
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it is told the fully trained run's accuracy: what nobody who stops at the window has."""
         ...
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> Predictor:

@@ -2,15 +2,18 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from rlstride.dynamics.accuracies import read_accuracies
 from rlstride.errors import RequestError
-from rlstride.extrapolation.method import Method, Target
+from rlstride.extrapolation.method import Deltas, Method, Score, Target
 from rlstride.extrapolation.registry import method_named
 from rlstride.spectra.updates import UpdateReader
+from rlstride.study.plan import why_not
 from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits
@@ -18,6 +21,7 @@ from rlstride.trajectory.files import write_text
 from rlstride.trajectory.store import Trajectory
 
 NOT_APPLICABLE = "not_applicable.json"
+Scorer = Callable[[Mapping[str, Tensor]], Score]  # of a model's tensors by name, fused matrices apart
 
 
 def write_predictions(
@@ -28,6 +32,7 @@ def write_predictions(
     decoding: str,
     target_accuracy: float = 1.0,
     target_step: int | None = None,
+    scorer: Callable[[], Scorer] | None = None,
 ) -> None:
     """Writes one HF folder for each (method, window). No method reads a step beyond its window.
 
@@ -41,6 +46,8 @@ def write_predictions(
         decoding: which of the evaluations' decodings is meant.
         target_accuracy: accuracy to extrapolate to, for methods that use accuracy.
         target_step: step to extrapolate to, for the others; None is the run's last step.
+        scorer: makes what scores models on validation problems, for methods that choose how far they go; asked once,
+            and only where one of them is to be written.
 
     Raises:
         RequestError: an unknown method, a window, target or evaluation that does not do, or, where a single model is
@@ -51,16 +58,21 @@ def write_predictions(
         raise RequestError(f"--target-accuracy: an accuracy is in [0, 1], not {target_accuracy:g}")
     if target_step is not None and target_step < 1:
         raise RequestError(f"--target-step: expected a whole number from 1, not {target_step}")
-    target = Target(target_accuracy, trajectory.full_last_step if target_step is None else target_step)
+    step = trajectory.full_last_step if target_step is None else target_step
     jobs: dict[Path, tuple[Method, float, Trajectory]] = {}
     for out, (name, share) in folders.items():
         check_replaceable(out.resolve())
         jobs[out] = method_named(name), share, trajectory.window(share)
-    reasons = {out: _why_not(method, share, window) for out, (method, share, window) in jobs.items()}
+    reasons = {out: why_not(method.name, share, len(window.steps)) for out, (method, share, window) in jobs.items()}
     skipped = {out: reason for out, reason in reasons.items() if reason}
     if skipped and len(jobs) == 1:
         raise RequestError(f"{trajectory.folder}: {next(iter(skipped.values()))}")
     accuracies = {out: _accuracies(*jobs[out], evaluations, decoding) for out in jobs if out not in skipped}
+    goals = dict.fromkeys(accuracies, target_accuracy)
+    for out in accuracies:
+        if jobs[out][0].oracle:
+            goals[out] = _full_accuracy(trajectory, jobs[out][0], evaluations, decoding)
+    scores = _scores([jobs[out][0] for out in accuracies], scorer)
     for out, (method, share, window) in jobs.items():
         ledger = trajectory.folder.parent / "ledger"
         with ledger_entry(ledger, "extrapolate", method=method.name, window=share) as found:
@@ -68,7 +80,8 @@ def write_predictions(
                 found["not_applicable"] = skipped[out]
                 print(f"extrapolate: {out.name}: not applicable: {skipped[out]}", file=sys.stderr)
             else:
-                found |= _write(out, method, share, window, accuracies[out], target)
+                score = None if scores is None else _score_of_deltas(window, scores)
+                found |= _write(out, method, share, window, accuracies[out], Target(goals[out], step, score))
     _record_skipped(list(jobs), skipped)
 
 
@@ -77,32 +90,51 @@ def _write(
 ) -> dict[str, Any]:
     """Writes one model; returns what the method tells of it."""
     prediction = method.fit(window, accuracies).predict(target)
-    reader = UpdateReader(window)
-    tensors = base_tensors(reader)
-    # float32 at least: what is predicted lies on no grid of a narrower dtype.
-    dtypes = {
-        weight.name: dtype_of_edits(reader.dtype(weight, 0), reader.dtype(weight, window.steps[-1]))
-        for weight in reader.weights
-    }
-    for name, delta in prediction.deltas:
-        tensors[name] = (tensors[name].double() + delta.double()).to(dtypes[name])
-    facts = {"method": method.name, "window": share, "kept steps seen": ", ".join(map(str, window.steps))}
-    card = model_card(window, facts | {"prediction": json.dumps(prediction.info)})
-    write_model(out, window.base_folder, tensors, card)
+    tensors = predicted_tensors(window, prediction.deltas)
+    write_model(out, window.base_folder, tensors, prediction_card(method, share, window, prediction.info))
     if prediction.info.get("fallbacks"):
         fallbacks = prediction.info["fallbacks"]
-        note = f"{len(fallbacks)} matrices could not be fitted; their last rank-1 update stands in"
+        note = f"{len(fallbacks)} matrices could not be fitted; the window's last update stands in"
         print(f"extrapolate: {out.name}: {note}", file=sys.stderr)
-    return {"steps_seen": window.steps, **prediction.info}
+    return {"steps_seen": window.steps, **prediction.info, **prediction.costs}
 
 
-def _why_not(method: Method, share: float, window: Trajectory) -> str | None:
-    if len(window.steps) >= method.fewest_steps:
-        return None
-    return (
-        f"{method.name} needs {method.fewest_steps} kept steps in its window; "
-        f"the window {share:g} holds {len(window.steps)}"
-    )
+def predicted_tensors(window: Trajectory, deltas: Deltas) -> dict[str, Tensor]:
+    """A predicted model's tensors by name: W0 + delta; float32 at least of those that move.
+
+    What is predicted lies on no grid of a narrower dtype.
+    """
+    reader = UpdateReader(window)
+    tensors = base_tensors(reader)
+    weights = {weight.name: weight for weight in reader.weights}
+    for name, delta in deltas:
+        dtype = dtype_of_edits(reader.dtype(weights[name], 0), reader.dtype(weights[name], window.steps[-1]))
+        tensors[name] = (tensors[name].double() + delta.double()).to(dtype)
+    return tensors
+
+
+def prediction_card(method: Method, share: float, window: Trajectory, info: Mapping[str, Any]) -> str:
+    """The card of a predicted model: what it was predicted from and for, and that nobody measured how good it is."""
+    last = window.steps[-1]
+    facts: dict[str, object] = {
+        "method": method.name,
+        "window": f"{share:g} of the run: up to step {last} of {window.full_last_step}",
+        "kept steps seen": ", ".join(map(str, window.steps)),
+        "target": f"step {last}, the window's last",
+    }
+    if "target_step" in info:
+        facts["target"] = f"step {info['target_step']:g}"
+    if "target_accuracy" in info:
+        facts["target"] = f"accuracy {info['target_accuracy']:g}"
+    if method.oracle:
+        facts["oracle"] = "the target is the fully trained run's validation accuracy, which a shortened run has not"
+    standing = "**Its accuracy is predicted, and accuracy is not measured here**: evaluate it before use."
+    if "validation_accuracy" in info:
+        standing = (
+            f"**Of several models this one was best on validation problems, with {info['validation_accuracy']:.3f}**, "
+            "which flatters it, and its accuracy is not measured on any others: evaluate it before use."
+        )
+    return model_card(window, facts | {"prediction": json.dumps(info)}, standing)
 
 
 def _accuracies(
@@ -113,6 +145,26 @@ def _accuracies(
     if evaluations is None:
         raise RequestError(f"--evaluations: {method.name} needs the accuracy of the kept steps (rlstride evaluate)")
     return read_accuracies(evaluations, window.steps, decoding)
+
+
+def _full_accuracy(trajectory: Trajectory, method: Method, evaluations: Path | None, decoding: str) -> float:
+    """What an oracle is told: the validation accuracy of the run's last step, and nothing else beyond the window."""
+    if evaluations is None:
+        raise RequestError(f"--evaluations: {method.name} needs the accuracy of the run's last step")
+    return read_accuracies(evaluations, [trajectory.full_last_step], decoding)[trajectory.full_last_step]
+
+
+def _scores(methods: Sequence[Method], scorer: Callable[[], Scorer] | None) -> Scorer | None:
+    choosing = next((method for method in methods if method.uses_scores), None)
+    if choosing is None:
+        return None
+    if scorer is None:
+        raise RequestError(f"--study: {choosing.name} tries its models on validation problems; name a study")
+    return scorer()
+
+
+def _score_of_deltas(window: Trajectory, scorer: Scorer) -> Callable[[Deltas], Score]:
+    return lambda deltas: scorer(predicted_tensors(window, deltas))
 
 
 def _record_skipped(asked: list[Path], skipped: dict[Path, str]) -> None:

@@ -1,21 +1,26 @@
 """Extrapolation methods by name."""
 
 from rlstride.errors import RequestError
-from rlstride.extrapolation.alpharl import AlphaRL
+from rlstride.extrapolation.alpharl import ALPHARL_ORACLE, ALPHARL_REPO, AlphaRL
 from rlstride.extrapolation.controls import FIRST_UPDATE, NORM_ONLY, RANDOM_DIRECTION
 from rlstride.extrapolation.curves import RELEX, TAYLOR
 from rlstride.extrapolation.dmd import DMD
 from rlstride.extrapolation.last import Last
 from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.method import Method
+from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED
 
 _ALL: tuple[Method, ...] = (
     Last(),
     Linear(),
+    LINEAR_VALIDATED,
     FIRST_UPDATE,
+    FIRST_UPDATE_VALIDATED,
     NORM_ONLY,
     RANDOM_DIRECTION,
     AlphaRL(),
+    ALPHARL_REPO,
+    ALPHARL_ORACLE,
     RELEX,
     TAYLOR,
     DMD(),

@@ -7,7 +7,7 @@ from rlstride.study.config import StudyFile, Training
 from rlstride.study.variants import window_variant
 
 # Fewest kept steps in a window that a method can work with; any other method needs one.
-MINIMUM_STEPS = {"alpharl": 3, "relex": 2, "taylor": 3, "dmd": 3}
+MINIMUM_STEPS = {"alpharl": 3, "alpharl_repo": 3, "alpharl_oracle": 3, "relex": 2, "taylor": 3, "dmd": 3}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,14 @@ def steps_at(training: Training, shares: Sequence[float]) -> list[int]:
     """The last kept step in each share of the steps, ascending; a share before the first kept step has none."""
     found = (window_steps(training, share) for share in shares)
     return sorted({steps[-1] for steps in found if steps})
+
+
+def why_not(method: str, window: float, held: int) -> str | None:
+    """Why a method cannot work with the ``held`` kept steps of a window; None where it can."""
+    needed = MINIMUM_STEPS.get(method, 1)
+    if held >= needed:
+        return None
+    return f"{method} needs {needed} kept steps in its window; the window {window:g} holds {held}"
 
 
 def step_folder(step: int) -> str:
@@ -78,6 +86,6 @@ def predictions(spec: StudyFile) -> list[Prediction]:
     for window in spec.extrapolation.windows:
         steps = window_steps(spec.training, window)
         for method in spec.extrapolation.methods:
-            if len(steps) >= MINIMUM_STEPS.get(method, 1):
+            if not why_not(method, window, len(steps)):
                 found.append(Prediction(window_variant(window, method), method, window, steps[-1]))
     return found

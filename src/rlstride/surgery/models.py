@@ -76,12 +76,16 @@ def check_replaceable(out: Path) -> None:
         raise RequestError(f"{out}: this is a file; name a folder for the model")
 
 
-def model_card(trajectory: Trajectory, facts: Mapping[str, object]) -> str:
+NOT_MEASURED = "**Its accuracy is not measured here**: evaluate it before use."
+
+
+def model_card(trajectory: Trajectory, facts: Mapping[str, object], standing: str = NOT_MEASURED) -> str:
     """The text of a card: the given facts, and what the model was made from.
 
     Args:
         trajectory: where base and steps were read.
         facts: what was done, by name, such as method and step.
+        standing: what is known of its accuracy.
     """
     manifest = trajectory.manifest
     made_from = {
@@ -94,7 +98,7 @@ def model_card(trajectory: Trajectory, facts: Mapping[str, object]) -> str:
     return "\n".join(
         [
             "Made from the weights of a reinforcement-learning run, without training.",
-            "**Its accuracy is not measured here**: evaluate it before use.",
+            standing,
             "",
             *lines,
         ]

@@ -1,0 +1,166 @@
+"""Methods that choose how far they go: by a scorer, and by a study's validation problems."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from planted_run import SmallRun
+from rlstride.cli import main
+from rlstride.evaluation.scorer import ValidationScorer
+from rlstride.evaluation.tables import Measurement
+from rlstride.extrapolation.predict import write_predictions
+from rlstride.extrapolation.validated import targets
+from rlstride.study.load import Study, read_yaml, resolve_study, resolved_yaml
+from rlstride.tasks import build_task, draw_problems
+from rlstride.trajectory.store import Trajectory
+from rlstride.trajectory.writer import TrajectoryWriter
+from rlstride.zoo.pretraining import encode_batch
+from rlstride.zoo.tokenizer import build_tokenizer
+from token_ids import token_ids
+
+CONFIG = Path(__file__).parents[2] / "config" / "config.yaml"
+PROBLEMS = 16
+
+
+def test_the_step_itself_and_the_multiples_beyond_it_are_tried() -> None:
+    assert targets(8, 20) == [8, 10, 15, 20, 30, 40]  # c = 1, 1.25, 1.875, 2.5, 3.75, 5
+    assert targets(20, 20) == [20, 30, 40]
+    assert targets(2, 20)[:3] == [2, 2.5, 5]
+
+
+def chosen(run: SmallRun, out: Path, method: str, wanted: torch.Tensor, name: str) -> dict[str, float]:
+    """The ledger entry of a method whose scorer likes one tensor best: accuracy falls with the distance to it."""
+
+    def score(model: Mapping[str, torch.Tensor]) -> Measurement:
+        distance = float((model[name].double() - wanted.double()).norm())
+        return Measurement(1, 1, 1 / (1 + distance), 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
+
+    write_predictions(run.trajectory, {out: (method, 0.4)}, evaluations=None, decoding="t1.0", scorer=lambda: score)
+    found: dict[str, float] = json.loads((run.folder / "ledger" / "extrapolate.jsonl").read_text().splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "step", "factor"), [("linear_validated", 8, 1.875), ("first_update_validated", 2, 7.5)]
+)
+def test_the_factor_is_the_one_whose_model_scores_best(
+    small_run: SmallRun, tmp_path: Path, method: str, step: int, factor: float
+) -> None:
+    run, name = small_run.copy_to(tmp_path / "copy"), "model.layers.0.mlp.up_proj.weight"
+    base = load_file(run.trajectory.base_folder / "model.safetensors")
+    seen = load_file(run.trajectory.model_folder(step) / "model.safetensors")
+    wanted = base[name].double() + 1.01 * factor * (seen[name].double() - base[name].double())
+    entry = chosen(run, tmp_path / "m", method, wanted, name)
+    assert entry["factor"] == pytest.approx(factor)
+    written = load_file(tmp_path / "m" / "model.safetensors")
+    for each, tensor in written.items():
+        torch.testing.assert_close(tensor, base[each] + factor * (seen[each] - base[each]), rtol=1e-5, atol=1e-6)
+    tried = len(targets(step, 20))
+    assert (entry["scoring_seconds"], entry["tokens"]) == (0.5 * tried, 7 * tried)
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert f"method: {method}" in card
+    assert "Of several models this one was best on validation problems, with 0." in card
+
+
+def test_of_equally_good_candidates_the_nearest_is_kept(small_run: SmallRun, tmp_path: Path) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    equal = Measurement(1, 1, 0.5, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
+    out = tmp_path / "m"
+    write_predictions(
+        run.trajectory,
+        {out: ("linear_validated", 0.4)},
+        evaluations=None,
+        decoding="t1.0",
+        scorer=lambda: lambda model: equal,
+    )
+    written, last = (load_file(folder / "model.safetensors") for folder in (out, run.trajectory.model_folder(8)))
+    assert all(torch.equal(written[name], last[name]) for name in last)
+
+
+def test_without_a_study_a_choosing_method_says_what_is_missing_before_anything_is_written(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--method", "last,linear_validated", "--window", "0.4", "--out", str(tmp_path / "models")]
+    assert main(["extrapolate", str(small_run.path), *flags]) == 2
+    message = "--study: linear_validated tries its models on validation problems; name a study"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    evaluation = {"headline": "greedy", "decodings": {"greedy": {"temperature": 0}}}
+    data = read_yaml(CONFIG) | {"evaluation": {**evaluation, "test_problems": 8, "validation_problems": PROBLEMS}}
+    return resolve_study(data, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def learnt(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Trajectory:
+    """Steps 4, 8 and 20, on a straight line from a random base that reaches, at step 16, a model that knows the
+    validation problems by heart; the last step is the base again."""
+    root = tmp_path_factory.mktemp("learnt")
+    task = build_task(study.spec.task, study.task)
+    tokenizer = build_tokenizer(task.alphabet)
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        **token_ids(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
+    model = Qwen3ForCausalLM(config)
+    model.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    problems = draw_problems(task, "validation", PROBLEMS, seed=0)
+    ids, labels = encode_batch(tokenizer, [(each.prompt, f"G#{each.answer}") for each in problems])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(300):
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    writer = TrajectoryWriter(root / "cell" / "trajectory")
+    for step, share in ((4, 0.25), (8, 0.5), (20, 0.0)):
+        model.load_state_dict({name: start[name] + share * (end[name] - start[name]) for name in start})
+        writer.keep(step, model)
+    writer.finish("base", root / "base", algorithm="planted", seed=0, config_hash="0", training=[])
+    return Trajectory(root / "cell" / "trajectory")
+
+
+def test_a_study_scores_candidates_on_its_validation_problems_in_memory(study: Study, learnt: Trajectory) -> None:
+    scorer = ValidationScorer(study, learnt)
+    base = load_file(learnt.base_folder / "model.safetensors")
+    half = load_file(learnt.model_folder(8) / "model.safetensors")
+    whole = {name: base[name] + 2 * (half[name] - base[name]) for name in base}
+    assert scorer(base).accuracy < 0.5
+    found = scorer(whole)
+    assert found.accuracy > 0.9
+    assert (found.n, found.samples) == (PROBLEMS, 1)
+    assert scorer(base).accuracy < 0.5  # nothing of the model before is left
+    assert scorer(whole).scores == found.scores
+
+
+def test_the_verb_finds_the_model_that_solves_the_validation_problems(
+    study: Study, learnt: Trajectory, tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(resolved_yaml(study))
+    flags = ["--method", "linear_validated", "--window", "0.4", "--target-step", "16", "--out", str(tmp_path / "m")]
+    assert main(["extrapolate", str(learnt.folder), *flags, "--study", str(tmp_path / "study.yaml")]) == 0
+    entry = json.loads((learnt.folder.parent / "ledger" / "extrapolate.jsonl").read_text().splitlines()[-1])
+    assert list(entry["tried"]) == ["1", "1.5", "2", "3", "4"]
+    assert entry["tried"][f"{entry['factor']:g}"] == entry["validation_accuracy"]
+    assert entry["validation_accuracy"] == max(entry["tried"].values()) > 0.9
+    assert entry["tokens"] > 0
+    assert 0 < entry["scoring_seconds"] < entry["seconds"]
