@@ -9,6 +9,8 @@ TABLES = {
     "dominance": of_cells("accuracy", STUDY.cells) + EDITED,
     "recovery": of_cells("accuracy", STUDY.cells) + EDITED,
     "ranks": of_cells("accuracy", STUDY.cells) + EDITED,
+    "extrapolation": [*of_cells("accuracy", STUDY.cells), *of_cells("validation", STUDY.cells)],
+    "extrapolation-pooled": [*of_cells("accuracy", STUDY.cells), *of_cells("validation", STUDY.cells)],
     "validation": of_all_runs("validation"),
     "spectra": of_cells("spectra", STUDY.cells),
     "dynamics": of_cells("dynamics", STUDY.cells),

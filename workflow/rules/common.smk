@@ -71,7 +71,10 @@ def drift_values():
 
 def pooled_values(table):
     """What decides a table that its inputs do not tell."""
-    return leaf_values(headline=STUDY.spec.evaluation.headline) if table in ("recovery", "ranks") else ""
+    headline, asked = STUDY.spec.evaluation.headline, STUDY.spec.extrapolation
+    if table in ("extrapolation", "extrapolation-pooled"):
+        return leaf_values(headline=headline, methods=asked.methods, windows=asked.windows)
+    return leaf_values(headline=headline) if table in ("recovery", "ranks") else ""
 
 
 def base_report(wildcards):

@@ -13,7 +13,7 @@ from rlstride.dynamics.table import BY_STEP, by_step, summary
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import asked_drift, read_table, read_tests
-from rlstride.report import linearity, ranks, recovery
+from rlstride.report import extrapolation, linearity, ranks, recovery
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.study.load import Cell, Study
@@ -31,6 +31,11 @@ _EMPTY = {
     "dominance": ["step", "decoding", "variant", "n", "samples", "accuracy", "low", "high", *RECOVERIES],
     "recovery": [*recovery.COLUMNS, *(column for name in recovery.MEASURES for column in interval_columns(name))],
     "ranks": [*ranks.COLUMNS, *(column for name in ranks.MEASURES for column in interval_columns(name))],
+    "extrapolation": [*extrapolation.COLUMNS],
+    "extrapolation-pooled": [
+        *extrapolation.POOLED_COLUMNS,
+        *(column for name in extrapolation.POOLED_MEASURES for column in interval_columns(name)),
+    ],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
     "drift": [
@@ -52,6 +57,7 @@ _ORDER = {
     "accuracy": ["variant", "step", "decoding"],
     "learning": ["decoding"],
     "dominance": ["step", "decoding", "variant"],
+    "extrapolation": ["window", "method", "decoding"],
     "validation": ["step", "decoding"],
     "spectra": ["step", "layer", "kind"],
     "drift": ["variant", "step"],
@@ -66,6 +72,7 @@ TABLES = tuple(_EMPTY)
 _POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {
     "recovery": recovery.recovery_table,
     "ranks": ranks.ranks_table,
+    "extrapolation-pooled": extrapolation.pooled_extrapolation,
     "linearity": linearity.linearity_table,
 }
 # Tables that compare algorithms: the rate that each was given stands beside what it reached.
@@ -138,6 +145,11 @@ def _dominance(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return dominance_rows(paths.accuracy, paths.ablation, study.spec if study else None)
 
 
+def _extrapolation(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    """Without a study nothing tells which methods and windows were asked for."""
+    return pd.DataFrame() if study is None else extrapolation.extrapolation_rows(paths, study)
+
+
 def _validation(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     return read_table(paths.validation)
 
@@ -193,6 +205,7 @@ _READERS: dict[str, Callable[[CellPaths, Study | None], pd.DataFrame]] = {
     "accuracy": _accuracy,
     "learning": _learning,
     "dominance": _dominance,
+    "extrapolation": _extrapolation,
     "validation": _validation,
     "spectra": _spectra,
     "drift": _drift,

@@ -10,12 +10,11 @@ import pandas as pd
 from rlstride.dynamics.table import SUMMARISED
 from rlstride.evaluation.intervals import Interval
 from rlstride.evaluation.tables import at_last_step, problems_file, read_table, read_tests
+from rlstride.report.costs import window_costs
 from rlstride.report.pooling import Floats, Statistic, having, pooled_interval
 from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
-from rlstride.tracking.ledger import read_ledger
-from rlstride.trajectory.store import Trajectory
 
 
 @dataclass(frozen=True)
@@ -125,30 +124,10 @@ def leading(dynamics: pd.DataFrame, rank: int = 1) -> dict[str, Floats]:
 
 def _costs(paths: CellPaths, window: float, decoding: str) -> dict[str, Floats]:
     """Steps and seconds of the full run, and of RL up to the window's end with the looks and the fit AlphaRL needs."""
-    if not paths.manifest.is_file():
-        return {}
-    trajectory = Trajectory(paths.trajectory)
-    seen = trajectory.window(window)
-    if not seen.steps:
-        return {}
-    last, full = seen.steps[-1], trajectory.full_last_step
-    costs = {"full_steps": float(full), "window_steps": float(last)}
-    seconds = [trajectory.record(step).seconds for step in (full, last)]
-    fit = _fit_seconds(paths.ledger, window)
-    if paths.validation.is_file() and None not in (*seconds, fit):
-        frame = pd.read_parquet(paths.validation)
-        looked_at = frame[(frame["decoding"] == decoding) & (frame["step"] > 0) & (frame["step"] <= last)]
-        costs["full_seconds"] = float(seconds[0] or 0)
-        costs["window_seconds"] = float(seconds[1] or 0) + float(looked_at["seconds"].sum()) + float(fit or 0)
-    return {name: np.array([value]) for name, value in costs.items()}
-
-
-def _fit_seconds(ledger: Path, window: float) -> float | None:
-    """The last finished fit of AlphaRL: its own entry, or the whole job's (an upper bound) where one fitted several."""
-    entries = [entry for entry in read_ledger(ledger) if entry["stage"] == "extrapolate"]
-    done = [entry for entry in entries if entry["status"] == "done" and "not_applicable" not in entry]
-    own = [entry for entry in done if entry.get("method") == "alpharl" and entry.get("window") == window]
-    return float((own or done)[-1]["seconds"]) if own or done else None
+    found = window_costs(paths, window, "alpharl", decoding)
+    kept = [f"{part}_{unit}" for unit in ("steps", "seconds") for part in ("full", "window")]
+    whole = kept if all(name in found for name in kept) else kept[:2]
+    return {name: np.array([found[name]]) for name in whole if name in found}
 
 
 def format_interval(interval: Interval) -> str:

@@ -1,0 +1,126 @@
+"""What predicted models keep and save: extrapolation.csv and the table pooled over cells."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic_study import ACCURACIES, PROBLEMS, synthetic_study, write_cells
+
+from rlstride.evaluation.intervals import paired_difference_interval, ratio_interval, recovered_gain_interval
+from rlstride.report.collect import collect
+from rlstride.report.costs import window_costs
+from rlstride.study.load import Study
+from rlstride.study.paths import StudyPaths
+from rlstride.tracking.ledger import append
+
+
+def written(results: Path, study: Study, name: str = "extrapolation") -> pd.DataFrame:
+    write_cells(results, study)
+    collect(results, study, [name])
+    return pd.read_csv(results / "tables" / f"{name}.csv")
+
+
+@pytest.fixture
+def one() -> Study:
+    return synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
+
+
+def test_every_applicable_window_method_and_decoding_of_a_cell_has_a_row(tmp_path: Path, one: Study) -> None:
+    table = written(tmp_path / "demo", one)
+    table = table[table["not_applicable"].isna()]
+    assert len(table) == 5 * 3  # last and linear at 0.2 and 0.4, AlphaRL at 0.4; at three decodings
+    assert set(table["n"]) == {PROBLEMS}
+    assert dict(zip(table["window"], table["step"], strict=True)) == {0.2: 4, 0.4: 8}
+
+
+def test_a_predicted_model_stands_beside_floor_base_and_full_run_on_the_same_problems(
+    tmp_path: Path, one: Study
+) -> None:
+    table = written(tmp_path / "demo", one)
+    [row] = table.query("window == 0.4 and method == 'linear' and decoding == 't1.0'").to_dict("records")
+    problems = pd.read_parquet(StudyPaths(tmp_path / "demo").cell(one.cells[0]).root / "accuracy-problems.parquet")
+    problems = problems[problems["decoding"] == "t1.0"]
+    own, last, base, full = (
+        problems[problems["variant"] == name].sort_values("problem")["score"].to_numpy()
+        for name in ("window_0.4_linear", "window_0.4_last", "base", "full")
+    )
+    for name, interval in {
+        "relative": ratio_interval(own, full),
+        "gain": recovered_gain_interval(own, base, full),
+        "over_last": paired_difference_interval(own, last),
+    }.items():
+        expected = (interval.value, interval.low, interval.high)
+        assert (row[name], row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx(expected, rel=1e-5)
+    assert (row["last"], row["base"], row["full"]) == pytest.approx((last.mean(), base.mean(), full.mean()), rel=1e-5)
+
+
+def test_costs_have_the_looks_of_methods_that_look_and_every_fit(tmp_path: Path, one: Study) -> None:
+    table = written(tmp_path / "demo", one).query("window == 0.4 and decoding == 't1.0'").set_index("method")
+    # 1 s and 1,000 tokens a step; 20 steps, 8 of them seen; 4 looks of 0.5 s and 4,000 tokens; a fit of 0.5 s.
+    linear, alpharl = table.loc["linear"], table.loc["alpharl"]
+    assert (linear["train_seconds"], linear["validation_seconds"], linear["fit_seconds"]) == (8, 0, 0.5)
+    assert (alpharl["train_seconds"], alpharl["validation_seconds"], alpharl["fit_seconds"]) == (8, 2, 0.5)
+    assert linear["seconds_speed_up"] == pytest.approx(20 / 8.5, rel=1e-5)
+    assert alpharl["seconds_speed_up"] == pytest.approx(20 / 10.5, rel=1e-5)
+    assert (linear["tokens_speed_up"], alpharl["tokens_speed_up"]) == pytest.approx((20 / 8, 20 / 24), rel=1e-5)
+    assert set(table["steps_speed_up"]) == {20 / 8}
+
+
+def test_a_fit_that_was_done_again_counts_once_and_one_that_failed_never(tmp_path: Path, one: Study) -> None:
+    write_cells(tmp_path / "demo", one)
+    paths = StudyPaths(tmp_path / "demo").cell(one.cells[0])
+    entry = {"stage": "extrapolate", "method": "linear", "window": 0.4, "tokens": 500}
+    append(paths.ledger / "extrapolate.jsonl", entry | {"status": "done", "started": "2026-01-02", "seconds": 2.0})
+    append(paths.ledger / "extrapolate.jsonl", entry | {"status": "failed", "started": "2026-01-03", "seconds": 9.0})
+    costs = window_costs(paths, 0.4, "linear", "t1.0")
+    assert (costs["fit_seconds"], costs["fit_tokens"]) == (2.0, 500)
+    assert (costs["window_seconds"], costs["window_tokens"]) == (8 + 2, 8000 + 500)
+
+
+def test_what_a_run_did_not_record_leaves_its_speed_up_open(tmp_path: Path, one: Study) -> None:
+    write_cells(tmp_path / "demo", one)
+    paths = StudyPaths(tmp_path / "demo").cell(one.cells[0])
+    (paths.ledger / "extrapolate.jsonl").unlink()
+    costs = window_costs(paths, 0.4, "linear", "t1.0")
+    assert (costs["full_steps"], costs["window_steps"], costs["full_seconds"]) == (20, 8, 20)
+    assert not {"fit_seconds", "window_seconds"} & set(costs)
+    assert window_costs(paths, 0.05, "linear", "t1.0") == {}
+
+
+def test_a_method_that_a_window_is_too_short_for_has_a_row_that_says_so(tmp_path: Path) -> None:
+    asked = {"methods": ["last", "alpharl"], "windows": [0.2, 0.4]}
+    study = synthetic_study(models=["tiny-llama"], algorithms=["grpo"], extrapolation=asked)
+    table = written(tmp_path / "demo", study)
+    [row] = table.query("window == 0.2 and method == 'alpharl'").to_dict("records")
+    assert row["not_applicable"] == "alpharl needs 3 kept steps in its window; the window 0.2 holds 2"
+    assert pd.isna(row["accuracy"])
+    assert table.loc[table["accuracy"].notna(), "not_applicable"].isna().all()
+
+
+def test_pools_are_those_of_the_recovery_table_and_keep_what_was_planted(tmp_path: Path) -> None:
+    study = synthetic_study(algorithms=["grpo", "rloo", "sft"], seeds=[0, 1])
+    table = written(tmp_path / "demo", study, "extrapolation-pooled")
+    rows = table.query("window == 0.4 and method == 'alpharl'").set_index(["pool", "of"])
+    assert rows["cells"].to_dict() == {
+        ("rl", "all"): 8,
+        ("algorithm", "grpo"): 4,
+        ("algorithm", "rloo"): 4,
+        ("supervised", "sft"): 4,
+        ("model", "tiny-qwen3"): 4,
+        ("model", "tiny-llama"): 4,
+    }
+    base, full, last, own = (ACCURACIES[name] for name in ("base", "full", "window_0.4_last", "window_0.4_alpharl"))
+    truths = {"relative": own / full, "gain": (own - base) / (full - base), "over_last": own - last}
+    for row in rows.to_dict("records"):
+        for name, truth in truths.items():
+            assert abs(row[name] - truth) < row[f"{name}_high"] - row[f"{name}_low"]
+        assert row["seconds_speed_up"] == pytest.approx(20 / 10.5, rel=1e-5)
+    assert not rows["oracle"].any()
+
+
+def test_a_study_without_predictions_has_an_empty_table(tmp_path: Path) -> None:
+    study = synthetic_study(models=["tiny-llama"], algorithms=["grpo"], extrapolation={"methods": []})
+    for name in ("extrapolation", "extrapolation-pooled"):
+        table = written(tmp_path / "demo", study, name)
+        assert table.empty
+        assert {"window", "method", "gain", "seconds_speed_up"} <= set(table)
