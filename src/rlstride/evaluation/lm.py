@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstride.errors import RequestError, first_line
+from rlstride.evaluation.contrast import Contrast, ContrastProcessor
 from rlstride.evaluation.models import Candidate
 from rlstride.progress import quiet
 from rlstride.trajectory.compare import widest_dtype
@@ -47,6 +48,7 @@ class CountingHFLM(HFLM):
 
     Attributes:
         tokens: completion tokens generated so far, end-of-sequence tokens included, padding not.
+        contrast: what its logits are extrapolated from; None leaves them as they are.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -54,6 +56,7 @@ class CountingHFLM(HFLM):
         batch_size: int | str = _TINY_BATCH if parameters < _TINY_PARAMETERS else "auto" if _on_gpu(model) else 8
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self.tokens = 0
+        self.contrast: Contrast | None = None
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         completions: list[str] = super().generate_until(requests, disable_tqdm=True)
@@ -95,9 +98,15 @@ class CountingHFLM(HFLM):
         return found
 
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        if self.contrast is not None:
+            options["logits_processor"] = [ContrastProcessor(self.contrast, options["attention_mask"])]
         ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
         self.tokens += count_tokens(ids[:, context.shape[1] :], self._end_tokens())
         return ids
+
+    def _model_call(self, inps: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        logits: torch.Tensor = super()._model_call(inps, *arguments, **options)  # (B, T, vocabulary)
+        return logits if self.contrast is None else self.contrast.of_sequences(inps, logits)
 
     def _end_tokens(self) -> list[int]:
         configured = self.model.generation_config.eos_token_id
@@ -129,6 +138,7 @@ class Bench:
         self._lm: CountingHFLM | None = None
         self._fingerprint: str | None = None
         self._seated: Candidate | None = None
+        self._base: tuple[str, PreTrainedModel] | None = None
 
     def seat(self, candidate: Candidate) -> CountingHFLM:
         """lm-eval's model with the candidate's weights in it.
@@ -151,8 +161,18 @@ class Bench:
             self._lm, self._fingerprint = _load(candidate, self._device, dtype), fingerprint
         if step is not None:
             put_step(self._lm.model, step, read_layout(Path(candidate.source)))
+        self._lm.contrast = self._contrast(candidate, self._lm.model)
         self._seated = candidate
         return self._lm
+
+    def _contrast(self, candidate: Candidate, model: PreTrainedModel) -> Contrast | None:
+        if candidate.logits is None:
+            self._base = None  # a second model in memory only while it is needed
+            return None
+        base, factor = candidate.logits
+        if self._base is None or self._base[0] != base.source or self._base[1].dtype != model.dtype:
+            self._base = base.source, _load_model(base.source, self._device, model.dtype)
+        return Contrast(self._base[1], factor)
 
 
 def _takes(model: PreTrainedModel, candidate: Candidate, dtype: torch.dtype | str) -> bool:
@@ -215,11 +235,16 @@ def _load(candidate: Candidate, device: str, dtype: torch.dtype | str) -> Counti
         raise RequestError("--device cuda: this machine has no CUDA device that torch can use; use cpu")
     try:
         tokenizer = AutoTokenizer.from_pretrained(candidate.tokenizer)
-        model = AutoModelForCausalLM.from_pretrained(candidate.source, dtype=dtype).to(device)
+        model = _load_model(candidate.source, device, dtype)
     except (OSError, ValueError) as error:
         raise RequestError(f"{candidate.source}: transformers cannot load this model ({first_line(error)})") from error
     with quiet_lm_eval():  # it warns of every preloaded model
         return CountingHFLM(model, tokenizer)
+
+
+def _load_model(source: str, device: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
+    return model
 
 
 def _fingerprint(candidate: Candidate) -> str | None:

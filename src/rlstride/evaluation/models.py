@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.study.variants import AblationVariant
+from rlstride.surgery import logits
 from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.files import sha256
 from rlstride.trajectory.sources.recognise import Kind
@@ -30,6 +31,7 @@ class Candidate:
         labels: model, algorithm and seed of the trajectory that it was found in, if it was.
         trajectory: where its weights are read from, if they do not lie in ``source``, which then is the base.
         edits: what makes them of the trajectory's, if it is an edited step.
+        logits: the base and the factor that its logits are extrapolated with, if they are (rlstride.surgery.logits).
     """
 
     variant: str
@@ -39,6 +41,7 @@ class Candidate:
     labels: dict[str, str | int] = field(default_factory=dict, compare=False)
     trajectory: Trajectory | None = field(default=None, compare=False)
     edits: StepEdits | None = field(default=None, compare=False)
+    logits: "tuple[Candidate, float] | None" = field(default=None, compare=False)
 
     @property
     def folder(self) -> Path | None:
@@ -53,6 +56,9 @@ class Candidate:
         """
         if self.folder is None:
             return None
+        if self.logits is not None:
+            base, factor = self.logits
+            return "/".join([str(replace(self, logits=None).weights_digest()), str(base.weights_digest()), str(factor)])
         if self.trajectory is None:
             return "".join(sha256(file) for file in sorted(self.folder.glob("*.safetensors"))) or None
         if self.edits is None:
@@ -126,6 +132,10 @@ def _candidates(text: str, steps: Sequence[int] | None, edits: Edits | None, hub
             return _trajectory_candidates(trajectory, steps)
         return _edited_candidates(trajectory, steps or [trajectory.steps[-1]], edits)
     name = named["name"] if named else path.resolve().name
+    if (path / logits.FILE).is_file():
+        folder, step, factor = logits.read_logits(path)
+        base, model = _trajectory_candidates(Trajectory(folder), [0, step])
+        return [replace(model, variant=name, logits=(base, factor))]
     if not (path / "config.json").is_file():
         if hub and not path.exists() and _HUB_ID.match(str(path)):
             return [Candidate(name, _step(named, path), str(path), str(path))]

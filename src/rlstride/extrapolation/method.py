@@ -53,11 +53,13 @@ class Prediction:
         deltas: how far each tensor is from the base.
         info: what a reader must know of this prediction: plain values, for the ledger and the model's card.
         costs: what choosing it took beside its own time: plain values, for the ledger alone.
+        logit_factor: c of a model without weights of its own, whose logits are l_0 + c (l_m - l_0).
     """
 
     deltas: Deltas
     info: dict[str, Any] = field(default_factory=dict)
     costs: dict[str, float] = field(default_factory=dict)
+    logit_factor: float | None = None
 
 
 class Predictor(Protocol):

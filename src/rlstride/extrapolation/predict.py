@@ -14,7 +14,8 @@ from rlstride.extrapolation.method import Deltas, Method, Score, Target
 from rlstride.extrapolation.registry import method_named
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.plan import why_not
-from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model
+from rlstride.surgery.logits import write_logits
+from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model, written_folder
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.files import write_text
@@ -90,8 +91,12 @@ def _write(
 ) -> dict[str, Any]:
     """Writes one model; returns what the method tells of it."""
     prediction = method.fit(window, accuracies).predict(target)
-    tensors = predicted_tensors(window, prediction.deltas)
-    write_model(out, window.base_folder, tensors, prediction_card(method, share, window, prediction.info))
+    card = prediction_card(method, share, window, prediction.info)
+    if prediction.logit_factor is not None:
+        with written_folder(out, card) as partial:
+            write_logits(partial, window.folder, window.steps[-1], prediction.logit_factor, out)
+    else:
+        write_model(out, window.base_folder, predicted_tensors(window, prediction.deltas), card)
     if prediction.info.get("fallbacks"):
         fallbacks = prediction.info["fallbacks"]
         note = f"{len(fallbacks)} matrices could not be fitted; the window's last update stands in"

@@ -7,6 +7,7 @@ from rlstride.extrapolation.curves import RELEX, TAYLOR
 from rlstride.extrapolation.dmd import DMD
 from rlstride.extrapolation.last import Last
 from rlstride.extrapolation.linear import Linear
+from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method
 from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED
 
@@ -24,6 +25,7 @@ _ALL: tuple[Method, ...] = (
     RELEX,
     TAYLOR,
     DMD(),
+    Logits(),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

@@ -108,6 +108,7 @@ ExtrapolationMethod = Literal[
     "relex",
     "taylor",
     "dmd",
+    "logits",
 ]
 
 

@@ -1,7 +1,8 @@
 """Writes edited models as Hugging Face folders with a card that says what they are."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import reduce
 from pathlib import Path
 
@@ -36,9 +37,7 @@ def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tens
     Raises:
         RequestError: ``out`` holds something that no earlier call wrote.
     """
-    out = out.resolve()
-    check_replaceable(out)
-    with atomic_folder(out) as partial:
+    with written_folder(out, card) as partial:
         for file in sorted(base_folder.iterdir()):
             if file.is_file() and file.suffix in _COPIED and not file.name.endswith(".index.json"):
                 # Bytes alone: a base's read-only bits would keep the folder from being replaced.
@@ -46,6 +45,23 @@ def write_model(out: Path, base_folder: Path, tensors_by_name: Mapping[str, Tens
         stored = {name: tensor.contiguous() for name, tensor in as_stored(tensors_by_name, base_folder).items()}
         save_file(stored, partial / _WEIGHTS, metadata={"format": "pt"})
         _state_dtype(partial / "config.json", stored, HFFolder(base_folder))
+
+
+@contextlib.contextmanager
+def written_folder(out: Path, card: str) -> Iterator[Path]:
+    """A folder with a card, to write a model into; it appears whole or not at all.
+
+    Args:
+        out: the folder; one that an earlier call wrote is replaced.
+        card: README.md, without a title.
+
+    Raises:
+        RequestError: ``out`` holds something that no earlier call wrote.
+    """
+    out = out.resolve()
+    check_replaceable(out)
+    with atomic_folder(out) as partial:
+        yield partial
         write_text(partial / _CARD, f"{_MARK}\n# {out.name}\n\n{card.rstrip()}\n")
 
 
