@@ -143,7 +143,7 @@ def test_card_and_ledger_tell_what_was_seen_and_how_far_it_reaches(small_run: Sm
         "- window: 0.4 of the run: up to step 8 of 20",
         "- kept steps seen: 2, 4, 6, 8\n",
         "- target: accuracy 1\n",
-        "accuracy is predicted",
+        "**Predicted, not measured**",
         "accuracy is not measured",
         *run.trajectory.manifest.base.sha256.values(),
     ):

@@ -64,6 +64,7 @@ def test_the_factor_is_the_one_whose_model_scores_best(
     assert (entry["scoring_seconds"], entry["tokens"]) == (0.5 * tried, 7 * tried)
     card = (tmp_path / "m" / "README.md").read_text()
     assert f"method: {method}" in card
+    assert f"- target: factor {factor:g}, chosen on validation among 1, " in card
     assert "Of several models this one was best on validation problems, with 0." in card
 
 
