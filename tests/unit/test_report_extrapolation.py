@@ -1,5 +1,6 @@
 """What predicted models keep and save: extrapolation.csv and the table pooled over cells."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,8 @@ from synthetic_study import ACCURACIES, PROBLEMS, synthetic_study, write_cells
 from rlstride.evaluation.intervals import paired_difference_interval, ratio_interval, recovered_gain_interval
 from rlstride.report.collect import collect
 from rlstride.report.costs import window_costs
+from rlstride.report.drawings import Drawing, Tables
+from rlstride.report.extrapolation_drawings import draw_gain_over_cost, draw_gain_over_window
 from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
 from rlstride.tracking.ledger import append
@@ -124,3 +127,27 @@ def test_a_study_without_predictions_has_an_empty_table(tmp_path: Path) -> None:
         table = written(tmp_path / "demo", study, name)
         assert table.empty
         assert {"window", "method", "gain", "seconds_speed_up"} <= set(table)
+
+
+@pytest.mark.parametrize("draw", [draw_gain_over_window, draw_gain_over_cost])
+def test_a_method_is_drawn_over_window_and_cost_beside_rl_that_stops(
+    tmp_path: Path, draw: Callable[[Tables, Study], Drawing | None]
+) -> None:
+    asked = {"methods": ["last", "linear", "alpharl", "alpharl_oracle"], "windows": [0.2, 0.4]}
+    study = synthetic_study(extrapolation=asked)
+    oracle = {"window_0.4_alpharl_oracle": 0.9}
+    write_cells(tmp_path / "demo", study, {**ACCURACIES, **oracle})
+    collect(tmp_path / "demo", study, ["extrapolation-pooled"])
+    table = pd.read_csv(tmp_path / "demo" / "tables" / "extrapolation-pooled.csv")
+    drawing = draw({"extrapolation-pooled": table}, study)
+    assert drawing is not None
+    titles = [axes.get_title() for axes in drawing.figure.axes if axes.get_visible()]
+    assert titles == ["linear", "alpharl", "alpharl_oracle (told the full accuracy)"]
+    linear = drawing.data[drawing.data["method"] == "linear"].sort_values("window")
+    # Steps 4 and 8 of 20 were seen; 1 s a step, and a fit of 0.5 s.
+    expected = [20, 40] if draw is draw_gain_over_window else [100 * 4.5 / 20, 100 * 8.5 / 20]
+    assert linear["place"].tolist() == pytest.approx(expected, rel=1e-4)
+    [stopped] = [line for line in drawing.figure.axes[0].lines if line.get_label() == "RL that stops there"]
+    assert list(stopped.get_xdata())[::3] == [0, 100]
+    assert list(stopped.get_ydata())[::3] == [0, 1]
+    assert draw({"extrapolation-pooled": table.iloc[:0]}, study) is None

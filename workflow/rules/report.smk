@@ -30,6 +30,8 @@ rule write_report:
         window=report(
             FIGURES / "accuracy_over_window.svg", caption="../report/accuracy_over_window.rst", category="Figures"
         ),
+        kept=report(FIGURES / "gain_over_window.svg", caption="../report/gain_over_window.rst", category="Figures"),
+        cost=report(FIGURES / "gain_over_cost.svg", caption="../report/gain_over_cost.rst", category="Figures"),
         ranks=report(FIGURES / "gain_over_rank.svg", caption="../report/gain_over_rank.rst", category="Figures"),
         fading=report(
             FIGURES / "rank_1_share_over_steps.svg",

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from rlstride.report import drawings, mechanics_drawings, movement_drawings, style
+from rlstride.report import drawings, extrapolation_drawings, mechanics_drawings, movement_drawings, style
 from rlstride.report.collect import write_table
 from rlstride.report.drawings import Drawing, Tables
 from rlstride.study.load import Study
@@ -123,6 +123,22 @@ FIGURES = (
         "Test accuracy of the models extrapolated from a first part of each run, with 95 % intervals over problems. "
         "last: the window's last checkpoint; what lies below it is harmful.",
         drawings.draw_accuracy_over_window,
+    ),
+    FigureSpec(
+        "gain_over_window",
+        "What each method keeps of the gain, by how much of the run it saw",
+        "Test accuracy of the predicted models less the base's over the full run's less the base's, pooled over all RL "
+        "runs, with 95 % intervals over runs and problems, beside RL that stops "
+        "at the window's last step: what lies below it is harmful.",
+        extrapolation_drawings.draw_gain_over_window,
+    ),
+    FigureSpec(
+        "gain_over_cost",
+        "What each method keeps of the gain, by what it cost",
+        "The same over the wall-clock of the shortened run as a share of the full one's, with RL, the looks at "
+        "validation accuracy and the fit inside. Right of 100 % it took longer than training to the end. An oracle's "
+        "costs leave out the full run that it was told of.",
+        extrapolation_drawings.draw_gain_over_cost,
     ),
     FigureSpec(
         "share_by_layer",
