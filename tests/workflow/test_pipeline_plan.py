@@ -161,7 +161,8 @@ EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
         {"evaluation": {"test_problems": 64}},
         dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants"), CELLS)
         | GATHER
-        | {"collect_table": 6},  # accuracy, learning, dominance, recovery, ranks, and what was spent
+        # accuracy, learning, dominance, recovery, ranks, the two of extrapolation, and what was spent
+        | {"collect_table": 8},
     ),
 }
 

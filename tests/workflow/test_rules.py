@@ -78,7 +78,7 @@ def test_every_caption_is_one_sentence_and_used() -> None:
     captions = {file.name: file.read_text(encoding="utf-8") for file in (ROOT / "workflow" / "report").glob("*.rst")}
     assert set(captions) == used
     tables = captions.pop("table.rst")
-    by_table = dict(re.findall(r'"(\w+)": "(.*)",\n', tables))
+    by_table = dict(re.findall(r'"([\w-]+)": "(.*)",\n', tables))
     assert set(by_table) == set(TABLES)
     for caption in [*captions.values(), *(f"{text}\n" for text in by_table.values())]:
         assert re.fullmatch(r"[A-Z][^\n]*[^.\n]\.\n", caption), caption
