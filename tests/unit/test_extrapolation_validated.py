@@ -36,7 +36,8 @@ def test_the_step_itself_and_the_multiples_beyond_it_are_tried() -> None:
 def chosen(run: SmallRun, out: Path, method: str, wanted: torch.Tensor, name: str) -> dict[str, float]:
     """The ledger entry of a method whose scorer likes one tensor best: accuracy falls with the distance to it."""
 
-    def score(model: Mapping[str, torch.Tensor]) -> Measurement:
+    def score(model: Mapping[str, torch.Tensor], logit_factor: float) -> Measurement:
+        assert logit_factor == 1
         distance = float((model[name].double() - wanted.double()).norm())
         return Measurement(1, 1, 1 / (1 + distance), 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
 
@@ -68,6 +69,21 @@ def test_the_factor_is_the_one_whose_model_scores_best(
     assert "Of several models this one was best on validation problems, with 0." in card
 
 
+def test_logits_are_scored_as_the_windows_last_model_with_each_factor(small_run: SmallRun, tmp_path: Path) -> None:
+    run, out = small_run.copy_to(tmp_path / "copy"), tmp_path / "m"
+    last, tried = load_file(run.trajectory.model_folder(8) / "model.safetensors"), list[float]()
+
+    def score(model: Mapping[str, torch.Tensor], logit_factor: float) -> Measurement:
+        assert all(torch.equal(model[name], last[name]) for name in last)
+        tried.append(logit_factor)
+        return Measurement(1, 1, 1 - abs(logit_factor - 2) / 10, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
+
+    jobs = {out: ("logits_validated", 0.4)}
+    write_predictions(run.trajectory, jobs, evaluations=None, decoding="t1.0", scorer=lambda: score)
+    assert tried == [1, 1.25, 1.875, 2.5, 3.75, 5]
+    assert json.loads((out / "logits.json").read_text())["factor"] == 1.875
+
+
 def test_of_equally_good_candidates_the_nearest_is_kept(small_run: SmallRun, tmp_path: Path) -> None:
     run = small_run.copy_to(tmp_path / "copy")
     equal = Measurement(1, 1, 0.5, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
@@ -77,7 +93,7 @@ def test_of_equally_good_candidates_the_nearest_is_kept(small_run: SmallRun, tmp
         {out: ("linear_validated", 0.4)},
         evaluations=None,
         decoding="t1.0",
-        scorer=lambda: lambda model: equal,
+        scorer=lambda: lambda model, logit_factor: equal,
     )
     written, last = (load_file(folder / "model.safetensors") for folder in (out, run.trajectory.model_folder(8)))
     assert all(torch.equal(written[name], last[name]) for name in last)
@@ -151,6 +167,8 @@ def test_a_study_scores_candidates_on_its_validation_problems_in_memory(study: S
     assert (found.n, found.samples) == (PROBLEMS, 1)
     assert scorer(base).accuracy < 0.5  # nothing of the model before is left
     assert scorer(whole).scores == found.scores
+    assert scorer(half, 1e-6).accuracy < 0.5  # logits of the base, but for a millionth
+    assert scorer(half, 1.0).scores == scorer(half).scores
 
 
 def test_the_verb_finds_the_model_that_solves_the_validation_problems(

@@ -171,7 +171,7 @@ class Bench:
             return None
         base, factor = candidate.logits
         if self._base is None or self._base[0] != base.source or self._base[1].dtype != model.dtype:
-            self._base = base.source, _load_model(base.source, self._device, model.dtype)
+            self._base = base.source, load_model(base.source, self._device, model.dtype)
         return Contrast(self._base[1], factor)
 
 
@@ -235,14 +235,15 @@ def _load(candidate: Candidate, device: str, dtype: torch.dtype | str) -> Counti
         raise RequestError("--device cuda: this machine has no CUDA device that torch can use; use cpu")
     try:
         tokenizer = AutoTokenizer.from_pretrained(candidate.tokenizer)
-        model = _load_model(candidate.source, device, dtype)
+        model = load_model(candidate.source, device, dtype)
     except (OSError, ValueError) as error:
         raise RequestError(f"{candidate.source}: transformers cannot load this model ({first_line(error)})") from error
     with quiet_lm_eval():  # it warns of every preloaded model
         return CountingHFLM(model, tokenizer)
 
 
-def _load_model(source: str, device: str, dtype: torch.dtype | str) -> PreTrainedModel:
+def load_model(source: str, device: str, dtype: torch.dtype | str) -> PreTrainedModel:
+    """A causal language model of a folder, or of a repository's name on the hub; errors are those of transformers."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
     return model
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rlstride.evaluation.benchmark import StudyBenchmark, sampling_seed
-from rlstride.evaluation.lm import Bench, put_step
+from rlstride.evaluation.contrast import Contrast
+from rlstride.evaluation.lm import Bench, load_model, put_step
 from rlstride.evaluation.models import parse_models
 from rlstride.evaluation.tables import Measurement
 from rlstride.study.load import Study
@@ -34,16 +37,23 @@ class ValidationScorer:
         (base,) = parse_models([str(trajectory.folder)], steps=[0])
         self._benchmark = StudyBenchmark(study, "validation")
         self._lm = Bench(device, torch.float32).seat(base)
+        self._load_base = partial(load_model, base.source, device, torch.float32)
         self._source, self._layout = trajectory.source(0), read_layout(trajectory.base_folder)
         self._decoding = evaluation.decodings[evaluation.headline]
         self._seed = sampling_seed(manifest.base.name, manifest.seed, "candidate", evaluation.headline, "validation")
 
-    def __call__(self, tensors: Mapping[str, Tensor]) -> Measurement:
+    @cached_property
+    def _base(self) -> PreTrainedModel:
+        return self._load_base()
+
+    def __call__(self, tensors: Mapping[str, Tensor], logit_factor: float = 1.0) -> Measurement:
         """The score of a model.
 
         Args:
             tensors: every tensor of the base's layout by name, fused matrices apart.
+            logit_factor: c of logits l_0 + c (l - l_0), l_0 being the base's; 1 leaves them as they are.
         """
+        self._lm.contrast = None if logit_factor == 1 else Contrast(self._base, logit_factor)
         put_step(self._lm.model, _InMemory(tensors, self._source.own_name), self._layout)
         return self._benchmark.score(self._lm, self._decoding, self._seed)
 

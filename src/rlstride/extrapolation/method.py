@@ -42,7 +42,7 @@ class Target:
 
     accuracy: float
     step: float
-    score: Callable[[Deltas], Score] | None = None
+    score: "Callable[[Prediction], Score] | None" = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rlstride.dynamics.accuracies import read_accuracies
 from rlstride.errors import RequestError
-from rlstride.extrapolation.method import Deltas, Method, Score, Target
+from rlstride.extrapolation.linear import scaled_updates
+from rlstride.extrapolation.method import Deltas, Method, Prediction, Score, Target
 from rlstride.extrapolation.registry import method_named
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.plan import why_not
@@ -22,7 +23,8 @@ from rlstride.trajectory.files import write_text
 from rlstride.trajectory.store import Trajectory
 
 NOT_APPLICABLE = "not_applicable.json"
-Scorer = Callable[[Mapping[str, Tensor]], Score]  # of a model's tensors by name, fused matrices apart
+# Of tensors by name, fused matrices apart, and the factor that the logits are extrapolated by: 1 leaves them.
+Scorer = Callable[[Mapping[str, Tensor], float], Score]
 
 
 def write_predictions(
@@ -81,7 +83,7 @@ def write_predictions(
                 found["not_applicable"] = skipped[out]
                 print(f"extrapolate: {out.name}: not applicable: {skipped[out]}", file=sys.stderr)
             else:
-                score = None if scores is None else _score_of_deltas(window, scores)
+                score = None if scores is None else _score_of_prediction(window, scores)
                 found |= _write(out, method, share, window, accuracies[out], Target(goals[out], step, score))
     _record_skipped(list(jobs), skipped)
 
@@ -169,8 +171,14 @@ def _scores(methods: Sequence[Method], scorer: Callable[[], Scorer] | None) -> S
     return scorer()
 
 
-def _score_of_deltas(window: Trajectory, scorer: Scorer) -> Callable[[Deltas], Score]:
-    return lambda deltas: scorer(predicted_tensors(window, deltas))
+def _score_of_prediction(window: Trajectory, scorer: Scorer) -> Callable[[Prediction], Score]:
+    def score(prediction: Prediction) -> Score:
+        if prediction.logit_factor is None:
+            return scorer(predicted_tensors(window, prediction.deltas), 1.0)
+        last = scaled_updates(window, window.steps[-1], 1.0)
+        return scorer(predicted_tensors(window, last), prediction.logit_factor)
+
+    return score
 
 
 def _record_skipped(asked: list[Path], skipped: dict[Path, str]) -> None:

@@ -9,7 +9,7 @@ from rlstride.extrapolation.last import Last
 from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method
-from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED
+from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED, LOGITS_VALIDATED
 
 _ALL: tuple[Method, ...] = (
     Last(),
@@ -26,6 +26,7 @@ _ALL: tuple[Method, ...] = (
     TAYLOR,
     DMD(),
     Logits(),
+    LOGITS_VALIDATED,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rlstride.extrapolation.controls import FIRST_UPDATE
 from rlstride.extrapolation.linear import Linear
+from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method, Prediction, Predictor, Target
 from rlstride.trajectory.store import Trajectory
 
@@ -44,6 +45,7 @@ class Validated:
 
 
 LINEAR_VALIDATED = Validated("linear_validated", Linear(), place=-1)
+LOGITS_VALIDATED = Validated("logits_validated", Logits(), place=-1)
 FIRST_UPDATE_VALIDATED = Validated("first_update_validated", FIRST_UPDATE, place=0)
 
 
@@ -64,12 +66,12 @@ class ValidatedPredictor:
             raise ValueError("without a scorer there is nothing to choose by")
         tried: list[dict[str, float]] = []
         for step in targets(self.step, target.step):
-            score = target.score(self.predictor.predict(replace(target, step=step)).deltas)
+            score = target.score(self.predictor.predict(replace(target, step=step)))
             tried.append({"factor": step / self.step, "step": step, "accuracy": score.accuracy})
             tried[-1] |= {"seconds": score.seconds, "tokens": score.tokens}
         best = max(tried, key=lambda candidate: candidate["accuracy"])  # the first of equals
         found = self.predictor.predict(replace(target, step=best["step"]))
-        info: dict[str, Any] = {
+        info: dict[str, Any] = found.info | {
             "target_step": target.step,
             "factor": best["factor"],
             "validation_accuracy": best["accuracy"],
@@ -79,7 +81,7 @@ class ValidatedPredictor:
             "scoring_seconds": sum(candidate["seconds"] for candidate in tried),
             "tokens": sum(int(candidate["tokens"]) for candidate in tried),
         }
-        return Prediction(found.deltas, info, costs)
+        return Prediction(found.deltas, info, costs, found.logit_factor)
 
 
 def targets(step: int, last: float) -> list[float]:

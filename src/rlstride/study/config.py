@@ -109,6 +109,7 @@ ExtrapolationMethod = Literal[
     "taylor",
     "dmd",
     "logits",
+    "logits_validated",
 ]
 
 
