@@ -153,7 +153,7 @@ def with_config(root: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"peft_type": "VERA"}, "peft_type VERA: only LORA is read"),
+        ({"peft_type": "VERA"}, "peft_type VERA: only LORA, ADALORA and C3A are read"),
         ({"use_dora": True}, "use_dora is set: this adapter is more than B A"),
         ({"lora_bias": True}, "lora_bias is set"),
         ({"bias": "all"}, "bias 'all' is set"),

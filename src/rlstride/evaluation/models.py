@@ -136,6 +136,8 @@ def _candidates(text: str, steps: Sequence[int] | None, edits: Edits | None, hub
         folder, step, factor = logits.read_logits(path)
         base, model = _trajectory_candidates(Trajectory(folder), [0, step])
         return [replace(model, variant=name, logits=(base, factor))]
+    if (kept := _kept_elsewhere(path)) is not None:
+        return [Candidate(name, _step(named, path), kept.source, kept.tokenizer, trajectory=kept.trajectory)]
     if not (path / "config.json").is_file():
         if hub and not path.exists() and _HUB_ID.match(str(path)):
             return [Candidate(name, _step(named, path), str(path), str(path))]
@@ -155,6 +157,14 @@ def _trajectory_candidates(trajectory: Trajectory, steps: Sequence[int] | None) 
         variant, elsewhere = "checkpoint" if step else "base", None if whole else trajectory
         candidates.append(Candidate(variant, step, str(source), str(base), labels, elsewhere))
     return candidates
+
+
+def _kept_elsewhere(folder: Path) -> Candidate | None:
+    """The kept step that a folder is, where it is no model by itself, such as an adapter; None for any other folder."""
+    trajectory = _trajectory_around(folder)
+    kept = trajectory.steps if trajectory and not (folder / "config.json").is_file() else []
+    step = next((step for step in kept if trajectory and trajectory.record(step).folder == folder.name), None)
+    return None if trajectory is None or step is None else next(iter(_trajectory_candidates(trajectory, [step])))
 
 
 def _edited_candidates(trajectory: Trajectory, steps: Sequence[int], asked: Edits) -> list[Candidate]:

@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, RootModel, model_validator
+from pydantic import Field, RootModel, SerializerFunctionWrapHandler, model_serializer, model_validator
 
+from rlstride.study.adapters import Adapter
 from rlstride.study.algorithms import Algorithm
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.section import Name, Share, Strict, Window
@@ -21,6 +22,16 @@ class Training(Strict):
     problems_per_step: int = Field(default=16, ge=1, description="Distinct prompts in a step.")
     completions_per_problem: int = Field(default=8, ge=2, description="Rollouts of each prompt.")
     temperature: float = Field(default=1.0, gt=0, description="Sampling temperature of the rollouts.")
+    adapter: Adapter | None = Field(
+        default=None,
+        description="Trained in place of full weights: lora, prilora, adalora or c3a; null: full weights.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_a_null_adapter(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the key out of what is hashed where full weights are trained, as before there was such a key."""
+        plain: dict[str, Any] = dump(self)
+        return {key: value for key, value in plain.items() if key != "adapter" or value is not None}
 
 
 class SpectraSpec(Strict):

@@ -17,7 +17,7 @@ from trl.rewards import get_soft_overlong_punishment
 
 from rlstride.errors import RequestError
 from rlstride.study.algorithms import DAPO
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 Batch = dict[str, torch.Tensor]
 _PADDED_LEFT = ("prompt_ids", "prompt_mask")
@@ -29,12 +29,11 @@ def build(run: Run[DAPO]) -> Trainer:
     longest = run.task.max_completion_tokens + algorithm.overlong_buffer
     arguments = rollout_arguments(run) | {"max_completion_length": longest}
     return DynamicSamplingTrainer(
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=[verifier_reward(run.task), get_soft_overlong_punishment(longest, algorithm.overlong_buffer)],
         args=GRPOConfig(
             **arguments, epsilon_high=algorithm.epsilon_high, beta=0.0, loss_type="dapo", scale_rewards="group"
         ),
-        train_dataset=problem_dataset(run),
         max_rounds=algorithm.max_rounds,
     )
 

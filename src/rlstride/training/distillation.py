@@ -14,6 +14,7 @@ from trl import DistillationConfig, DistillationTrainer
 
 from rlstride.study.algorithms import Distillation
 from rlstride.tasks import draw_problem
+from rlstride.training.adapters import peft_config
 from rlstride.training.run import Run, trainer_arguments
 
 
@@ -23,6 +24,7 @@ def build(run: Run[Distillation]) -> Trainer:
     trainer = DistillationTrainer if algorithm.completions_from == "student" else OffPolicyDistillationTrainer
     return trainer(
         model=str(run.base_folder),
+        peft_config=peft_config(run.base_folder, run.training, run.updates),
         teacher_model=str(run.teacher_folder),
         args=DistillationConfig(
             **trainer_arguments(run),

@@ -4,14 +4,13 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.study.algorithms import DrGRPO
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 
 def build(run: Run[DrGRPO]) -> Trainer:
     """Rewards minus their group's mean, undivided; the loss is summed over tokens and divided by a constant."""
     return GRPOTrainer(
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=GRPOConfig(**rollout_arguments(run), beta=0.0, loss_type="dr_grpo", scale_rewards="none"),
-        train_dataset=problem_dataset(run),
     )

@@ -4,13 +4,13 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.study.algorithms import GRPO
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 
 def build(run: Run[GRPO]) -> Trainer:
     """Group-normalised advantages, the clipped ratio averaged over each completion, the k3 estimate of the KL."""
     return GRPOTrainer(
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=GRPOConfig(
             **rollout_arguments(run),
@@ -19,5 +19,4 @@ def build(run: Run[GRPO]) -> Trainer:
             scale_rewards="group",
             use_bias_correction_kl=False,  # a later idea, TRL's default: eq. 4 has no importance ratio in the KL
         ),
-        train_dataset=problem_dataset(run),
     )

@@ -4,7 +4,7 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.study.algorithms import GSPO
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 
 def build(run: Run[GSPO]) -> Trainer:
@@ -15,7 +15,7 @@ def build(run: Run[GSPO]) -> Trainer:
     """
     algorithm = run.algorithm
     return GRPOTrainer(
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=GRPOConfig(
             **rollout_arguments(run),
@@ -25,5 +25,4 @@ def build(run: Run[GSPO]) -> Trainer:
             scale_rewards="group",
             importance_sampling_level="sequence",
         ),
-        train_dataset=problem_dataset(run),
     )

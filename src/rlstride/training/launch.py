@@ -13,11 +13,13 @@ from accelerate.utils import parse_flag_from_env
 from rlstride.errors import RequestError, WorkError
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride_callback import StrideCallback
+from rlstride.study.adapters import AdaLoRA
 from rlstride.study.load import Cell, Study, digest
 from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.tasks import build_task
 from rlstride.tracking.ledger import ledger_entry
+from rlstride.training.adapters import AdaLoRACallback
 from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
 from rlstride.training.lines import LogLines
 from rlstride.training.processes import failing_together, from_main_process, join_processes
@@ -85,6 +87,8 @@ def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[s
     stride = StrideCallback(NextBatch(trainer), settings) if settings else None
     if stride is not None:  # before the harvest, which marks a checkpoint as complete
         trainer.add_callback(stride)
+    if isinstance(run.training.adapter, AdaLoRA):
+        trainer.add_callback(AdaLoRACallback())  # before the harvest, which marks a checkpoint as complete
     trainer.add_callback(harvest)
     trainer.add_callback(LogLines(str(cell), updates))
     stop = StopOnSignal(updates)

@@ -21,7 +21,7 @@ from rlstride.training.rollouts import (
     prompt_and_completion,
     token_mean,
 )
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 from rlstride.training.value_model import ValueModel
 
 VALUE_FILE = "value_model.safetensors"  # in the trainer's checkpoints
@@ -32,10 +32,9 @@ def build(run: Run[PPO]) -> Trainer:
     return PPOTrainer(
         algorithm=run.algorithm,
         value_model=ValueModel(run.base_folder),
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=GRPOConfig(**rollout_arguments(run), beta=run.algorithm.beta, loss_type="dapo"),
-        train_dataset=problem_dataset(run),
     )
 
 

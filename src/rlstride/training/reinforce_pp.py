@@ -6,16 +6,15 @@ from trl import GRPOConfig
 
 from rlstride.study.algorithms import ReinforcePP
 from rlstride.training.rollouts import Rollouts, TokenAdvantageTrainer, normalise
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 
 def build(run: Run[ReinforcePP]) -> Trainer:
     """Undiscounted returns of the token-level rewards, normalised over all tokens of the batch; token-mean loss."""
     return ReinforcePPTrainer(
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=GRPOConfig(**rollout_arguments(run), beta=run.algorithm.beta, loss_type="dapo"),
-        train_dataset=problem_dataset(run),
     )
 
 

@@ -4,14 +4,13 @@ from transformers import Trainer
 from trl import RLOOConfig, RLOOTrainer
 
 from rlstride.study.algorithms import RLOO
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 
 def build(run: Run[RLOO]) -> Trainer:
     """Each completion's baseline is the mean reward of the others in its group; the KL is part of the reward."""
     return RLOOTrainer(
-        model=str(run.base_folder),
+        **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=RLOOConfig(**rollout_arguments(run), beta=run.algorithm.beta),
-        train_dataset=problem_dataset(run),
     )

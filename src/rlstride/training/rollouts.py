@@ -80,9 +80,15 @@ class TokenAdvantageTrainer(GRPOTrainer):
         policy = rollouts.get("old_per_token_logps")
         if policy is None:  # TRL leaves it out where a batch makes only one update
             policy = self._logps(self.model, rollouts)
-        ratio = policy - self._logps(self.ref_model, rollouts)
+        ratio = policy - self._reference_logps(rollouts)
         self._metrics["train"]["kl"].append(token_mean(ratio, rollouts["completion_mask"], self.accelerator).item())
         return ratio
+
+    def _reference_logps(self, rollouts: Rollouts) -> Tensor:
+        if self.ref_model is not None:
+            return self._logps(self.ref_model, rollouts)
+        with self.accelerator.unwrap_model(self.model).disable_adapter():  # the base is the model without its adapter
+            return self._logps(self.model, rollouts)
 
     @torch.no_grad()
     def _logps(self, model: Any, rollouts: Rollouts) -> Tensor:

@@ -11,6 +11,7 @@ from rlstride.errors import RequestError
 from rlstride.study.algorithms import Optimisation, PolicyGradient
 from rlstride.study.config import Training
 from rlstride.tasks import Problem, Task, draw_problems
+from rlstride.training.adapters import peft_config
 
 Reward = Callable[..., list[float]]
 A = TypeVar("A", bound=Optimisation)
@@ -50,6 +51,11 @@ class Run(Generic[A]):
         return self.training.problems_per_step * self.training.completions_per_problem
 
     @property
+    def updates(self) -> int:
+        """Optimiser updates of the whole run."""
+        return self.training.steps * self.algorithm.updates_per_step
+
+    @property
     def minibatches(self) -> int:
         """Parts of a batch, with an optimiser update each."""
         return self.algorithm.minibatches if isinstance(self.algorithm, PolicyGradient) else 1
@@ -81,7 +87,7 @@ def trainer_arguments(run: Run[A]) -> dict[str, Any]:
     return {
         "output_dir": str(run.state_folder),
         "per_device_train_batch_size": run.batch_size // run.minibatches // run.processes,
-        "max_steps": run.training.steps * updates,
+        "max_steps": run.updates,
         "learning_rate": run.algorithm.learning_rate,
         "warmup_steps": run.algorithm.warmup_steps,
         "max_grad_norm": run.algorithm.max_grad_norm,
@@ -98,6 +104,15 @@ def trainer_arguments(run: Run[A]) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
+    }
+
+
+def policy_arguments(run: Run[P]) -> dict[str, Any]:
+    """What all RL trainers are given of a cell, besides rewards and settings: the base, its adapter, the problems."""
+    return {
+        "model": str(run.base_folder),
+        "peft_config": peft_config(run.base_folder, run.training, run.updates),
+        "train_dataset": problem_dataset(run),
     }
 
 

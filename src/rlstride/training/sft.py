@@ -8,6 +8,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rlstride.study.algorithms import SFT
 from rlstride.tasks import draw_problem
+from rlstride.training.adapters import peft_config
 from rlstride.training.run import Run, trainer_arguments
 
 
@@ -15,6 +16,7 @@ def build(run: Run[SFT]) -> Trainer:
     """Mean cross-entropy over the tokens of the solutions and their end of sequence; prompts are left out."""
     return SFTTrainer(
         model=str(run.base_folder),
+        peft_config=peft_config(run.base_folder, run.training, run.updates),
         args=SFTConfig(
             **trainer_arguments(run),
             completion_only_loss=True,

@@ -9,7 +9,7 @@ from rlstride.errors import RequestError
 from rlstride.trajectory.files import write_text
 
 FORMAT_VERSION = 2  # 2: checkpoints of other kinds than Hugging Face folders, read where they are
-_LIBRARIES = ("rlstride", "torch", "transformers", "trl", "accelerate", "safetensors", "tokenizers")
+_LIBRARIES = ("rlstride", "torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers")
 
 
 class _Section(BaseModel):

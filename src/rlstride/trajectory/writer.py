@@ -3,12 +3,15 @@
 import os
 from pathlib import Path
 
+from peft import PeftModel
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from rlstride.study.plan import step_folder
 from rlstride.trajectory.files import atomic_folder, sha256
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
+from rlstride.trajectory.sources.lora import CONFIG
+from rlstride.trajectory.sources.recognise import Kind
 
 _RECORD = "step.json"
 
@@ -20,13 +23,22 @@ class TrajectoryWriter:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, step: int, model: PreTrainedModel) -> StepRecord:
-        """Writes the model's weights as a kept step, in place of an earlier attempt at the same step."""
+    def keep(self, step: int, model: PreTrainedModel | PeftModel) -> StepRecord:
+        """Writes the model's weights as a kept step, in place of an earlier attempt at the same step.
+
+        Of a model with an adapter, only the adapter is written: it is read over the trajectory's base.
+        """
         name = step_folder(step)
         with atomic_folder(self.folder / name) as partial:
-            model.save_pretrained(partial)
-            dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-            record = StepRecord(step=step, folder=name, sha256=weight_digests(partial), dtype=dtype)
+            kind, trained = Kind.HF, next(model.parameters())
+            if isinstance(model, PeftModel):
+                kind, trained = Kind.ADAPTER, next(weight for weight in model.parameters() if weight.requires_grad)
+                model.save_pretrained(partial, save_embedding_layers=False)
+                (partial / "README.md").unlink(missing_ok=True)  # PEFT's card, with nothing filled in
+            else:
+                model.save_pretrained(partial)
+            dtype = str(trained.dtype).removeprefix("torch.")
+            record = StepRecord(step=step, folder=name, kind=kind.value, sha256=weight_digests(partial), dtype=dtype)
             (partial / _RECORD).write_text(record.model_dump_json(indent=1) + "\n")
         return record
 
@@ -83,5 +95,6 @@ def _with_costs(record: StepRecord, training: list[TrainingRecord]) -> StepRecor
 
 
 def weight_digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each safetensors file in a folder."""
-    return {file.name: sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+    """The SHA-256 of each file that decides a folder's weights: safetensors, and an adapter's settings."""
+    files = [*folder.glob(CONFIG), *folder.glob("*.safetensors")]
+    return {file.name: sha256(file) for file in sorted(files)}

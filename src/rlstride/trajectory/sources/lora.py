@@ -1,4 +1,4 @@
-"""PEFT LoRA adapters over their base: W = W0 + scaling B A, and the factors of that update by themselves."""
+"""PEFT LoRA and AdaLoRA adapters over their base: W = W0 + scaling B (E) A, and the factors of that update."""
 
 import math
 import re
@@ -16,7 +16,8 @@ from rlstride.trajectory.sources.source import TensorSource
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_FACTOR = re.compile(r"(.+)\.lora_(A|B|embedding_A|embedding_B)(?:\.weight)?")
+_FACTOR = re.compile(r"(.+)\.lora_(A|B|E|embedding_A|embedding_B)(?:\.weight)?")
+_KINDS = ("LORA", "ADALORA")
 # Settings under which W0 + scaling B A is not what the adapter computes.
 _OTHER_KINDS = (
     "use_dora",
@@ -45,12 +46,14 @@ class _Update:
         b: key of B (out, r).
         scaling: alpha / r, or alpha / sqrt(r) with rank stabilisation.
         transposed: the weight is (in, out), so the update is (B A)^T.
+        e: key of AdaLoRA's singular values (r, 1), which the rows of A are multiplied by; None elsewhere.
     """
 
     a: str
     b: str
     scaling: float
     transposed: bool
+    e: str | None = None
 
 
 class LoRAAdapter:
@@ -107,9 +110,9 @@ class LoRAAdapter:
     def factors(self, name: str) -> tuple[Tensor, Tensor] | None:
         """The update's own factors L (m, r) and R (r, n), with W = W0 + L R; the scaling is in L.
 
-        None where they are not the whole update: the tensor is the base's, or was replaced.
+        None where they are not the whole update: the tensor is the base's, or was replaced, or AdaLoRA left it no rank.
         """
-        if name not in self._updates:
+        if name not in self._updates or not self._shapes[self._updates[name].a][0]:
             return None
         # PEFT may save the embedding itself beside its factors, as the base has it or resized and trained.
         replaced = self._replaced.get(name)
@@ -140,7 +143,9 @@ class LoRAAdapter:
         return {f"{module}.weight": self._update(module, keys, names) for module, keys in factors.items()}
 
     def _update(self, module: str, keys: dict[str, str], names: set[str]) -> _Update:
-        if set(keys) not in ({"A", "B"}, {"embedding_A", "embedding_B"}):
+        ada = self._config["peft_type"] == "ADALORA"
+        e = keys.pop("E", None) if ada else None
+        if set(keys) not in ({"A", "B"}, {"embedding_A", "embedding_B"}) or ada != (e is not None):
             raise self._error(next(iter(keys.values())), "its other factor is missing")
         a, b = (keys[part] for part in sorted(keys))
         if f"{module}.weight" not in names:
@@ -148,13 +153,22 @@ class LoRAAdapter:
         if len(self._shapes[a]) != 2 or len(self._shapes[b]) != 2 or self._shapes[a][0] != self._shapes[b][1]:
             raise self._error(a, f"factors of the shapes {self._shapes[a]} and {self._shapes[b]} have no product")
         r = self._shapes[a][0]
-        alpha = _by_pattern(self._config.get("alpha_pattern"), module, self._config.get("lora_alpha", 8))
-        scaling = alpha / math.sqrt(r) if self._config.get("use_rslora") else alpha / r
+        if e is not None and self._shapes[e] != (r, 1):
+            raise self._error(e, f"its shape is {self._shapes[e]}, but A's {self._shapes[a]}")
         transposed = "embedding_A" in keys or bool(self._config.get("fan_in_fan_out"))
-        update = _Update(a, b, scaling, transposed)
+        update = _Update(a, b, self._scaling(module, r), transposed, e)
         shape = (self._shapes[b][0], self._shapes[a][1])
         self._check_shape(a, shape[::-1] if transposed else shape, f"{module}.weight")
         return update
+
+    def _scaling(self, module: str, r: int) -> float:
+        """What PEFT multiplies the factors' product by; AdaLoRA's goes by the rank at the start, for good."""
+        if self._config["peft_type"] == "ADALORA":
+            start = float(self._config["init_r"])
+            alpha = float(self._config.get("lora_alpha", 8))
+            return (alpha if alpha > 0 else start) / (start + 1e-5)
+        alpha = _by_pattern(self._config.get("alpha_pattern"), module, self._config.get("lora_alpha", 8))
+        return alpha / math.sqrt(r) if self._config.get("use_rslora") else alpha / r
 
     def _check_shape(self, key: str, shape: tuple[int, ...], name: str) -> None:
         if shape != self._base.shape(name):
@@ -165,6 +179,8 @@ class LoRAAdapter:
         # Scaled in float32 at least: a factor of 1 / 3 in bfloat16 would shift the whole update.
         dtype = _sum_dtype(a.dtype, b.dtype)
         a, b = a.to(dtype), b.to(dtype)
+        if update.e is not None:
+            a = a * self._factor(update.e).to(dtype)
         return (a.mT * update.scaling, b.mT) if update.transposed else (b * update.scaling, a)
 
     def _factor(self, key: str) -> Tensor:
@@ -184,8 +200,10 @@ def adapter_config(path: Path) -> dict[str, Any]:
     """
     config = read_json(path / CONFIG)
     kind = config.get("peft_type")
-    if kind != "LORA":
-        raise RequestError(f"{path / CONFIG}: peft_type {kind}: only LORA is read; merge this adapter with PEFT")
+    if kind not in _KINDS:
+        raise RequestError(
+            f"{path / CONFIG}: peft_type {kind}: only LORA, ADALORA and C3A are read; merge this adapter with PEFT"
+        )
     other = next((setting for setting in _OTHER_KINDS if config.get(setting)), None)
     if other:
         raise RequestError(f"{path / CONFIG}: {other} is set: this adapter is more than B A; merge it with PEFT")

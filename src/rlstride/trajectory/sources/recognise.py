@@ -5,8 +5,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from rlstride.errors import RequestError
+from rlstride.trajectory.sources.c3a import open_adapter
 from rlstride.trajectory.sources.hf import INDEX, SINGLE, HFFolder
-from rlstride.trajectory.sources.lora import CONFIG, LoRAAdapter
+from rlstride.trajectory.sources.lora import CONFIG
 from rlstride.trajectory.sources.source import StoredSource, TensorSource
 
 # Sharded checkpoints are imported where they are met: torch.distributed takes longer than a small trajectory.
@@ -79,7 +80,7 @@ class Checkpoint:
             case Kind.ADAPTER:
                 if base is None:
                     raise RequestError(f"{self.path}: an adapter is read over its base; name it with --base")
-                return LoRAAdapter(self.path, base)
+                return open_adapter(self.path, base)
 
 
 def find_checkpoint(path: Path) -> Checkpoint | None:

@@ -1,0 +1,172 @@
+"""Adapters in place of full weights, as PEFT makes them: their settings, and what AdaLoRA needs while it trains."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import AdaLoraConfig, C3AConfig, LoraConfig, PeftConfig
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlstride.errors import RequestError
+from rlstride.spectra.scope import Weight, weights_of
+from rlstride.study.adapters import C3A, AdaLoRA, LoRA, PRILoRA
+from rlstride.study.config import Training
+from rlstride.trajectory.sources import HFFolder
+
+IMPORTANCE_FILE = "adalora_importance.safetensors"  # in the trainer's checkpoints
+_SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's rank allocator, by parameter
+_MASK = "mask"
+
+
+def peft_config(base: Path, training: Training, updates: int) -> PeftConfig | None:
+    """The adapter of a run in PEFT's terms, over every 2-D weight inside the decoder layers; None: full weights.
+
+    It starts at the base to the bit: one factor of each update is zero, or the whole kernel.
+
+    Args:
+        base: the base's Hugging Face folder, whose matrices are adapted.
+        training: the study's section.
+        updates: optimiser updates of the whole run.
+
+    Raises:
+        RequestError: the adapter does not fit the base's matrices.
+    """
+    adapter = training.adapter
+    if adapter is None:
+        return None
+    weights = [weight for weight in weights_of(HFFolder(base)) if weight.in_scope]
+    shared = {"task_type": "CAUSAL_LM", "target_modules": _pattern(base, weights)}
+    match adapter:
+        case LoRA():
+            _require_rank(base, weights, adapter.rank)
+            return LoraConfig(**shared, r=adapter.rank, lora_alpha=adapter.alpha)
+        case PRILoRA():
+            ranks = rising_ranks(adapter.rank, 1 + max(weight.layer for weight in weights))
+            _require_rank(base, weights, max(ranks))
+            layers = {rf".*\.{layer}\.[a-z].*": rank for layer, rank in enumerate(ranks)}
+            alphas = {name: rank * adapter.alpha / adapter.rank for name, rank in layers.items()}
+            return LoraConfig(
+                **shared, r=adapter.rank, lora_alpha=adapter.alpha, rank_pattern=layers, alpha_pattern=alphas
+            )
+        case AdaLoRA():
+            _require_rank(base, weights, adapter.first_rank)
+            return AdaLoraConfig(
+                **shared,
+                init_r=adapter.first_rank,
+                target_r=adapter.rank,
+                lora_alpha=adapter.alpha,
+                tinit=int(adapter.warmup * updates),
+                tfinal=int(adapter.final * updates),
+                total_step=updates,
+                orth_reg_weight=adapter.orthogonality,
+            )
+        case C3A():
+            misfit = next((w for w in weights if any(side % adapter.block_size for side in w.shape)), None)
+            if misfit:
+                raise RequestError(
+                    f"training: adapter: block_size {adapter.block_size} does not divide both sides of {misfit.module} "
+                    f"{misfit.shape} in {base}"
+                )
+            return C3AConfig(**shared, block_size=adapter.block_size, init_weights=True)
+
+
+def rising_ranks(mean: int, layers: int) -> list[int]:
+    """A rank for each layer, linear in depth from half of the mean to one and a half, rounded, 1 at least.
+
+    PRILoRA's own setting is 4 to 12 (arXiv 2401.11316, section 3.1), the mean of which is 8.
+    """
+    if layers == 1:
+        return [mean]
+    return [max(1, int(mean * (0.5 + layer / (layers - 1)) + 0.5)) for layer in range(layers)]
+
+
+class AdaLoRACallback(TrainerCallback):
+    """Shrinks ranks after every update, and adds the gradient of the orthogonality term, which the RL losses lack.
+
+    PEFT adds the term (arXiv 2303.10512, eq. 4) to a loss that the model itself returns; RL trainers make their own.
+    It is added after the clipping of gradients, so that it never takes the reward's share of the norm.
+
+    The masks of triplets stay out of PEFT's settings, so that saved adapters keep their shapes, with zeros where
+    triplets were masked; the importance scores and masks lie beside the trainer's checkpoints, for a resumed run.
+    """
+
+    def __init__(self) -> None:
+        self._masks: dict[str, list[bool]] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **kwargs: Any
+    ) -> None:
+        if state.global_step:
+            found = load_file(_checkpoint(args, state) / IMPORTANCE_FILE)
+            allocator = model.base_model.rankallocator
+            for scores in _SCORES:
+                setattr(allocator, scores, _under(found, scores))
+            masks = _under(found, _MASK)
+            self._masks = {name: mask.bool().tolist() for name, mask in masks.items()} or None
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **kwargs: Any
+    ) -> None:
+        weight = model.peft_config["default"].orth_reg_weight
+        if weight and args.learning_rate:
+            parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+            gradients = torch.autograd.grad(weight * orthogonality(model), parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:  # E has no part in it
+                    parameter.grad += gradient
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **kwargs: Any
+    ) -> None:
+        settings = model.peft_config["default"]
+        settings.rank_pattern = self._masks
+        model.base_model.update_and_allocate(state.global_step)
+        self._masks, settings.rank_pattern = settings.rank_pattern, None
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        allocator = kwargs["model"].base_model.rankallocator
+        found = {f"{scores}/{name}": value for scores in _SCORES for name, value in getattr(allocator, scores).items()}
+        found |= {f"{_MASK}/{name}": torch.tensor(mask) for name, mask in (self._masks or {}).items()}
+        save_file(
+            {name: tensor.contiguous() for name, tensor in found.items()}, _checkpoint(args, state) / IMPORTANCE_FILE
+        )
+
+
+def orthogonality(model: Any) -> Tensor:
+    """|P^T P - I|F or |Q Q^T - I|F, the mean over all P (out, r) and Q (r, in) of a model; a scalar with a gradient."""
+    grams = [
+        parameter @ parameter.mT if ".lora_A." in name else parameter.mT @ parameter
+        for name, parameter in model.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    ]
+    return torch.stack([torch.linalg.matrix_norm(gram - torch.eye(len(gram)).to(gram)) for gram in grams]).mean()
+
+
+def _pattern(base: Path, weights: list[Weight]) -> str:
+    """One expression for all matrices: PEFT would save a list of names in another order with every process."""
+    if not weights:
+        raise RequestError(f"{base}: no 2-D weight inside a decoder layer was found, so there is nothing to adapt")
+    return rf".*\.\d+\..*\b({'|'.join(sorted({re.escape(weight.kind) for weight in weights}))})"
+
+
+def _require_rank(base: Path, weights: list[Weight], rank: int) -> None:
+    smallest = min(weights, key=lambda weight: min(weight.shape))
+    if rank > min(smallest.shape):
+        raise RequestError(
+            f"training: adapter: rank {rank} is above what {smallest.module} {smallest.shape} in {base} can have; "
+            f"choose one up to {min(smallest.shape)}"
+        )
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    assert args.output_dir is not None
+    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
+
+
+def _under(found: dict[str, Tensor], group: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{group}/"): tensor for name, tensor in found.items() if name.startswith(f"{group}/")}
