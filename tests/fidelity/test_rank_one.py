@@ -17,6 +17,7 @@ from rlstride.errors import RequestError
 from rlstride.evaluation.tables import Measurement
 from rlstride.extrapolation.alpharl import AlphaRL, fit_line
 from rlstride.extrapolation.method import Target
+from rlstride.extrapolation.next_predictor import NExt
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
 from rlstride.spectra.scope import describe_tensor
@@ -281,19 +282,24 @@ def test_predictions_depend_on_accuracy_in_the_window(small_run: SmallRun) -> No
 
 @pytest.mark.parametrize("method", METHODS)
 def test_poisoned_future_files_leave_a_prediction_the_same_to_the_byte(
-    small_run: SmallRun, tmp_path: Path, method: str
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    write_prediction(small_run, tmp_path / "clean", method, 0.4)
+    window = 0.4
+    if isinstance(longer := METHODS[method], NExt):
+        monkeypatch.setitem(METHODS, method, replace(longer, updates=20))
+        window = 0.8
+    end = small_run.trajectory.window(window).steps[-1]
+    write_prediction(small_run, tmp_path / "clean", method, window)
     poisoned = small_run.copy_to(tmp_path / "copy")
     for step in STEPS:
-        if step > 8:
+        if step > end:
             (poisoned.trajectory.model_folder(step) / "model.safetensors").write_bytes(b"poison")
-    futures = {step: 0.0 if step > 8 else accuracy for step, accuracy in small_run.accuracies.items()}
+    futures = {step: 0.0 if step > end else accuracy for step, accuracy in small_run.accuracies.items()}
     if METHODS[method].oracle:  # told how good the full run is, and nothing else of it
         futures[LAST] = small_run.accuracies[LAST]
     evaluations(futures).to_parquet(poisoned.evaluations)
     (tmp_path / "other").mkdir()
-    write_prediction(poisoned, tmp_path / "other" / "clean", method, 0.4)
+    write_prediction(poisoned, tmp_path / "other" / "clean", method, window)
     clean, other = (
         {file.name: re.sub(rb'"trajectory": ".*"', b"", file.read_bytes()) for file in folder.iterdir()}
         for folder in (tmp_path / "clean", tmp_path / "other" / "clean")

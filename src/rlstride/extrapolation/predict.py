@@ -133,6 +133,8 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
         facts["target"] = f"step {info['target_step']:g}"
     if "target_accuracy" in info:
         facts["target"] = f"accuracy {info['target_accuracy']:g}"
+    if "kept_steps_ahead" in info:
+        facts["target"] = f"{info['kept_steps_ahead']} kept steps after the window's last"
     if method.oracle:
         facts["oracle"] = "the target is the fully trained run's validation accuracy, which a shortened run has not"
     standing = "**Predicted, not measured**: its accuracy is not measured here; evaluate it before use."

@@ -10,6 +10,7 @@ from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method
 from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED, LOGITS_VALIDATED
+from rlstride.extrapolation.next_predictor import NEXT, NEXT_WITHOUT_G, NEXT_WITHOUT_L
 
 _ALL: tuple[Method, ...] = (
     Last(),
@@ -27,6 +28,9 @@ _ALL: tuple[Method, ...] = (
     DMD(),
     Logits(),
     LOGITS_VALIDATED,
+    NEXT,
+    NEXT_WITHOUT_G,
+    NEXT_WITHOUT_L,
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 

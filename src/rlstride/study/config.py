@@ -121,6 +121,9 @@ ExtrapolationMethod = Literal[
     "dmd",
     "logits",
     "logits_validated",
+    "next",
+    "next_without_g",
+    "next_without_l",
 ]
 
 

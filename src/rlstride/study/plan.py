@@ -7,7 +7,17 @@ from rlstride.study.config import StudyFile, Training
 from rlstride.study.variants import window_variant
 
 # Fewest kept steps in a window that a method can work with; any other method needs one.
-MINIMUM_STEPS = {"alpharl": 3, "alpharl_repo": 3, "alpharl_oracle": 3, "relex": 2, "taylor": 3, "dmd": 3}
+MINIMUM_STEPS = {
+    "alpharl": 3,
+    "alpharl_repo": 3,
+    "alpharl_oracle": 3,
+    "relex": 2,
+    "taylor": 3,
+    "dmd": 3,
+    "next": 7,
+    "next_without_g": 7,
+    "next_without_l": 7,
+}
 
 
 @dataclass(frozen=True)
