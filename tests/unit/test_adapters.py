@@ -124,6 +124,15 @@ def test_a_mistake_in_the_adapter_is_told_in_one_sentence(
         load_study(with_adapter(study_file, tmp_path, adapter))
 
 
+def test_a_study_of_adapters_has_no_teacher_of_its_own(study_file: Path, tmp_path: Path) -> None:
+    file = with_adapter(study_file, tmp_path, KINDS["lora"])
+    study = yaml.safe_load(file.read_text())
+    study["define"]["algorithms"]["dist"]["teacher"] = "grpo"
+    file.write_text(yaml.safe_dump(study))
+    with pytest.raises(RequestError, match="dist: teacher: 'grpo' trains an adapter, no whole model"):
+        load_study(file)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kept_step_is_an_adapter_that_is_read_as_peft_merges_it(runs: Callable[[str], Path], kind: str) -> None:

@@ -121,7 +121,7 @@ def resolve_study(data: Any, path: Path) -> Study:
     controls = _look_up(path, "controls", spec.controls, spec.define.algorithms, "algorithms.yaml", AlgorithmsFile)
     expanded = expand_sweep(path, spec, algorithms)
     _check_minibatches(path, spec, expanded | controls)
-    _check_teachers(path, expanded | controls)
+    _check_teachers(path, spec, expanded | controls)
     return Study(path=path, spec=spec, task=tasks[spec.task], models=models, algorithms=expanded, controls=controls)
 
 
@@ -160,13 +160,18 @@ def _check_minibatches(path: Path, spec: StudyFile, algorithms: Mapping[str, Alg
             )
 
 
-def _check_teachers(path: Path, algorithms: Mapping[str, Algorithm]) -> None:
-    """A teacher is an algorithm of the study that is not distilled itself, or a folder."""
+def _check_teachers(path: Path, spec: StudyFile, algorithms: Mapping[str, Algorithm]) -> None:
+    """A teacher is an algorithm of the study that is not distilled itself, and no adapter; or a folder."""
     for name, algorithm in algorithms.items():
         if not isinstance(algorithm, Distillation):
             continue
         if isinstance(algorithms.get(algorithm.teacher), Distillation):
             raise RequestError(f"{path}: algorithms: {name}: teacher: {algorithm.teacher!r} is distilled itself")
+        if algorithm.teacher in algorithms and spec.training.adapter is not None:
+            raise RequestError(
+                f"{path}: algorithms: {name}: teacher: {algorithm.teacher!r} trains an adapter, no whole model; "
+                "name a Hugging Face folder"
+            )
         if algorithm.teacher not in algorithms and not Path(algorithm.teacher).is_dir():
             raise RequestError(
                 f"{path}: algorithms: {name}: teacher: {algorithm.teacher!r} is neither an algorithm of the study nor "
