@@ -9,8 +9,8 @@ from rlstride.extrapolation.last import Last
 from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method
-from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED, LOGITS_VALIDATED
 from rlstride.extrapolation.next_predictor import NEXT, NEXT_WITHOUT_G, NEXT_WITHOUT_L
+from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED, LOGITS_VALIDATED
 
 _ALL: tuple[Method, ...] = (
     Last(),
