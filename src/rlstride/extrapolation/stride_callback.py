@@ -245,13 +245,16 @@ class StrideCallback(TrainerCallback):
             place.copy_(kept)
 
     def _treat_moments(self) -> None:
-        """The optimiser's averages describe gradients elsewhere."""
-        if self.settings.moments == "keep":
-            return
-        for tensor in self._trained():
-            for value in self._optimizer.state.get(tensor, {}).values():
-                if isinstance(value, Tensor):
-                    value.zero_()
+        if self.settings.moments == "clear":
+            clear_moments(self._optimizer, self._trained())
+
+
+def clear_moments(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor]) -> None:
+    """Sets Adam's averages of some tensors, and its counts, to zero: they describe gradients elsewhere."""
+    for tensor in tensors:
+        for value in optimizer.state.get(tensor, {}).values():
+            if isinstance(value, Tensor):
+                value.zero_()
 
 
 def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -1,0 +1,164 @@
+"""Extrapolation inside of a run: train for a window, put in what a method predicts for later, then stop or train on.
+
+    from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
+
+    trainer.add_callback(ExtrapolateCallback("alpharl", Path("run/window"), window=24, validate=validate))
+
+Stopping there is the plug-in that AlphaRL's paper promises (arXiv 2510.00553); training on from there is what NExt does
+(arXiv 2604.11446). Nothing is verified: the method's word is taken. StrideCallback is the one that looks.
+"""
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from rlstride.errors import RequestError
+from rlstride.extrapolation.method import Target
+from rlstride.extrapolation.predict import predicted_tensors
+from rlstride.extrapolation.registry import method_named
+from rlstride.extrapolation.stride_callback import Validate, clear_moments
+from rlstride.trajectory.layout import as_stored
+from rlstride.trajectory.store import Trajectory
+from rlstride.trajectory.writer import TrajectoryWriter
+
+_BASE = "base"
+
+
+class ExtrapolateCallback(TrainerCallback):
+    """Trains for a window only, keeps its trajectory, and goes where a method points.
+
+    For one process that trains all weights.
+
+    Args:
+        method: a name in rlstride.extrapolation.registry that chooses nothing on validation.
+        folder: where the base and the window's kept steps are written; a trajectory that every verb reads.
+        window: steps after which the method is asked.
+        keep_every: steps between two kept ones.
+        validate: scores held-out problems, for methods that need the accuracy of the kept steps; called with draw 0.
+        then: ``stop`` ends the run, ``go_on`` trains on from the predicted weights, Adam's averages cleared.
+        target_accuracy: that AlphaRL extrapolates to.
+        target_step: that other methods extrapolate to; the run's last step, if left out.
+        updates_per_step: the trainer's global steps that make one step.
+
+    Attributes:
+        report: once the method was asked: method, window, kept steps, the seconds of training, validation and
+            extrapolation, the steps that were left and the ``saved_seconds`` of not training them, costs deducted.
+
+    Raises:
+        RequestError: the method cannot work inside of a run, needs validation that is not there, or the trainer's model
+            is an adapter or shared by several processes.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        folder: Path,
+        window: int,
+        *,
+        keep_every: int = 2,
+        validate: Validate | None = None,
+        then: Literal["stop", "go_on"] = "stop",
+        target_accuracy: float = 1.0,
+        target_step: int | None = None,
+        updates_per_step: int = 1,
+    ) -> None:
+        self.method = method_named(method)
+        if self.method.uses_scores or self.method.oracle:
+            raise RequestError(f"{method}: inside of a run there is nothing to choose its target by")
+        if self.method.uses_accuracy and validate is None:
+            raise RequestError(f"{method}: needs the accuracy of the kept steps; give a validate function")
+        self.report: dict[str, Any] = {}
+        self._writer = TrajectoryWriter(folder)
+        self._window, self._keep_every, self._then = window, keep_every, then
+        self._validate, self._target_accuracy, self._target_step = validate, target_accuracy, target_step
+        self._updates_per_step = updates_per_step
+        self._accuracies: dict[int, float] = {}
+        self._seconds = {"training": 0.0, "validation": 0.0, "extrapolation": 0.0}
+        self._began = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        model = kwargs["model"]
+        if hasattr(model, "peft_config"):
+            raise RequestError("ExtrapolateCallback: an adapter's run cannot be extrapolated while it trains")
+        if args.world_size > 1:
+            raise RequestError(f"ExtrapolateCallback: one process is needed, not {args.world_size}")
+        if state.global_step == 0:
+            for target in (model, kwargs.get("processing_class")):
+                if target is not None:
+                    target.save_pretrained(self._writer.folder / _BASE)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._count("training")
+        step, updates_left = divmod(state.global_step, self._updates_per_step)
+        if updates_left or step > self._window:
+            return
+        model = kwargs["model"]
+        if step % self._keep_every == 0 or step == self._window:
+            self._writer.keep(step, model)
+            self._began = time.perf_counter()  # keeping weights is no cost of the method's
+            if self.method.uses_accuracy and self._validate is not None:
+                self._accuracies[step] = statistics.fmean(self._validate(model, 0))
+            self._count("validation")
+        if step == self._window:
+            self._extrapolate(args, state, model)
+            if self._then == "stop":
+                control.should_training_stop = True
+            else:
+                clear_moments(kwargs["optimizer"], list(model.parameters()))
+
+    def _extrapolate(self, args: TrainingArguments, state: TrainerState, model: torch.nn.Module) -> None:
+        steps = state.max_steps // self._updates_per_step
+        self._writer.finish(
+            _BASE, self._writer.folder / _BASE, algorithm="unknown", seed=args.seed, config_hash="", training=[]
+        )
+        window = Trajectory(self._writer.folder)
+        self._began = time.perf_counter()
+        if len(window.steps) < self.method.fewest_steps:
+            raise RequestError(
+                f"{self.method.name} needs {self.method.fewest_steps} kept steps in its window; "
+                f"the first {self._window} steps hold {len(window.steps)}"
+            )
+        accuracies = {step: self._accuracies[step] for step in window.steps} if self.method.uses_accuracy else {}
+        target = Target(self._target_accuracy, self._target_step or steps)
+        prediction = self.method.fit(window, accuracies).predict(target)
+        if prediction.logit_factor is not None:
+            raise RequestError(f"{self.method.name}: has no weights to train on from")
+        put_tensors(model, as_stored(predicted_tensors(window, prediction.deltas), window.base_folder))
+        self._count("extrapolation")
+        left = steps - self._window
+        spent = self._seconds["validation"] + self._seconds["extrapolation"]
+        self.report = {
+            "method": self.method.name,
+            "window": self._window,
+            "kept_steps": window.steps,
+            **{f"{name}_seconds": round(seconds, 4) for name, seconds in self._seconds.items()},
+            "steps_left": left,
+            "saved_seconds": round(self._seconds["training"] / self._window * left - spent, 4),
+            **prediction.info,
+        }
+
+    def _count(self, what: str) -> None:
+        now = time.perf_counter()
+        self._seconds[what] += now - self._began
+        self._began = now
+
+
+@torch.no_grad()
+def put_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies tensors into a model's own, by name; tied ones share their place."""
+    places = model.state_dict()
+    for name, tensor in tensors.items():
+        places[name].copy_(tensor)
