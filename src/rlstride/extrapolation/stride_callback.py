@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.checkpoints import checkpoint_folder
 from rlstride.extrapolation.stride import Evidence, Found, Level, LineSearch, Movement, paired_evidence
 from rlstride.study.stride import Stride
 
@@ -160,7 +161,7 @@ class StrideCallback(TrainerCallback):
         self._model, self._optimizer = kwargs["model"], kwargs["optimizer"]
         self._begin_window()
         if state.global_step:
-            self._resume(_checkpoint(args, state))
+            self._resume(checkpoint_folder(args, state))
         if self._validator:
             self._validator.serve(self)
 
@@ -186,7 +187,7 @@ class StrideCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
-        folder = _checkpoint(args, state)
+        folder = checkpoint_folder(args, state)
         tensors = {f"start.{i}": tensor for i, tensor in enumerate(self._start)}
         tensors |= {f"safe.{i}": tensor for i, tensor in enumerate(self._safe)}
         save_file(tensors, folder / _TENSORS)
@@ -277,8 +278,3 @@ def _as_in_main_process(tensors: Sequence[Tensor]) -> None:
     if PartialState().num_processes > 1:
         for tensor in tensors:
             tensor.copy_(broadcast(tensor.detach().clone()))
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    assert args.output_dir is not None
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"

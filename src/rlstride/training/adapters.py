@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.checkpoints import checkpoint_folder
 from rlstride.errors import RequestError
 from rlstride.spectra.scope import Weight, weights_of
 from rlstride.study.adapters import C3A, AdaLoRA, LoRA, PRILoRA
@@ -100,7 +101,7 @@ class AdaLoRACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **kwargs: Any
     ) -> None:
         if state.global_step:
-            found = load_file(_checkpoint(args, state) / IMPORTANCE_FILE)
+            found = load_file(checkpoint_folder(args, state) / IMPORTANCE_FILE)
             allocator = model.base_model.rankallocator
             for scores in _SCORES:
                 setattr(allocator, scores, _under(found, scores))
@@ -133,7 +134,8 @@ class AdaLoRACallback(TrainerCallback):
         found = {f"{scores}/{name}": value for scores in _SCORES for name, value in getattr(allocator, scores).items()}
         found |= {f"{_MASK}/{name}": torch.tensor(mask) for name, mask in (self._masks or {}).items()}
         save_file(
-            {name: tensor.contiguous() for name, tensor in found.items()}, _checkpoint(args, state) / IMPORTANCE_FILE
+            {name: tensor.contiguous() for name, tensor in found.items()},
+            checkpoint_folder(args, state) / IMPORTANCE_FILE,
         )
 
 
@@ -161,11 +163,6 @@ def _require_rank(base: Path, weights: list[Weight], rank: int) -> None:
             f"training: adapter: rank {rank} is above what {smallest.module} {smallest.shape} in {base} can have; "
             f"choose one up to {min(smallest.shape)}"
         )
-
-
-def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
-    assert args.output_dir is not None
-    return Path(args.output_dir) / f"checkpoint-{state.global_step}"
 
 
 def _under(found: dict[str, Tensor], group: str) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.checkpoints import checkpoint_folder
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.writer import TrajectoryWriter
 
@@ -65,10 +66,9 @@ class HarvestCallback(TrainerCallback):
             self._step_seconds = 0.0
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        assert args.output_dir is not None
         PartialState().wait_for_everyone()  # every process saves the state of its random numbers
         if state.is_world_process_zero:
-            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE_MARKER, "")
+            write_text(checkpoint_folder(args, state) / COMPLETE_MARKER, "")
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:

@@ -85,10 +85,11 @@ def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[s
     trainer = TRAINERS[run.algorithm.trainer](run)
     settings = getattr(run.algorithm, "stride", None)  # of RL algorithms only
     stride = StrideCallback(NextBatch(trainer), settings) if settings else None
-    if stride is not None:  # before the harvest, which marks a checkpoint as complete
+    # What writes into a checkpoint comes before the harvest, which marks it as complete.
+    if stride is not None:
         trainer.add_callback(stride)
     if isinstance(run.training.adapter, AdaLoRA):
-        trainer.add_callback(AdaLoRACallback())  # before the harvest, which marks a checkpoint as complete
+        trainer.add_callback(AdaLoRACallback())
     trainer.add_callback(harvest)
     trainer.add_callback(LogLines(str(cell), updates))
     stop = StopOnSignal(updates)
