@@ -109,3 +109,37 @@ def test_a_checkpoint_without_its_mark_is_never_read(study_file: Path, tmp_path:
     (torn / "trainer_state.json").write_text('{"global_step": 6')
     train(study_file, cell, out)
     assert digests(out) == digests(whole)
+
+
+def test_of_two_jobs_on_one_trajectory_one_writes_and_the_other_is_refused(
+    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext
+) -> None:
+    whole, out = tmp_path / "whole" / "trajectory", tmp_path / "0" / "trajectory"
+    train(study_file, "random/grpo/0", whole)
+    both = [start(spawner, study_file, "random/grpo/0", out) for _ in range(2)]
+    for child in both:
+        child.join(LONGEST_WAIT)
+    assert sorted(child.exitcode or 0 for child in both) in (
+        [0, 1],
+        [0, 0],
+    )  # the second may have come too late to meet
+    assert digests(out) == digests(whole)
+    assert not (out.parent / "training").exists()
+
+
+def test_a_job_meets_the_lease_of_one_that_trains(
+    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext
+) -> None:
+    out = tmp_path / "0" / "trajectory"
+    first = start(spawner, study_file, "random/grpo/0", out)
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not complete_checkpoints(out) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(first.pid or 0, signal.SIGSTOP)  # it is there, and holds its lease
+    second = start(spawner, study_file, "random/grpo/0", out)
+    second.join(LONGEST_WAIT)
+    assert second.exitcode == 1
+    os.kill(first.pid or 0, signal.SIGCONT)
+    first.join(LONGEST_WAIT)
+    assert first.exitcode == 0
+    assert read_manifest(out).steps

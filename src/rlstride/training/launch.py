@@ -2,7 +2,7 @@
 
 import shutil
 import warnings
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,17 @@ from rlstride.tasks import build_task
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.training.adapters import AdaLoRACallback
 from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
+from rlstride.training.lease import Lease, lease
 from rlstride.training.lines import LogLines
 from rlstride.training.processes import failing_together, from_main_process, join_processes
 from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run
-from rlstride.training.stop import StopOnSignal
+from rlstride.training.stop import KeepLease, StopOnSignal
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
+
+LEASE = "lease.json"  # in the folder of the trainer's own checkpoints
 
 
 def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
@@ -43,6 +46,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
     Raises:
         RequestError: the base, the teacher or the GPU is missing, ``out`` holds a finished trajectory of other
             settings, or the processes cannot share a step equally.
+        WorkError: another run writes to ``state``, or a signal ended this one.
     """
     processes = join_processes(study.spec.device)
     with failing_together():
@@ -67,14 +71,23 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
         )
     about = {"cell": str(cell), "config_hash": config_hash, "device": run.device, "processes": run.processes}
     ledger = ledger_entry(out.parent / "ledger", "train", **about)
-    with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
-        manifest = _train(run, cell, out, config_hash, found)
-    if processes.is_main_process:
-        shutil.rmtree(state)
+    with ExitStack() as whole_run:
+        held = None
+        with failing_together():
+            if processes.is_main_process:
+                held = whole_run.enter_context(lease(state / LEASE))
+        manifest = from_main_process(lambda: _finished(out, config_hash))  # by who held the lease until now
+        if manifest is None:
+            with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
+                manifest = _train(run, cell, out, config_hash, held, found)
+        if processes.is_main_process:
+            shutil.rmtree(state)
     return manifest
 
 
-def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[str, Any]) -> Manifest:
+def _train(
+    run: Run[Any], cell: Cell, out: Path, config_hash: str, held: Lease | None, found: dict[str, Any]
+) -> Manifest:
     """Trains to the last step. What becomes known on the way is for the ledger."""
     updates = run.algorithm.updates_per_step
     _quieten_libraries()
@@ -85,6 +98,7 @@ def _train(run: Run[Any], cell: Cell, out: Path, config_hash: str, found: dict[s
     trainer = TRAINERS[run.algorithm.trainer](run)
     settings = getattr(run.algorithm, "stride", None)  # of RL algorithms only
     stride = StrideCallback(NextBatch(trainer), settings) if settings else None
+    trainer.add_callback(KeepLease(held, updates))  # before anything is written
     # What writes into a checkpoint comes before the harvest, which marks it as complete.
     if stride is not None:
         trainer.add_callback(stride)
@@ -215,10 +229,18 @@ def _checkpoint_to_resume(out: Path, config_hash: str, run: Run[Any]) -> Path | 
             print(f"{out}: resumes from step {reached}", flush=True)
             return checkpoint
         print(f"{out}: an unfinished run of other settings was here; starts anew", flush=True)
-    shutil.rmtree(run.state_folder, ignore_errors=True)
+    _clear_but_lease(run.state_folder)
     shutil.rmtree(out, ignore_errors=True)
     write_text(stamp, config_hash)
     return None
+
+
+def _clear_but_lease(state: Path) -> None:
+    for path in state.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != LEASE:
+            path.unlink()
 
 
 def _quieten_libraries() -> None:

@@ -1,4 +1,4 @@
-"""The callback that ends a run early and in order, for any trainer built on transformers' Trainer."""
+"""Callbacks that end a run early and in order, for any trainer built on transformers' Trainer."""
 
 import signal
 import threading
@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.errors import WorkError
+from rlstride.training.lease import Lease
 from rlstride.training.processes import in_any_process
 
 
@@ -43,3 +45,22 @@ class StopOnSignal(TrainerCallback):
         if in_any_process(self.asked):
             control.should_save = True
             control.should_training_stop = True
+
+
+class KeepLease(TrainerCallback):
+    """Ends a run that has lost its lease, before it writes anything more; in all of its processes.
+
+    Args:
+        held: the lease, in the main process; None in the others.
+        updates_per_step: the trainer's global steps in a step of RL.
+    """
+
+    def __init__(self, held: Lease | None, updates_per_step: int) -> None:
+        self._held = held
+        self._updates_per_step = updates_per_step
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self._updates_per_step:
+            return
+        if in_any_process(self._held is not None and self._held.lost):
+            raise WorkError("another run has taken this one's lease, as it was thought dead; it stops")
