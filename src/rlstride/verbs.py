@@ -31,10 +31,17 @@ def pretrain(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Trains one cell, or goes on with it."""
     from rlstride.study.load import load_study
-    from rlstride.training.launch import train_cell
 
     study = load_study(options.study)
-    train_cell(study, study.cell(options.cell), options.out, options.state or options.out.parent / "training")
+    cell, state = study.cell(options.cell), options.state or options.out.parent / "training"
+    if options.processes > 1:
+        from rlstride.training.processes import launch_processes
+
+        verb = ["train", "--study", options.study, "--cell", cell, "--out", options.out, "--state", state]
+        launch_processes(options.processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
+    from rlstride.training.launch import train_cell
+
+    train_cell(study, cell, options.out, state)
 
 
 def ingest(options: argparse.Namespace) -> None:

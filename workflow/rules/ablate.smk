@@ -18,8 +18,10 @@ if STUDY.spec.ablation.variants:
             "../../envs/core.yaml"
         threads: 1
         resources:
-            mem_mb=2048,
-            runtime=120,
+            mem_mb=asked("ablate_update", "mem_mb"),
+            runtime=asked("ablate_update", "runtime"),
+            gpu=asked("ablate_update", "gpu"),
+            measuring=1,
         params:
             models=steps_on_the_way,
             trajectory=subpath(input.manifest, parent=True),

@@ -10,6 +10,7 @@ from snakemake.utils import update_config
 
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
+from rlstride.study.requests import job_request
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, predictions, step_folder
 from rlstride.trajectory.files import write_text
 
@@ -46,6 +47,20 @@ def write_if_changed(path, text):
 
 def cell_of(wildcards):
     return Cell(wildcards.model, wildcards.algorithm, int(wildcards.seed))
+
+
+def asked(rule, resource):
+    """What jobs of a rule ask for, by what their cell costs; more at every further attempt."""
+
+    def of_job(wildcards, attempt=1):
+        model = wildcards.model if "model" in wildcards.keys() else BASES[base_of(wildcards)]
+        return getattr(job_request(STUDY, rule, model, wildcards.get("algorithm"), attempt), resource)
+
+    return of_job
+
+
+def base_of(wildcards):
+    return next(folder for folder in BASES if Path(folder).name == wildcards.base)
 
 
 def leaf_values(**values):
@@ -117,6 +132,16 @@ def predictions_folder(wildcards, output):
     spec = STUDY.spec.extrapolation
     single = len(spec.methods) * len(spec.windows) == 1
     return output.models[0] if single else os.path.dirname(output.models[0])
+
+
+def measurements_of_run(wildcards):
+    """Every table of one run; a control has fewer."""
+    paths = PATHS.cell(cell_of(wildcards))
+    found = [paths.validation, *([paths.drift] if DRIFT_STEPS else [])]
+    if wildcards.algorithm in STUDY.controls:
+        return found
+    edited = [paths.ablation] if STUDY.spec.ablation.variants else []
+    return [*found, *edited, paths.accuracy, paths.spectra, paths.dynamics]
 
 
 def of_cells(path, cells):

@@ -18,8 +18,10 @@ if DRIFT_STEPS:
             "../../envs/core.yaml"
         threads: 1
         resources:
-            mem_mb=2048,
-            runtime=60,
+            mem_mb=asked("measure_drift", "mem_mb"),
+            runtime=asked("measure_drift", "runtime"),
+            gpu=asked("measure_drift", "gpu"),
+            measuring=1,
         params:
             trajectory=subpath(input.manifest, parent=True),
             steps=",".join(map(str, DRIFT_STEPS)),

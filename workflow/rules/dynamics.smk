@@ -16,8 +16,9 @@ rule measure_dynamics:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2048,
-        runtime=60,
+        mem_mb=asked("measure_dynamics", "mem_mb"),
+        runtime=asked("measure_dynamics", "runtime"),
+        measuring=1,
     params:
         trajectory=subpath(input.manifest, parent=True),
         decoding=STUDY.spec.evaluation.headline,

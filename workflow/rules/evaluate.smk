@@ -17,8 +17,10 @@ rule evaluate_steps:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2048,
-        runtime=120,
+        mem_mb=asked("evaluate_steps", "mem_mb"),
+        runtime=asked("evaluate_steps", "runtime"),
+        gpu=asked("evaluate_steps", "gpu"),
+        measuring=1,
     params:
         trajectory=subpath(input.manifest, parent=True),
         cell="{model}/{algorithm}/{seed}",
@@ -47,8 +49,10 @@ rule evaluate_variants:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2048,
-        runtime=120,
+        mem_mb=asked("evaluate_variants", "mem_mb"),
+        runtime=asked("evaluate_variants", "runtime"),
+        gpu=asked("evaluate_variants", "gpu"),
+        measuring=1,
     params:
         models=labelled_models,
         cell="{model}/{algorithm}/{seed}",

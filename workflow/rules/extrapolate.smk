@@ -20,8 +20,10 @@ if PREDICTED:
             "../../envs/core.yaml"
         threads: 1
         resources:
-            mem_mb=2048,
-            runtime=60,
+            mem_mb=asked("extrapolate_trajectory", "mem_mb"),
+            runtime=asked("extrapolate_trajectory", "runtime"),
+            gpu=asked("extrapolate_trajectory", "gpu"),
+            measuring=1,
         params:
             trajectory=subpath(input.manifest, parent=True),
             methods=",".join(STUDY.spec.extrapolation.methods),

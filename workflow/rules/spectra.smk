@@ -16,8 +16,10 @@ rule measure_spectra:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=2048,
-        runtime=60,
+        mem_mb=asked("measure_spectra", "mem_mb"),
+        runtime=asked("measure_spectra", "runtime"),
+        gpu=asked("measure_spectra", "gpu"),
+        measuring=1,
     params:
         trajectory=subpath(input.manifest, parent=True),
         rank=STUDY.spec.spectra.rank,

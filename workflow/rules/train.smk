@@ -16,14 +16,16 @@ rule train_cell:
     retries: 2
     conda:
         "../../envs/train.yaml"
-    threads: 1
+    threads: asked("train_cell", "threads")
     resources:
-        mem_mb=2048,
-        runtime=240,
+        mem_mb=asked("train_cell", "mem_mb"),
+        runtime=asked("train_cell", "runtime"),
+        gpu=asked("train_cell", "gpu"),
     params:
         cell="{model}/{algorithm}/{seed}",
         trajectory=subpath(output.manifest, parent=True),
         study=PATHS.root / "study.yaml",
         values=training_values,
     shell:
-        "rlstride train --study {params.study:q} --cell {params.cell:q} --out {params.trajectory:q} > {log:q} 2>&1"
+        "rlstride train --study {params.study:q} --cell {params.cell:q} --processes {threads} --out {params.trajectory:q}"
+        " > {log:q} 2>&1"

@@ -1,6 +1,6 @@
 """What a study is made of, key by key: the one description behind validation, docs and config/schema.json."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, RootModel, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -220,6 +220,11 @@ class StudyFile(Strict):
     define: Definitions = Field(default=Definitions(), description="Tasks, models and algorithms of this study's own.")
     results: str = Field(default="results", description="Folder that everything is written to.")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where models run.")
+    processes: dict[Name, Annotated[int, Field(ge=1)]] = Field(
+        default={},
+        description="Processes that share the training of a model, by its name, each with a GPU of its own on cuda; "
+        "models that are not named train in one.",
+    )
 
     @model_validator(mode="after")
     def _edits_are_scored_somehow(self) -> "StudyFile":
@@ -231,6 +236,13 @@ class StudyFile(Strict):
             raise ValueError(f"ablation: decodings: claims are read at {headline}, which has to be among them")
         if self.ablation.variants and 1.0 not in self.ablation.at:
             raise ValueError("ablation: at: claims are read at the run's last step, so 1.0 has to be among the shares")
+        return self
+
+    @model_validator(mode="after")
+    def _processes_are_of_its_models(self) -> "StudyFile":
+        for name in self.processes:
+            if name not in self.models:
+                raise ValueError(f"processes: {name!r} is none of the models: {', '.join(self.models)}")
         return self
 
 

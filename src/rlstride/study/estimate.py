@@ -14,16 +14,16 @@ _FP32_BYTES = 4
 _TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
 
 # Measured on one core with models of 0.15 M parameters; time is taken as proportional to parameters above that.
-_MEASURED_PARAMETERS = 150e3
-_SECONDS_PER_COMPLETION = 0.28 / 128  # an RL step of 128 completions: sampling, reward and update
-_SECONDS_PER_PRETRAINING_STEP = 0.11
-_SECONDS_PER_SCORED_COMPLETION = 0.001
-_SECONDS_PER_DRIFT_COMPLETION = 0.003  # drawn once, then read by two models, as are the base's
+MEASURED_PARAMETERS = 150e3
+ROLLOUT_SECONDS = 0.28 / 128  # an RL step of 128 completions: sampling, reward and update
+PRETRAINING_SECONDS = 0.11
+SCORING_SECONDS = 0.001
+DRIFT_SECONDS = 0.003  # drawn once, then read by two models, as are the base's
 _SECONDS_PER_PROCESS = 7  # imports, loading and writing of a job
 
 # A published model's RL on GPUs: sampling costs 2 FLOP for each parameter and token, forward and backward 6.
-_FLOP_PER_PARAMETER_AND_TOKEN = 8
-_FLOP_PER_SECOND = 2e14  # what one GPU of the H100 class sustains over a whole step: about a fifth of its peak
+FLOP_PER_PARAMETER_AND_TOKEN = 8
+FLOP_PER_SECOND = 2e14  # what one GPU of the H100 class sustains over a whole step: about a fifth of its peak
 
 
 def describe(study: Study) -> str:
@@ -40,10 +40,10 @@ def _plan(study: Study) -> list[str]:
         *(f"  cell     {cell}" for cell in study.cells),
         *(f"  control  {cell}" for cell in study.control_cells),
         "",
-        f"Each run: {spec.training.steps} steps of {_completions_per_step(study)} completions; keeps {len(steps)} "
+        f"Each run: {spec.training.steps} steps of {completions_per_step(study)} completions; keeps {len(steps)} "
         f"checkpoints ({_listed(steps)}).",
         f"Each cell: {len(predictions(spec))} predicted models, scored at {', '.join(spec.evaluation.decodings)}, and "
-        f"{_edits(study)} edited ones, at {', '.join(edit_decodings(spec))}, "
+        f"{edits_of_run(study)} edited ones, at {', '.join(edit_decodings(spec))}, "
         f"on {spec.evaluation.test_problems} test problems.",
         *_drift_plan(study),
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
@@ -61,8 +61,8 @@ def _costs(study: Study) -> list[str]:
         )
     if len(tiny) < len(study.models):
         lines.append(
-            f"  GPU-hours: {_FLOP_PER_PARAMETER_AND_TOKEN} FLOP for each parameter and token, "
-            f"{_FLOP_PER_SECOND:.0e} FLOP a second, {_tokens_per_sequence(study)} tokens a sequence; RL only"
+            f"  GPU-hours: {FLOP_PER_PARAMETER_AND_TOKEN} FLOP for each parameter and token, "
+            f"{FLOP_PER_SECOND:.0e} FLOP a second, {_tokens_per_sequence(study)} tokens a sequence; RL only"
         )
     return lines
 
@@ -72,31 +72,36 @@ def tiny_seconds(study: Study, model: str) -> float:
     made_from, spec = study.models[model], study.spec
     if not isinstance(made_from, TinyModel):
         raise TypeError(f"{model} is no tiny model")
-    growth = max(1.0, tiny_parameters(made_from) / _MEASURED_PARAMETERS)
+    growth = max(1.0, tiny_parameters(made_from) / MEASURED_PARAMETERS)
     cells, controls = len(study.algorithms) * len(spec.seeds), len(study.controls) * len(spec.seeds)
-    train = spec.training.steps * _completions_per_step(study) * _SECONDS_PER_COMPLETION
+    train = spec.training.steps * completions_per_step(study) * ROLLOUT_SECONDS
     validation = (len(kept_steps(spec.training)) + 1) * spec.evaluation.validation_problems
     validation *= spec.evaluation.decodings[spec.evaluation.headline].samples
     models, decodings = 2 + len(study.controls) + len(predictions(spec)), spec.evaluation.decodings
     samples = models * sum(decoding.samples for decoding in decodings.values())
-    samples += _edits(study) * sum(decodings[name].samples for name in edit_decodings(spec))
+    samples += edits_of_run(study) * sum(decodings[name].samples for name in edit_decodings(spec))
     test = spec.evaluation.test_problems * samples
     scored = (cells + controls) * validation + cells * test
     drift = (cells + controls) * _drift_models(study) * spec.drift.problems
-    work = (cells + controls) * train + scored * _SECONDS_PER_SCORED_COMPLETION
-    work += drift * _SECONDS_PER_DRIFT_COMPLETION
+    work = (cells + controls) * train + scored * SCORING_SECONDS
+    work += drift * DRIFT_SECONDS
     exists = (base_folder(study, model) / "pretraining.json").is_file()
     if not exists:
-        work += made_from.pretraining.max_steps * _SECONDS_PER_PRETRAINING_STEP
+        work += made_from.pretraining.max_steps * PRETRAINING_SECONDS
     if made_from.teacher is not None and not exists:
-        size = _decoder_parameters(made_from.teacher.architecture, _TINY_VOCABULARY) / _MEASURED_PARAMETERS
-        work += max(1.0, size) / growth * made_from.teacher.pretraining.max_steps * _SECONDS_PER_PRETRAINING_STEP
+        size = _decoder_parameters(made_from.teacher.architecture, _TINY_VOCABULARY) / MEASURED_PARAMETERS
+        work += max(1.0, size) / growth * made_from.teacher.pretraining.max_steps * PRETRAINING_SECONDS
     return growth * work + _SECONDS_PER_PROCESS * (7 * cells + 3 * controls + 1)
 
 
 def tiny_parameters(model: TinyModel, vocabulary: int = _TINY_VOCABULARY) -> int:
     """Parameters of a tiny decoder, from its architecture; biases and normalisation are left out (under 1 %)."""
     return _decoder_parameters(model.architecture, vocabulary)
+
+
+def parameters(model: TinyModel | PublishedModel) -> float | None:
+    """Parameters of a base; None where neither its name nor a local config.json tells."""
+    return tiny_parameters(model) if isinstance(model, TinyModel) else _published_parameters(model)
 
 
 def _decoder_parameters(config: dict[str, Any], vocabulary: int) -> int:
@@ -125,23 +130,24 @@ def _published_parameters(model: PublishedModel) -> float | None:
 def _describe_model(study: Study, model: str) -> str:
     made_from, training = study.models[model], study.spec.training
     runs = (len(study.cells) + len(study.control_cells)) // len(study.models)
-    parameters = tiny_parameters(made_from) if isinstance(made_from, TinyModel) else _published_parameters(made_from)
-    if parameters is None:
+    size = parameters(made_from)
+    if size is None:
         return "neither its name nor a local config.json tells its size, so disk and time are unknown"
-    weights = parameters * _FP32_BYTES
+    weights = size * _FP32_BYTES
     kept = weights * (1 + runs * len(kept_steps(training)))
     # A cell's predicted models until they are scored, or a run's optimiser state.
     passing = weights * max(len(predictions(study.spec)), 3)
     disk = f"{_size(kept)} of disk for its base and kept steps, {_size(passing)} in passing"
-    text = f"{_count(parameters)} parameters; {disk}"
+    text = f"{_count(size)} parameters; {disk}"
     if isinstance(made_from, PublishedModel):
-        tokens = training.steps * _completions_per_step(study) * _tokens_per_sequence(study)
-        hours = _FLOP_PER_PARAMETER_AND_TOKEN * parameters * tokens * runs / _FLOP_PER_SECOND / 3600
+        tokens = training.steps * completions_per_step(study) * _tokens_per_sequence(study)
+        hours = FLOP_PER_PARAMETER_AND_TOKEN * size * tokens * runs / FLOP_PER_SECOND / 3600
         text += f"; about {hours:.2g} GPU-hours of RL"
     return text
 
 
-def _edits(study: Study) -> int:
+def edits_of_run(study: Study) -> int:
+    """The edited models of one run, at all of its edited steps."""
     return sum(len(edits_of_step(study.spec, step)) for step in edited_steps(study.spec))
 
 
@@ -175,7 +181,8 @@ def _not_applicable(study: Study) -> list[str]:
     return found
 
 
-def _completions_per_step(study: Study) -> int:
+def completions_per_step(study: Study) -> int:
+    """Rollouts in a step of RL."""
     return study.spec.training.problems_per_step * study.spec.training.completions_per_problem
 
 

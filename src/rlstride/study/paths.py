@@ -84,6 +84,11 @@ class CellPaths:
         return self.root / "dynamics.parquet"
 
     @property
+    def measured(self) -> Path:
+        """An empty file, there once all of the above is."""
+        return self.root / "measured.done"
+
+    @property
     def ledger(self) -> Path:
         """One JSONL file for each stage, so that parallel jobs never write to the same file."""
         return self.root / "ledger"

@@ -3,10 +3,12 @@
 Alone, a process is the main one, and nothing here waits.
 """
 
-from collections.abc import Callable, Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -16,6 +18,15 @@ from rlstride.errors import RlstrideError
 
 T = TypeVar("T")
 _LONGEST_WAIT = timedelta(hours=1)  # of the others, while the main process writes the weights of a large model
+
+
+def launch_processes(number: int, verb: Sequence[str]) -> NoReturn:
+    """Becomes torch's launcher of so many processes on this machine, each of which runs a verb of the command line.
+
+    They find each other on a port that is free, so that two jobs may share a machine.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    os.execv(sys.executable, [*launcher, "-m", "rlstride.cli", *verb])
 
 
 def join_processes(device: str) -> PartialState:
