@@ -252,6 +252,22 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--tracking-uri", metavar="URI", help="default: the study's, else sqlite:///RESULTS_DIR/../mlflow.db"
     )
+
+    group = verbs.add_parser("cluster", help="what a study needs of a Slurm cluster, and what an ended run left there")
+    cluster = group.add_subparsers(dest="cluster_verb", required=True, metavar="VERB")
+    verb = _verb(
+        cluster, "check", run.cluster_check, "before jobs are sent: could they start, is there room, do nodes see it"
+    )
+    verb.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
+    verb.add_argument("--profile", type=Path, default=Path("profiles/slurm"), metavar="DIR", help="how jobs are sent")
+    verb.add_argument("--no-probe", action="store_true", help="send no test job")
+    verb = _verb(
+        cluster, "orphans", run.cluster_orphans, "list the jobs that a killed Snakemake left, wait for them or end them"
+    )
+    verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
+    what = verb.add_mutually_exclusive_group()
+    what.add_argument("--wait", action="store_true", help="for those that run; cancel those that are queued")
+    what.add_argument("--cancel", action="store_true", help="all, as the next snakemake would")
     return parser
 
 

@@ -217,3 +217,26 @@ def _positive(text: str, flag: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise RequestError(f"{flag}: expected a whole number from 1, not {text!r}")
     return int(text)
+
+
+def cluster_check(options: argparse.Namespace) -> None:
+    """Prints whether a study's jobs could start on this cluster."""
+    from rlstride.cluster.check import check_cluster, read_profile
+    from rlstride.study.load import load_study
+
+    found = check_cluster(load_study(options.study), read_profile(options.profile), probe=not options.no_probe)
+    print("\n".join([*found.facts, *(f"problem: {problem}" for problem in found.problems)]))
+    if found.problems:
+        raise WorkError(f"{options.study}: problems found: {len(found.problems)}")
+
+
+def cluster_orphans(options: argparse.Namespace) -> None:
+    """Prints the jobs that ended runs of a study left, and waits for them or ends them."""
+    from rlstride.cluster.orphans import await_orphans, end_orphans, orphans
+
+    if options.wait:
+        await_orphans(options.results)
+    elif options.cancel:
+        end_orphans(options.results)
+    left = orphans(options.results)
+    print("\n".join(f"job {job}: {state.lower()}" for job, state in sorted(left.items())) or "none")

@@ -6,8 +6,11 @@ import re
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
+from rlstride.cluster.orphans import announced_run, end_orphans, note_run
+from rlstride.errors import RlstrideError
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.requests import job_request
@@ -43,6 +46,18 @@ def shortest(path):
 def write_if_changed(path, text):
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def settle_cluster(log):
+    """On Slurm: ends the jobs that a killed run of this study left, and notes this run's id for the next one."""
+    run = announced_run(Path(log))
+    if run is None:
+        return
+    try:
+        end_orphans(PATHS.root, say=lambda text: print(text, file=sys.stderr, flush=True))
+        note_run(PATHS.root, run)
+    except RlstrideError as error:
+        raise WorkflowError(str(error))
 
 
 def cell_of(wildcards):

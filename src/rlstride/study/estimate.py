@@ -99,6 +99,13 @@ def tiny_parameters(model: TinyModel, vocabulary: int = _TINY_VOCABULARY) -> int
     return _decoder_parameters(model.architecture, vocabulary)
 
 
+def disk_bytes(study: Study) -> float:
+    """Of all bases and kept steps; models whose size is unknown are left out."""
+    runs = (len(study.cells) + len(study.control_cells)) // len(study.models)
+    sizes = [parameters(made_from) or 0.0 for made_from in study.models.values()]
+    return sum(size * _FP32_BYTES * (1 + runs * len(kept_steps(study.spec.training))) for size in sizes)
+
+
 def parameters(model: TinyModel | PublishedModel) -> float | None:
     """Parameters of a base; None where neither its name nor a local config.json tells."""
     return tiny_parameters(model) if isinstance(model, TinyModel) else _published_parameters(model)
