@@ -48,9 +48,9 @@ def write_if_changed(path, text):
         write_text(path, text)
 
 
-def settle_cluster(log):
+def settle_cluster(logs):
     """On Slurm: ends the jobs that a killed run of this study left, and notes this run's id for the next one."""
-    run = announced_run(Path(log))
+    run = announced_run(logs)
     if run is None:
         return
     try:

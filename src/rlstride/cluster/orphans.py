@@ -28,9 +28,10 @@ def ended_runs(results: Path) -> list[str]:
     return [run for run, holder in _noted(results) if not holder.is_here() or holder.has_ended()]
 
 
-def announced_run(log: Path) -> str | None:
-    """The id that the Slurm executor has written into Snakemake's log; None where another executor runs."""
-    found = _ANNOUNCED.findall(log.read_text(encoding="utf-8", errors="replace"))
+def announced_run(logs: Sequence[str]) -> str | None:
+    """The id that the Slurm executor has written into Snakemake's logs; None where another executor runs."""
+    texts = [Path(log).read_text(encoding="utf-8", errors="replace") for log in logs]
+    found = [run for text in texts for run in _ANNOUNCED.findall(text)]
     return found[-1] if found else None
 
 

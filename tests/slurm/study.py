@@ -1,0 +1,161 @@
+"""A study for the cluster's tests: real in every stage, and small; its training lasts long enough to be broken."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from cluster import ACCOUNT, Cluster, wait_until
+
+ROOT = Path(__file__).parents[2]
+STEPS = 240  # some 15 s of training
+
+
+def write_study(folder: Path, **changes: object) -> Path:
+    """The study's file in a folder of its own, which becomes its working directory."""
+    pretraining = {"learning_rate": 2e-3, "max_steps": 120, "cooldown_steps": 20, "target_accuracy": 0.0}
+    architecture = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    study = {
+        "name": "on-slurm",
+        "task": "chain",
+        "models": ["micro"],
+        "algorithms": ["grpo"],
+        "controls": ["frozen"],
+        "training": {"steps": STEPS, "keep_every": 40, "problems_per_step": 4, "completions_per_problem": 4},
+        "ablation": {"variants": ["rank_1", "in_scope_full"]},
+        "drift": {"at": [1.0], "variants": [], "problems": 16},
+        "extrapolation": {"methods": ["last", "linear"], "windows": [0.5]},
+        "evaluation": {
+            "decodings": {"t1.0": {"temperature": 1.0, "samples": 1}},
+            "test_problems": 32,
+            "validation_problems": 32,
+        },
+        "define": {
+            "models": {
+                "micro": {
+                    "model_type": "llama",
+                    "stands_for": "nothing",
+                    "architecture": {**architecture, "num_key_value_heads": 2, "head_dim": 16},
+                    "pretraining": pretraining,
+                }
+            },
+            "algorithms": {"grpo": {"trainer": "grpo", "learning_rate": 5e-4}},
+        },
+        **changes,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for catalogue in ("models.yaml", "algorithms.yaml", "tasks.yaml"):
+        shutil.copy(ROOT / "config" / catalogue, folder)
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(study), encoding="utf-8")
+    return file
+
+
+class Submission:
+    """A Snakemake that sends a study to a cluster, in the study's folder.
+
+    Args:
+        cluster: the cluster.
+        folder: the study's; bases are there already, or are made too.
+        arguments: more of Snakemake's.
+    """
+
+    def __init__(self, cluster: Cluster, folder: Path, *arguments: str) -> None:
+        self.cluster, self.folder = cluster, folder
+        self._log = folder / f"snakemake-{len(list(folder.glob('snakemake-*.log')))}.log"
+        with self._log.open("w") as stream:
+            self.process = subprocess.Popen(
+                command(*arguments), cwd=folder, env=cluster.environment, stdout=stream, stderr=stream
+            )
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def run(self) -> str:
+        """The id under which its jobs are known."""
+        found = re.search(r"SLURM run ID: (\S+)", self.said)
+        assert found, self.said
+        return found[1]
+
+    def job_of(self, rule: str, longest: float = 120.0) -> str:
+        """The number of the running job of a rule, once there is one."""
+        found: list[str] = []
+
+        def runs() -> bool:
+            assert self.process.poll() is None, self.said
+            found[:] = [number for number, state, about in self.cluster.jobs() if state == "RUNNING" and rule in about]
+            return bool(found)
+
+        wait_until(runs, longest)
+        return found[0]
+
+    def when_training(self, step: int, cell: str = "micro/grpo/seed0", longest: float = 180.0) -> str:
+        """The number of the training job, once it has kept a step."""
+        job = self.job_of("train_cell", longest)
+        kept = self.folder / "results" / "on-slurm" / cell / "trajectory" / f"step_{step:06d}"
+        wait_until(kept.is_dir, longest)
+        return job
+
+    def wait(self, longest: float = 420.0) -> int:
+        return self.process.wait(longest)
+
+    def kill(self) -> None:
+        """As the kernel does when memory runs out."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+
+def command(*arguments: str) -> list[str]:
+    """Snakemake with the project's own profile, account added and status asked for sooner."""
+    return [
+        str(Path(sys.executable).parent / "snakemake"),
+        "--snakefile",
+        str(ROOT / "Snakefile"),
+        "--profile",
+        str(ROOT / "profiles" / "slurm"),
+        "--configfile",
+        "study.yaml",
+        "--slurm-init-seconds-before-status-checks",
+        "2",
+        "--latency-wait",
+        "10",
+        "--default-resources",
+        "mem_mb=1024",
+        "runtime=10",
+        f"slurm_account={ACCOUNT}",
+        *arguments,
+    ]
+
+
+def run_locally(folder: Path, *targets: str) -> None:
+    """The same study with the local profile: what a cluster's results are compared with."""
+    profile = ["--profile", str(ROOT / "profiles" / "local"), "--configfile", "study.yaml"]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "snakemake"), *targets, "--snakefile", str(ROOT / "Snakefile"), *profile],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+COSTS = re.compile(r"seconds|_s$|peak|rss|started|host|speed|cost")
+
+
+def table(folder: Path, name: str) -> pd.DataFrame:
+    """A table of the study without the columns that say what it cost."""
+    found = pd.read_csv(folder / "results" / "on-slurm" / "tables" / f"{name}.csv")
+    return found[[column for column in found.columns if not COSTS.search(column)]]
+
+
+def ledger(folder: Path, cell: str = "micro/grpo/seed0") -> pd.DataFrame:
+    """What the trainings of a cell did, one row for each attempt that ended by itself."""
+    return pd.read_json(folder / "results" / "on-slurm" / cell / "ledger" / "train.jsonl", lines=True)
