@@ -161,3 +161,23 @@ def test_a_run_that_lost_its_lease_stops_before_it_writes(file: Path) -> None:
         callback.on_step_end(arguments, TrainerState(global_step=3), TrainerControl())  # within a step of RL
         with pytest.raises(WorkError, match="thought dead"):
             callback.on_step_end(arguments, TrainerState(global_step=4), TrainerControl())
+
+
+def test_a_patient_second_writer_waits_for_one_that_is_about_to_end(file: Path) -> None:
+    inside = threading.Event()
+
+    def first() -> None:
+        with lease(file, beat=0.05, stale=60):
+            inside.set()
+            time.sleep(0.8)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with lease(file, patience=20, beat=0.05, stale=60):
+        assert not thread.is_alive() or not thread.join(1)
+    with lease(file, beat=0.05, stale=60):
+        began = time.monotonic()
+        with pytest.raises(WorkError, match="wait for it"), lease(file, patience=1.5, stale=60):
+            pass
+        assert 1.4 < time.monotonic() - began < 10

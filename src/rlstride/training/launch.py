@@ -1,5 +1,6 @@
 """Runs one cell's RL from its base, or from where an interrupted run stopped, to a finished trajectory."""
 
+import os
 import shutil
 import warnings
 from contextlib import ExitStack, nullcontext
@@ -32,6 +33,7 @@ from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
 
 LEASE = "lease.json"  # in the folder of the trainer's own checkpoints
+_PATIENCE_SECONDS = 300.0  # of a job of a cluster, with one that was told to end and still saves
 
 
 def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
@@ -75,7 +77,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
         held = None
         with failing_together():
             if processes.is_main_process:
-                held = whole_run.enter_context(lease(state / LEASE))
+                held = whole_run.enter_context(lease(state / LEASE, patience=_patience()))
         manifest = from_main_process(lambda: _finished(out, config_hash))  # by who held the lease until now
         if manifest is None:
             with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
@@ -170,6 +172,11 @@ def training_records(history: list[dict[str, Any]], completions: int, updates_pe
         for entry in history
         if "loss" in entry
     ]
+
+
+def _patience() -> float:
+    """A person is told at once that another process writes; a job waits."""
+    return _PATIENCE_SECONDS if "SLURM_JOB_ID" in os.environ else 0.0
 
 
 def _require_models(study: Study, cell: Cell, base: Path, teacher: Path | None) -> None:

@@ -76,14 +76,20 @@ class Holder:
 
 @contextmanager
 def lease(
-    file: Path, *, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS, settle: float = _SETTLE_SECONDS
+    file: Path,
+    *,
+    patience: float = 0.0,
+    beat: float = BEAT_SECONDS,
+    stale: float = STALE_SECONDS,
+    settle: float = _SETTLE_SECONDS,
 ) -> Iterator["Lease"]:
     """Holds a lease while the block runs; another one's must have ended, been released or gone stale.
 
-    Of a holder elsewhere that does not answer for itself, it waits until the lease moves or goes stale.
+    Of a holder on another machine, which may have died, it waits until the lease moves or goes stale.
 
     Args:
         file: the lease, in a folder that all writers share.
+        patience: seconds to wait for a holder that is alive; on a cluster it may be about to end, as it was told to.
         beat: seconds between two touches.
         stale: age in seconds from which a lease counts as abandoned; many beats.
         settle: seconds in which a lease that was taken over is left alone, to see who else has taken it.
@@ -92,7 +98,7 @@ def lease(
         WorkError: another process holds it.
     """
     me = Holder.here()
-    _acquire(file, me, stale, settle)
+    _acquire(file, me, patience, stale, settle)
     held = Lease(file, me, beat)
     try:
         yield held
@@ -132,8 +138,8 @@ class Lease:
                 continue
 
 
-def _acquire(file: Path, me: Holder, stale: float, settle: float) -> None:
-    waiting_for = None
+def _acquire(file: Path, me: Holder, patience: float, stale: float, settle: float) -> None:
+    began, seen = time.monotonic(), None
     while not _create(file, me):
         holder, age = _read(file), _age(file)
         if holder is None or age is None:  # released in between
@@ -142,12 +148,14 @@ def _acquire(file: Path, me: Holder, stale: float, settle: float) -> None:
             print(f"{file}: of {holder}, who has stopped; taken over", flush=True)
             _take_over(file, me, settle)
             return
-        state = (holder, _touched(file))
-        if holder.is_here() or waiting_for not in (None, state):
+        now = (holder, _touched(file))
+        is_alive = holder.is_here() or seen not in (None, now)
+        if is_alive and time.monotonic() - began >= patience:
             raise WorkError(f"{file.parent}: {holder}, writes here; wait for it, or end it")
-        if waiting_for is None:
-            print(f"{file}: of {holder}, who may have stopped; waits up to {stale:.0f} s to see", flush=True)
-        waiting_for = state
+        if seen is None:
+            longest = patience if is_alive else max(patience, stale)
+            print(f"{file}: of {holder}; waits for it to end, up to {longest:.0f} s", flush=True)
+        seen = seen if is_alive else now
         time.sleep(min(1.0, stale / 10))
 
 
