@@ -53,9 +53,7 @@ class Cluster:
         """Starts all daemons, and returns when every node is idle."""
         for name in ("bin", "etc", "run", "log", "state", "munge", "spool", "db", "dev"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        for folder in [self.folder, *self.folder.parents]:
-            if folder.stat().st_mode & 0o055 != 0o055:  # MariaDB's user and munge's socket go through it
-                folder.chmod(0o755)
+        self.folder.chmod(0o755)  # MariaDB has a user of its own
         self._write_files()
         self._start_munge()
         self._start_accounting()

@@ -1,6 +1,7 @@
 """The cluster that the tests share, and the study's results without one."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +11,18 @@ from study import run_locally, write_study
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A Slurm of four nodes with accounting; skips where none can be started."""
     if reason := missing():
         pytest.skip(f"no Slurm: {reason}")
-    started = Cluster(tmp_path_factory.mktemp("slurm"))
+    # Not pytest's own folder: every pytest that starts closes it to other users, such as MariaDB's.
+    started = Cluster(Path(tempfile.mkdtemp(prefix="rlstride-slurm-")))
     try:
         started.start()
         yield started
     finally:
         started.stop()
+        shutil.rmtree(started.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
