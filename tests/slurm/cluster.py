@@ -1,7 +1,7 @@
 """A real Slurm on one host, made for the tests and thrown away: controller, four nodes, accounting, fake GPUs.
 
 Everything runs as root, on the loopback interface, in a folder of its own: munge, slurmdbd over MariaDB, slurmctld and
-one slurmd for each virtual node. n3 and n4 have two fake GPUs each (device files are what Slurm wants to see). Daemons
+one slurmd for each virtual node. n3 and n4 have two CPUs and two fake GPUs each (Slurm wants device files). Daemons
 can be stopped and started singly, which is what the tests are about.
 """
 
@@ -198,8 +198,8 @@ class Cluster:
     def _write_files(self) -> None:
         etc, run, log = self.folder / "etc", self.folder / "run", self.folder / "log"
         nodes = "\n".join(
-            f"NodeName={node} NodeHostname={self._host} NodeAddr=127.0.0.1 Port={_PORT + 10 + index} CPUs=1 "
-            f"RealMemory=8000 State=UNKNOWN{' Gres=gpu:a100:2' if index >= 2 else ''}"
+            f"NodeName={node} NodeHostname={self._host} NodeAddr=127.0.0.1 Port={_PORT + 10 + index} RealMemory=8000 "
+            f"State=UNKNOWN {'CPUs=2 Gres=gpu:a100:2' if index >= 2 else 'CPUs=1'}"
             for index, node in enumerate(NODES)
         )
         (etc / "slurm.conf").write_text(f"""\

@@ -1,0 +1,18 @@
+# Jobs for the tests of the executor alone: what a job sees of its node, and jobs of which one fails.
+
+
+rule see:
+    output:
+        "seen-{number}.txt",
+    resources:
+        gpu=1,
+        slurm_partition="gpu",
+    shell:
+        'echo "$(date +%s) $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES" > {output}; sleep 15; date +%s >> {output}'
+
+
+rule some_fail:
+    output:
+        "made-{number}.txt",
+    shell:
+        "sleep 5; echo {wildcards.number} > {output}; test {wildcards.number} != 1"
