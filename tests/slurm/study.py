@@ -126,11 +126,11 @@ def command(*arguments: str) -> list[str]:
         "2",
         "--latency-wait",
         "10",
+        *arguments,  # targets first: the next option takes all that follows
         "--default-resources",
         "mem_mb=1024",
         "runtime=10",
         f"slurm_account={ACCOUNT}",
-        *arguments,
     ]
 
 
