@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -9,9 +10,12 @@ from safetensors.torch import load_file
 
 from planted_run import SmallRun
 from rlstride.cli import main
+from rlstride.evaluation.tables import Measurement
+from rlstride.extrapolation.method import Target
+from rlstride.extrapolation.next_predictor import AHEAD, NExt
 from rlstride.extrapolation.registry import METHODS
 from rlstride.study.config import Extrapolation
-from rlstride.study.plan import MINIMUM_STEPS
+from rlstride.trajectory.store import Trajectory
 
 
 def extrapolate(run: SmallRun, out: Path, *flags: str) -> int:
@@ -27,10 +31,33 @@ def test_a_study_may_name_every_method_and_no_other() -> None:
     assert set(get_args(names)) == set(METHODS)
 
 
-def test_a_plan_and_a_method_agree_on_the_fewest_steps() -> None:
-    assert {name: MINIMUM_STEPS.get(name, 1) for name in METHODS} == {
-        name: method.fewest_steps for name, method in METHODS.items()
-    }
+@pytest.mark.parametrize("name", METHODS)
+def test_a_window_of_the_fewest_steps_is_enough(
+    small_run: SmallRun, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    method = METHODS[name]
+    window = Trajectory(small_run.path, limit=2 * method.fewest_steps)  # every second step is kept
+    if isinstance(method, NExt):
+        method = replace(method, updates=20)
+    assert len(window.steps) == method.fewest_steps
+    accuracies = {step: small_run.accuracies[step] for step in window.steps}
+    score = Measurement(1, 1, 0.5, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
+    prediction = method.fit(window, accuracies).predict(Target(1.0, 20, lambda prediction: score))
+    assert all(bool(delta.isfinite().all()) for _, delta in prediction.deltas)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "why"),
+    [
+        ("alpharl", 3, "a line through two accuracies has no error"),
+        ("relex", 2, "two points make a line"),
+        ("taylor", 3, "three make a parabola"),
+        ("dmd", 3, "two transitions determine a map of two coordinates"),
+        ("next", AHEAD + 2, "two pairs of input and target, five steps apart"),
+    ],
+)
+def test_a_method_needs_as_many_steps_as_determine_it(name: str, steps: int, why: str) -> None:
+    assert METHODS[name].fewest_steps == steps, why
 
 
 def test_last_is_the_windows_last_checkpoint_to_the_bit(small_run: SmallRun, tmp_path: Path) -> None:

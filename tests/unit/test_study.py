@@ -11,7 +11,7 @@ from rlstride.study.config import StudyFile, Training
 from rlstride.study.estimate import describe, tiny_parameters, tiny_seconds
 from rlstride.study.load import Cell, Study, digest, load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import MINIMUM_STEPS, kept_steps, predictions, step_folder, window_steps
+from rlstride.study.plan import kept_steps, predictions, step_folder, window_steps
 from rlstride.training.launch import cell_settings
 
 ROOT = Path(__file__).parents[2]
@@ -163,13 +163,6 @@ def test_alpharl_is_left_out_where_a_window_holds_fewer_than_three_steps() -> No
         ("window_0.25_linear", 6),
         ("window_0.25_alpharl", 6),
     ]
-
-
-def test_the_plan_leaves_out_what_the_methods_would_refuse() -> None:
-    from rlstride.extrapolation.registry import METHODS
-
-    for name, method in METHODS.items():
-        assert MINIMUM_STEPS.get(name, 1) == method.fewest_steps
 
 
 def test_step_folders_sort_as_their_steps_do() -> None:

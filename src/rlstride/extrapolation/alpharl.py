@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlstride.extrapolation.linear import scaled_updates
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.progress import track
 from rlstride.spectra.svd import NEAR_TIE
 from rlstride.spectra.updates import UpdateReader, movement
@@ -33,22 +33,17 @@ _SMALLEST_EFFECT = 1e-9  # accuracy explained by one standard deviation of the s
 
 
 @dataclass(frozen=True)
-class AlphaRL:
+class AlphaRL(Method):
     """Rank-1 extrapolation to a target accuracy.
 
     Attributes:
-        name: its name.
         as_in_repo: whether it is the authors' code rather than their formulas.
-        oracle: whether the target is the full run's accuracy.
     """
 
     name: str = "alpharl"
     as_in_repo: bool = False
-    oracle: bool = False
 
-    fewest_steps = 3
     uses_accuracy = True
-    uses_scores = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "AlphaRLPredictor":
         reader = UpdateReader(window)

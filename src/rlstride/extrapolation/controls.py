@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rlstride.extrapolation.linear import scaled_updates
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.spectra.measures import frobenius
 from rlstride.spectra.svd import truncated_svd
 from rlstride.spectra.updates import UpdateReader
@@ -18,7 +18,7 @@ Direction = Literal["first", "rank_1", "random"]
 
 
 @dataclass(frozen=True)
-class Control:
+class Control(Method):
     """W0 + c E with c = (target step) / (step of E), where E is
 
     - ``first``: D(t1), the update of the first kept step, all tensors;
@@ -26,13 +26,7 @@ class Control:
     - ``random``: a Gaussian direction with the norm of D(m), every tensor by itself.
     """
 
-    name: str
     direction: Direction
-
-    fewest_steps = 1
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ControlPredictor":
         return ControlPredictor(window, self.direction)

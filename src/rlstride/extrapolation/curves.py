@@ -12,26 +12,17 @@ import numpy as np
 
 from rlstride.dynamics.gram import polynomial_weights
 from rlstride.dynamics.pls import Array
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.extrapolation.sums import Coordinates, summed_updates, window_coordinates
 from rlstride.trajectory.store import Trajectory
 
 
 @dataclass(frozen=True)
-class Curve:
+class Curve(Method):
     """A polynomial of a degree in the step, through so many leading coordinates."""
 
-    name: str
     degree: int
     ranks: int
-
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
-
-    @property
-    def fewest_steps(self) -> int:
-        return self.degree + 1
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "CurvePredictor":
         return CurvePredictor(window, self, window_coordinates(window, self.ranks, self.name))

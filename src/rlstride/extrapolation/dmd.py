@@ -11,21 +11,18 @@ import numpy as np
 
 from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.extrapolation.sums import Coordinates, summed_updates, window_coordinates
 from rlstride.trajectory.store import Trajectory
 
 _RANKS = 2
 
 
-class DMD:
+@dataclass(frozen=True)
+class DMD(Method):
     """Linear dynamics from one kept step to the next."""
 
-    name = "dmd"
-    fewest_steps = _RANKS + 1
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
+    name: str = "dmd"
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "DMDPredictor":
         spacing = {later - earlier for earlier, later in zip(window.steps, window.steps[1:], strict=False)}

@@ -4,18 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlstride.extrapolation.linear import scaled_updates
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.trajectory.store import Trajectory
 
 
-class Last:
+@dataclass(frozen=True)
+class Last(Method):
     """Stays where the window ends."""
 
-    name = "last"
-    fewest_steps = 1
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
+    name: str = "last"
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LastPredictor":
         return LastPredictor(window)

@@ -5,19 +5,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.store import Trajectory
 
 
-class Linear:
+@dataclass(frozen=True)
+class Linear(Method):
     """Goes on in a straight line from the base through the window's last checkpoint."""
 
-    name = "linear"
-    fewest_steps = 1
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
+    name: str = "linear"
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LinearPredictor":
         return LinearPredictor(window)

@@ -7,18 +7,15 @@ that it costs twice their time where it is used; nothing but the factor is writt
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.trajectory.store import Trajectory
 
 
-class Logits:
+@dataclass(frozen=True)
+class Logits(Method):
     """Goes on in a straight line from the base's logits through those of the window's last checkpoint."""
 
-    name = "logits"
-    fewest_steps = 1
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
+    name: str = "logits"
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LogitsPredictor":
         return LogitsPredictor(window)

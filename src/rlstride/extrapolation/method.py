@@ -1,11 +1,13 @@
 """The interface of every extrapolation method: fit a window, then predict how far each tensor is from the base."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from rlstride.study.plan import fewest_steps
 from rlstride.trajectory.store import Trajectory
 
 Deltas = Iterator[tuple[str, Tensor]]  # (tensor name, W* - W0), one tensor at a time; what is not named stays at W0
@@ -70,34 +72,29 @@ class Predictor(Protocol):
         ...
 
 
-class Method(Protocol):
-    """An extrapolation method."""
+@dataclass(frozen=True)
+class Method(ABC):
+    """An extrapolation method.
 
-    @property
-    def name(self) -> str:
-        """Its name in studies, tables and on the command line."""
-        ...
+    Attributes:
+        name: its name in studies, tables and on the command line.
+        oracle: whether it is told the fully trained run's accuracy: what nobody who stops at the window has.
+        uses_accuracy: whether ``fit`` needs the accuracy of the window's steps.
+        uses_scores: whether ``predict`` needs a target that scores models.
+    """
+
+    name: str
+    oracle: bool = field(default=False, kw_only=True)
+
+    uses_accuracy: ClassVar[bool] = False
+    uses_scores: ClassVar[bool] = False
 
     @property
     def fewest_steps(self) -> int:
-        """Kept steps that a window must hold."""
-        ...
+        """Kept steps that a window must hold: as the plan of a study has it."""
+        return fewest_steps(self.name)
 
-    @property
-    def uses_accuracy(self) -> bool:
-        """Whether ``fit`` needs the accuracy of the window's steps."""
-        ...
-
-    @property
-    def uses_scores(self) -> bool:
-        """Whether ``predict`` needs a target that scores models."""
-        ...
-
-    @property
-    def oracle(self) -> bool:
-        """Whether it is told the fully trained run's accuracy: what nobody who stops at the window has."""
-        ...
-
+    @abstractmethod
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> Predictor:
         """Fits the window.
 
@@ -105,4 +102,3 @@ class Method(Protocol):
             window: a trajectory that refuses to read past the window.
             accuracies: by kept step of the window; empty where the method does not use them.
         """
-        ...

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from rlstride.extrapolation.linear import scaled_updates
-from rlstride.extrapolation.method import Prediction, Target
+from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.progress import track
 from rlstride.spectra.scope import Weight
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
@@ -41,14 +41,13 @@ _WIDTH = 256
 
 
 @dataclass(frozen=True)
-class NExt:
+class NExt(Method):
     """Nonlinear extrapolation of low-rank trajectories.
 
     Seven kept steps are the fewest: they make two pairs of input and target, and from one pair alone a network learns a
     constant, whatever it is shown.
 
     Attributes:
-        name: as in studies and tables.
         use_global: whether the network sees G; False is the paper's ablation.
         use_local: whether it sees L.
         alpha: how far the jump goes; chosen on validation problems, if at all.
@@ -62,11 +61,6 @@ class NExt:
     alpha: float = 1.5
     paper_exact: bool = False
     updates: int = UPDATES
-
-    fewest_steps = AHEAD + 2
-    uses_accuracy = False
-    uses_scores = False
-    oracle = False
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "NExtPredictor":
         began = time.perf_counter()

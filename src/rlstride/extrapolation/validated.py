@@ -19,26 +19,18 @@ MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
-class Validated:
+class Validated(Method):
     """Another method's prediction, at the distance that scores best on validation problems.
 
     Attributes:
-        name: its name.
         method: one that extrapolates to a step along the line through the base and a kept step.
         place: of that kept step in the window: 0 the first, -1 the last.
     """
 
-    name: str
     method: Method
     place: int
 
-    uses_accuracy = False
     uses_scores = True
-    oracle = False
-
-    @property
-    def fewest_steps(self) -> int:
-        return self.method.fewest_steps
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ValidatedPredictor":
         return ValidatedPredictor(self.method.fit(window, accuracies), window.steps[self.place])

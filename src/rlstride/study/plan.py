@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from rlstride.study.config import StudyFile, Training
 from rlstride.study.variants import window_variant
 
-# Fewest kept steps in a window that a method can work with; any other method needs one.
-MINIMUM_STEPS = {
+# Kept steps that a window must hold for a method to work with it; for any other method, one.
+_FEWEST_STEPS = {
     "alpharl": 3,
     "alpharl_repo": 3,
     "alpharl_oracle": 3,
@@ -52,9 +52,14 @@ def steps_at(training: Training, shares: Sequence[float]) -> list[int]:
     return sorted({steps[-1] for steps in found if steps})
 
 
+def fewest_steps(method: str) -> int:
+    """Kept steps that a window must hold for a method to work with it."""
+    return _FEWEST_STEPS.get(method, 1)
+
+
 def why_not(method: str, window: float, held: int) -> str | None:
     """Why a method cannot work with the ``held`` kept steps of a window; None where it can."""
-    needed = MINIMUM_STEPS.get(method, 1)
+    needed = fewest_steps(method)
     if held >= needed:
         return None
     return f"{method} needs {needed} kept steps in its window; the window {window:g} holds {held}"
