@@ -2,13 +2,16 @@
 
 import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlstride.extrapolation.method import Method
+from rlstride.extrapolation.next_predictor import NExt
+from rlstride.extrapolation.validated import ValidatedNExt
 from rlstride.trajectory.manifest import TrainingRecord
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
@@ -45,6 +48,13 @@ class SmallRun:
         """The same run in another place, to be damaged at will."""
         shutil.copytree(self.folder.parent, folder, ignore=shutil.ignore_patterns("ledger"))
         return SmallRun(folder / self.folder.name, self.accuracies)
+
+
+def quick(method: Method) -> Method:
+    """The method itself; NExt with networks of a few updates, where their number does not matter."""
+    if isinstance(method, NExt):
+        return replace(method, updates=20)
+    return replace(method, method=replace(method.method, updates=20)) if isinstance(method, ValidatedNExt) else method
 
 
 def plant_run(base: Path, cell: Path, *, noise: float = 0.15) -> SmallRun:

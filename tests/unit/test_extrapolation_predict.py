@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -8,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from planted_run import SmallRun
+from planted_run import SmallRun, quick
 from rlstride.cli import main
 from rlstride.evaluation.tables import Measurement
 from rlstride.extrapolation.method import Target
-from rlstride.extrapolation.next_predictor import AHEAD, NExt
+from rlstride.extrapolation.next_predictor import AHEAD
 from rlstride.extrapolation.registry import METHODS
 from rlstride.study.config import Extrapolation
 from rlstride.trajectory.store import Trajectory
@@ -35,10 +34,8 @@ def test_a_study_may_name_every_method_and_no_other() -> None:
 def test_a_window_of_the_fewest_steps_is_enough(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    method = METHODS[name]
+    method = quick(METHODS[name])
     window = Trajectory(small_run.path, limit=2 * method.fewest_steps)  # every second step is kept
-    if isinstance(method, NExt):
-        method = replace(method, updates=20)
     assert len(window.steps) == method.fewest_steps
     accuracies = {step: small_run.accuracies[step] for step in window.steps}
     score = Measurement(1, 1, 0.5, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])

@@ -3,17 +3,22 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from planted_run import SmallRun
+from planted_run import SmallRun, quick
 from rlstride.cli import main
 from rlstride.evaluation.scorer import ValidationScorer
 from rlstride.evaluation.tables import Measurement
+from rlstride.extrapolation import next_predictor
+from rlstride.extrapolation.method import Target
+from rlstride.extrapolation.next_predictor import NExt, Trained
 from rlstride.extrapolation.predict import write_predictions
+from rlstride.extrapolation.registry import METHODS
 from rlstride.extrapolation.validated import targets
 from rlstride.study.load import Study, read_yaml, resolve_study, resolved_yaml
 from rlstride.tasks import build_task, draw_problems
@@ -33,7 +38,9 @@ def test_the_step_itself_and_the_multiples_beyond_it_are_tried() -> None:
     assert targets(2, 20)[:3] == [2, 2.5, 5]
 
 
-def chosen(run: SmallRun, out: Path, method: str, wanted: torch.Tensor, name: str) -> dict[str, float]:
+def chosen(
+    run: SmallRun, out: Path, method: str, wanted: torch.Tensor, name: str, window: float = 0.4
+) -> dict[str, float]:
     """The ledger entry of a method whose scorer likes one tensor best: accuracy falls with the distance to it."""
 
     def score(model: Mapping[str, torch.Tensor], logit_factor: float) -> Measurement:
@@ -41,7 +48,7 @@ def chosen(run: SmallRun, out: Path, method: str, wanted: torch.Tensor, name: st
         distance = float((model[name].double() - wanted.double()).norm())
         return Measurement(1, 1, 1 / (1 + distance), 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
 
-    write_predictions(run.trajectory, {out: (method, 0.4)}, evaluations=None, decoding="t1.0", scorer=lambda: score)
+    write_predictions(run.trajectory, {out: (method, window)}, evaluations=None, decoding="t1.0", scorer=lambda: score)
     found: dict[str, float] = json.loads((run.folder / "ledger" / "extrapolate.jsonl").read_text().splitlines()[-1])
     return found
 
@@ -84,18 +91,53 @@ def test_logits_are_scored_as_the_windows_last_model_with_each_factor(small_run:
     assert json.loads((out / "logits.json").read_text())["factor"] == 1.875
 
 
-def test_of_equally_good_candidates_the_nearest_is_kept(small_run: SmallRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("alpha", [2.5, 1.5, 0.5])
+def test_next_takes_its_jump_as_many_times_as_scores_best_and_trains_once(
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alpha: float
+) -> None:
+    name, window = "model.layers.0.mlp.up_proj.weight", small_run.trajectory.window(0.8)
+    monkeypatch.setitem(METHODS, "next_validated", quick(METHODS["next_validated"]))
+    plain = quick(METHODS["next"])
+    assert isinstance(plain, NExt)
+    base, last = (load_file(window.model_folder(step) / "model.safetensors") for step in (0, 16))
+    jumped = {key: base[key] + delta for key, delta in plain.fit(window, {}).predict(Target(1, 20)).deltas}  # alpha 1.5
+    wanted = last[name] + 1.01 * alpha / 1.5 * (jumped[name] - last[name])
+
+    trained, train = list[int](), next_predictor.train_network
+
+    def train_and_count(*arguments: Any, **options: Any) -> Trained:
+        trained.append(options["seed"])
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(next_predictor, "train_network", train_and_count)
+    entry = chosen(small_run, tmp_path / "m", "next_validated", wanted, name, window=0.8)
+    assert entry["alpha"] == alpha
+    assert len(trained) == len(set(trained)), "a network for each shape, not for each alpha"
+    written = load_file(tmp_path / "m" / "model.safetensors")
+    for key, tensor in written.items():
+        torch.testing.assert_close(tensor, (last[key] + alpha / 1.5 * (jumped[key] - last[key])).float())
+    assert (entry["scoring_seconds"], entry["tokens"]) == (0.5 * 6, 7 * 6)
+    assert entry["predictor_seconds"] > 0
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert f"- target: alpha {alpha:g}, chosen on validation among 0, 0.5, 1, 1.5, 2, 2.5" in card
+
+
+@pytest.mark.parametrize(("method", "window", "step"), [("linear_validated", 0.4, 8), ("next_validated", 0.8, 16)])
+def test_of_equally_good_candidates_the_nearest_is_kept(
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, window: float, step: int
+) -> None:
     run = small_run.copy_to(tmp_path / "copy")
     equal = Measurement(1, 1, 0.5, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
+    monkeypatch.setitem(METHODS, method, quick(METHODS[method]))
     out = tmp_path / "m"
     write_predictions(
         run.trajectory,
-        {out: ("linear_validated", 0.4)},
+        {out: (method, window)},
         evaluations=None,
         decoding="t1.0",
         scorer=lambda: lambda model, logit_factor: equal,
     )
-    written, last = (load_file(folder / "model.safetensors") for folder in (out, run.trajectory.model_folder(8)))
+    written, last = (load_file(folder / "model.safetensors") for folder in (out, run.trajectory.model_folder(step)))
     assert all(torch.equal(written[name], last[name]) for name in last)
 
 

@@ -50,7 +50,7 @@ class NExt(Method):
     Attributes:
         use_global: whether the network sees G; False is the paper's ablation.
         use_local: whether it sees L.
-        alpha: how far the jump goes; chosen on validation problems, if at all.
+        alpha: how far the jump goes; ``next_validated`` chooses it on validation problems.
         paper_exact: leaves the signs of singular pairs as the SVD gives them.
         updates: of each network, over the full batch.
     """
@@ -72,7 +72,6 @@ class NExt(Method):
         moved = {name: each for name, each in found.items() if float(each.G.s[-1]) > 0}
         jumps, losses = self._jumps(window, moved)
         info = {
-            "alpha": self.alpha,
             "kept_steps_ahead": AHEAD,
             "pairs": len(window.steps) - AHEAD,
             "updates": self.updates,
@@ -131,7 +130,7 @@ class NExtPredictor:
     seconds: float
 
     def predict(self, target: Target) -> Prediction:
-        return Prediction(self._deltas(), self.info, {"predictor_seconds": self.seconds})
+        return Prediction(self._deltas(), {"alpha": self.alpha, **self.info}, {"predictor_seconds": self.seconds})
 
     def _deltas(self) -> Iterator[tuple[str, Tensor]]:
         for name, update in scaled_updates(self.window, self.window.steps[-1], factor=1.0):

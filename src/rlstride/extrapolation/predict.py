@@ -139,7 +139,8 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
         facts["oracle"] = "the target is the fully trained run's validation accuracy, which a shortened run has not"
     standing = "**Predicted, not measured**: its accuracy is not measured here; evaluate it before use."
     if "validation_accuracy" in info:
-        facts["target"] = f"factor {info['factor']:g}, chosen on validation among {', '.join(info['tried'])}"
+        chosen, tried = info["chosen"], ", ".join(info["tried"])
+        facts["target"] = f"{chosen} {info[chosen]:g}, chosen on validation among {tried}"
         standing = (
             f"**Of several models this one was best on validation problems, with {info['validation_accuracy']:.3f}**, "
             "which flatters it, and its accuracy is not measured on any others: evaluate it before use."

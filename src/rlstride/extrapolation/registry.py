@@ -10,7 +10,7 @@ from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method
 from rlstride.extrapolation.next_predictor import NEXT, NEXT_WITHOUT_G, NEXT_WITHOUT_L
-from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED, LOGITS_VALIDATED
+from rlstride.extrapolation.validated import FIRST_UPDATE_VALIDATED, LINEAR_VALIDATED, LOGITS_VALIDATED, ValidatedNExt
 
 _ALL: tuple[Method, ...] = (
     Last(),
@@ -29,6 +29,7 @@ _ALL: tuple[Method, ...] = (
     Logits(),
     LOGITS_VALIDATED,
     NEXT,
+    ValidatedNExt(),
     NEXT_WITHOUT_G,
     NEXT_WITHOUT_L,
 )

@@ -1,11 +1,13 @@
 """How far to go, chosen on validation: a method's prediction is tried at several distances, and the best one kept.
 
 A method that extrapolates to a step T goes c times as far as its own step m, with c = T/m. Here the targets are
-``MULTIPLES`` of T, so c runs over the same multiples of T/m; and c = 1, the step itself, is always among them. The same
-random numbers score every candidate; of equally good ones the nearest is kept.
+``MULTIPLES`` of T, so c runs over the same multiples of T/m. NExt's jump is five kept steps long whatever the target:
+here it is taken ``ALPHAS`` times (arXiv 2604.11446: 1.5, and alike from 0.5 to 2.5). To stay at the window's own step,
+c = 1 or alpha = 0, is always among what is tried. A method is fitted once. The same random numbers score every
+candidate; of equally good ones the nearest is kept.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,9 +15,11 @@ from rlstride.extrapolation.controls import FIRST_UPDATE
 from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method, Prediction, Predictor, Target
+from rlstride.extrapolation.next_predictor import NEXT, NExt, NExtPredictor
 from rlstride.trajectory.store import Trajectory
 
 MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
 
 @dataclass(frozen=True)
@@ -54,28 +58,72 @@ class ValidatedPredictor:
     step: int
 
     def predict(self, target: Target) -> Prediction:
-        if target.score is None:
-            raise ValueError("without a scorer there is nothing to choose by")
-        tried: list[dict[str, float]] = []
-        for step in targets(self.step, target.step):
-            score = target.score(self.predictor.predict(replace(target, step=step)))
-            tried.append({"factor": step / self.step, "step": step, "accuracy": score.accuracy})
-            tried[-1] |= {"seconds": score.seconds, "tokens": score.tokens}
-        best = max(tried, key=lambda candidate: candidate["accuracy"])  # the first of equals
-        found = self.predictor.predict(replace(target, step=best["step"]))
-        info: dict[str, Any] = found.info | {
-            "target_step": target.step,
-            "factor": best["factor"],
-            "validation_accuracy": best["accuracy"],
-            "tried": {f"{candidate['factor']:.4g}": candidate["accuracy"] for candidate in tried},
-        }
-        costs = {
-            "scoring_seconds": sum(candidate["seconds"] for candidate in tried),
-            "tokens": sum(int(candidate["tokens"]) for candidate in tried),
-        }
-        return Prediction(found.deltas, info, costs, found.logit_factor)
+        steps = {step / self.step: step for step in targets(self.step, target.step)}  # by factor
+
+        def at(factor: float) -> Prediction:
+            return self.predictor.predict(replace(target, step=steps[factor]))
+
+        found = best_of("factor", list(steps), at, target)
+        return replace(found, info=found.info | {"target_step": target.step})
+
+
+@dataclass(frozen=True)
+class ValidatedNExt(Method):
+    """NExt's jump, as many times as scores best on validation problems.
+
+    Attributes:
+        method: which NExt; its own alpha is not used.
+    """
+
+    name: str = "next_validated"
+    method: NExt = NEXT
+
+    uses_scores = True
+
+    def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ValidatedNExtPredictor":
+        return ValidatedNExtPredictor(self.method.fit(window, accuracies))
+
+
+@dataclass(frozen=True)
+class ValidatedNExtPredictor:
+    """The jumps that NExt's networks have found, once for every alpha."""
+
+    predictor: NExtPredictor
+
+    def predict(self, target: Target) -> Prediction:
+        return best_of("alpha", ALPHAS, lambda alpha: replace(self.predictor, alpha=alpha).predict(target), target)
 
 
 def targets(step: int, last: float) -> list[float]:
     """The target steps that are tried, ascending: the step itself, and the multiples of ``last`` beyond it."""
     return [float(step), *(multiple * last for multiple in MULTIPLES if multiple * last > step)]
+
+
+def best_of(name: str, values: Sequence[float], at: Callable[[float], Prediction], target: Target) -> Prediction:
+    """The prediction that scores best, with what was tried in its info and what that took in its costs.
+
+    Args:
+        name: of what is chosen, such as ``factor``.
+        values: the candidates, the nearest first.
+        at: the prediction at one of them.
+        target: whose scorer decides.
+
+    Raises:
+        ValueError: the target has no scorer.
+    """
+    if target.score is None:
+        raise ValueError("without a scorer there is nothing to choose by")
+    scores = {value: target.score(at(value)) for value in values}
+    best = max(values, key=lambda value: scores[value].accuracy)  # the first of equals
+    found = at(best)
+    info: dict[str, Any] = {
+        "chosen": name,
+        name: best,
+        "validation_accuracy": scores[best].accuracy,
+        "tried": {f"{value:.4g}": score.accuracy for value, score in scores.items()},
+    }
+    costs = {
+        "scoring_seconds": sum(score.seconds for score in scores.values()),
+        "tokens": sum(score.tokens for score in scores.values()),
+    }
+    return replace(found, info=found.info | info, costs=found.costs | costs)

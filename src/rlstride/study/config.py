@@ -122,6 +122,7 @@ ExtrapolationMethod = Literal[
     "logits",
     "logits_validated",
     "next",
+    "next_validated",
     "next_without_g",
     "next_without_l",
 ]

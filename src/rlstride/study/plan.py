@@ -15,6 +15,7 @@ _FEWEST_STEPS = {
     "taylor": 3,
     "dmd": 3,
     "next": 7,
+    "next_validated": 7,
     "next_without_g": 7,
     "next_without_l": 7,
 }
