@@ -17,7 +17,7 @@ from injected_rollouts import (
 
 from rlstride.study.algorithms import ReinforcePP
 from rlstride.training.reinforce_pp import returns_to_go
-from rlstride.training.rollouts import normalise, token_rewards
+from rlstride.training.token_advantages import normalise, token_rewards
 
 
 def test_a_token_pays_its_own_penalty_and_the_last_one_gets_the_score() -> None:

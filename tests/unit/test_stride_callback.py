@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride import Level
 from rlstride.extrapolation.stride_callback import StrideCallback
+from rlstride.rollouts import token_logps
 from rlstride.study.load import Cell, Study, load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.stride import Stride
@@ -141,6 +142,33 @@ def test_a_jump_is_taken_where_the_next_batch_confirms_it(study: Study, tmp_path
     assert all(entry["gain"] > 0 for entry in jumps)
     logged = [entry for entry in trainer.state.log_history if "stride/factor" in entry]
     assert [entry["stride/factor"] for entry in logged] == [entry["factor"] for entry in callback.history]
+
+
+def test_a_batch_keeps_the_log_probabilities_of_the_weights_that_wrote_it_each_computed_once(
+    study: Study, tmp_path: Path
+) -> None:
+    trainer: Any = trainer_of(study, "grpo", tmp_path, steps=3)
+    next_batch, found, rows = NextBatch(trainer), list[tuple[Tensor, Tensor]](), list[int]()
+    search, logps = next_batch._search_by_weights, trainer._get_per_token_logps_and_entropies
+
+    def search_and_look(callback: StrideCallback, drawn: Any, level: Level) -> Any:
+        every_third = torch.arange(16).remainder(3).eq(0).double()  # the others need no look at a candidate
+        expected = token_logps(trainer, trainer.model, drawn.rollouts)
+        trainer._get_per_token_logps_and_entropies = count_rows
+        rollouts = search(callback, dataclasses.replace(drawn, rewards=every_third), level)
+        del trainer._get_per_token_logps_and_entropies
+        found.append((rollouts["old_per_token_logps"], expected))
+        return rollouts
+
+    def count_rows(model: Any, ids: Tensor, *rest: Any, **options: Any) -> Any:
+        rows.append(len(ids))
+        return logps(model, ids, *rest, **options)
+
+    next_batch._search_by_weights = search_and_look  # type: ignore[method-assign]
+    trained(trainer, StrideCallback(next_batch, ALWAYS))
+    [(kept, expected)] = found
+    assert rows == [6, 10]
+    torch.testing.assert_close(kept, expected, rtol=0, atol=1e-5)
 
 
 def test_candidates_answer_the_same_prompts_with_the_same_random_numbers(study: Study, tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from transformers import Trainer
 from rlstride.errors import RequestError
 from rlstride.extrapolation.stride import Evidence, Level, Movement, paired_evidence, weighted_evidence
 from rlstride.extrapolation.stride_callback import StrideCallback
-
-Rollouts = dict[str, Any]
+from rlstride.rollouts import Rollouts, token_logps, total_rewards
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,10 @@ class NextBatch:
         began = time.perf_counter()
         trainer, rollouts, lowest = self.trainer, drawn.rollouts, callback.settings.lowest_reward
         worth = drawn.rewards != lowest  # (n,)
-        first = trainer.accelerator.process_index * len(rollouts["completion_ids"])
-        rows = worth[first : first + len(rollouts["completion_ids"])].nonzero()[:, 0]  # of this process
+        own = len(rollouts["completion_ids"])  # B
+        first = trainer.accelerator.process_index * own
+        is_read = worth[first : first + own]  # (B,)
+        rows, others = is_read.nonzero()[:, 0], (~is_read).nonzero()[:, 0]
         noted = rollouts.get("old_per_token_logps")
         old = self._token_logps(rollouts, rows) if noted is None else noted[rows]  # (rows, T)
         mask = (rollouts["completion_mask"] * rollouts.get("tool_mask", 1))[rows]
@@ -126,13 +127,11 @@ class NextBatch:
             ratios = trainer.accelerator.gather(ratios).cpu()  # (n,)
             return weighted_evidence(ratios, drawn.rewards, trainer.num_generations, lowest)
 
-        def old_logps() -> Tensor:
-            return self._token_logps(rollouts) if noted is None else noted
-
         if callback.search(evidence, level, began).factor != 1:
             self._reload_engine()
-            if "old_logps" not in rollouts:  # RLOO's own, of whole completions
-                rollouts["old_per_token_logps"] = callback.before_jump(old_logps)
+            if noted is None and "old_logps" not in rollouts:  # RLOO's own, of whole completions
+                rest = callback.before_jump(lambda: self._token_logps(rollouts, others))
+                rollouts["old_per_token_logps"] = torch.cat([old, rest])[torch.cat([rows, others]).argsort()]
         return rollouts
 
     def _search_by_rollouts(
@@ -160,7 +159,7 @@ class NextBatch:
 
         def calculate_and_see(*arguments: Any) -> Tensor:
             rewards: Tensor = calculate(*arguments)  # (n, functions)
-            seen.append((rewards * trainer.reward_weights.to(rewards.device)).nansum(dim=1))
+            seen.append(total_rewards(trainer, rewards))
             return rewards
 
         trainer._calculate_rewards = calculate_and_see
@@ -179,23 +178,11 @@ class NextBatch:
         """Mean reward of every problem's completions."""
         return drawn.rewards.view(-1, self.trainer.num_generations).mean(dim=1)
 
-    @torch.no_grad()
-    def _token_logps(self, rollouts: Rollouts, rows: Tensor | None = None) -> Tensor:
-        """log-probabilities of the sampled tokens of some rows, or all, under the weights in hand, (rows, T)."""
+    def _token_logps(self, rollouts: Rollouts, rows: Tensor) -> Tensor:
+        """log-probabilities of the sampled tokens of some rows under the weights in hand, (rows, T)."""
         if "pixel_values" in rollouts:
             raise RequestError("stride: images cannot be reweighted; use verify: rollouts")
-        ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], dim=1)
-        attention = torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], dim=1)
-        if rows is not None:
-            ids, attention = ids[rows], attention[rows]
-        trainer, tokens = self.trainer, rollouts["completion_ids"].shape[1]
-        if not len(ids):
-            return torch.zeros(0, tokens, device=ids.device)
-        at_once = trainer.args.per_device_train_batch_size
-        found: Tensor = trainer._get_per_token_logps_and_entropies(
-            trainer.model, ids, attention, tokens, batch_size=at_once
-        )[0]
-        return found
+        return token_logps(self.trainer, self.trainer.model, rollouts, rows)
 
     def _with_tokens(self, rollouts: Rollouts, tokens: float) -> Rollouts:
         """Notes the tokens of all draws of this step, which the batch does not show."""

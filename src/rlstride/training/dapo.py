@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
 from rlstride.errors import RequestError
+from rlstride.rollouts import total_rewards
 from rlstride.study.algorithms import DAPO
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
@@ -63,7 +64,7 @@ class DynamicSamplingTrainer(GRPOTrainer):
     def _calculate_rewards(self, *arguments: Any) -> torch.Tensor:
         rewards: torch.Tensor = super()._calculate_rewards(*arguments)  # (B, number of reward functions)
         self._informative = informative_groups(rewards[:, 0], self.num_generations)
-        self._row_rewards = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)  # (B,)
+        self._row_rewards = total_rewards(self, rewards)  # (B,)
         return rewards
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from trl import GRPOTrainer
 
-Rollouts = dict[str, Any]
+from rlstride.rollouts import Rollouts, token_logps, total_rewards
 
 
 def token_rewards(scores: Tensor, penalties: Tensor, mask: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class TokenAdvantageTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, prompts: list[Any], *rest: Any) -> Tensor:
         per_function: Tensor = super()._calculate_rewards(inputs, prompts, *rest)  # (processes * B, functions)
-        scores = (per_function * self.reward_weights.to(per_function.device)).nansum(dim=1)
+        scores = total_rewards(self, per_function)
         start = self.accelerator.process_index * len(prompts)
         self._scores = scores[start : start + len(prompts)]  # (B,)
         return per_function
@@ -79,26 +79,13 @@ class TokenAdvantageTrainer(GRPOTrainer):
         """log pi_old - log pi_ref of every sampled token: the k1 estimate of the KL, (B, T)."""
         policy = rollouts.get("old_per_token_logps")
         if policy is None:  # TRL leaves it out where a batch makes only one update
-            policy = self._logps(self.model, rollouts)
+            policy = token_logps(self, self.model, rollouts)
         ratio = policy - self._reference_logps(rollouts)
         self._metrics["train"]["kl"].append(token_mean(ratio, rollouts["completion_mask"], self.accelerator).item())
         return ratio
 
     def _reference_logps(self, rollouts: Rollouts) -> Tensor:
         if self.ref_model is not None:
-            return self._logps(self.ref_model, rollouts)
+            return token_logps(self, self.ref_model, rollouts)
         with self.accelerator.unwrap_model(self.model).disable_adapter():  # the base is the model without its adapter
-            return self._logps(self.model, rollouts)
-
-    @torch.no_grad()
-    def _logps(self, model: Any, rollouts: Rollouts) -> Tensor:
-        ids, attention = prompt_and_completion(rollouts)
-        tokens, rows = rollouts["completion_ids"].shape[1], self.args.per_device_train_batch_size
-        logps: Tensor = self._get_per_token_logps_and_entropies(model, ids, attention, tokens, batch_size=rows)[0]
-        return logps
-
-
-def prompt_and_completion(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask of whole sequences, (B, P + T) each."""
-    ids = torch.cat([rollouts["prompt_ids"], rollouts["completion_ids"]], dim=1)
-    return ids, torch.cat([rollouts["prompt_mask"], rollouts["completion_mask"]], dim=1)
+            return token_logps(self, self.model, rollouts)
