@@ -35,7 +35,7 @@ def train(options: argparse.Namespace) -> None:
     study = load_study(options.study)
     cell, state = study.cell(options.cell), options.state or options.out.parent / "training"
     if options.processes > 1:
-        from rlstride.training.processes import launch_processes
+        from rlstride.processes import launch_processes
 
         verb = ["train", "--study", options.study, "--cell", cell, "--out", options.out, "--state", state]
         launch_processes(options.processes, [*map(str, verb), *(["--debug"] if options.debug else [])])

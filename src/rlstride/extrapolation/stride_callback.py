@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast, broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlstride.checkpoints import checkpoint_folder
 from rlstride.extrapolation.stride import Evidence, Found, Level, LineSearch, Movement, paired_evidence
+from rlstride.processes import as_in_main_process, from_main_process
 from rlstride.study.stride import Stride
 
 T = TypeVar("T")
@@ -107,12 +106,12 @@ class StrideCallback(TrainerCallback):
         if self.settings.verify == "none":
             found = Found(1 + self.settings.first_reach, {})
         else:
-            found = self.line_search.run(lambda factor: _from_main_process(evidence(factor, movement)))
+            found = self.line_search.run(lambda factor: _as_found_by_main(evidence(factor, movement)))
         movement.put(1.0)
         self._safe, self._level = _copies(tensors), level
         if found.factor != 1:
             movement.put(found.factor)
-            _as_in_main_process(tensors)
+            as_in_main_process(tensors)  # whatever the hardware of a process makes of a decomposition
             self._treat_moments()
         self._begin_window()
         self._note(factor=found.factor, gain=found.gain, candidates=len(found.tried), began=began)
@@ -144,7 +143,7 @@ class StrideCallback(TrainerCallback):
         Args:
             level: of the scores that the weights in hand have reached, on other problems than before.
         """
-        if self._level is None or not _from_main_process(level.is_below(self._level, self.settings.fall)):
+        if self._level is None or not _as_found_by_main(level.is_below(self._level, self.settings.fall)):
             return False
         began = time.perf_counter()
         self._put(self._safe)
@@ -263,18 +262,6 @@ def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.detach().to("cpu", copy=True).contiguous() for tensor in tensors]
 
 
-def _from_main_process(found: Any) -> Any:
+def _as_found_by_main(found: T) -> T:
     """What the main process found: all then choose alike."""
-    if PartialState().num_processes == 1:
-        return found
-    shared = [found]
-    broadcast_object_list(shared)
-    return shared[0]
-
-
-@torch.no_grad()
-def _as_in_main_process(tensors: Sequence[Tensor]) -> None:
-    """The same bits everywhere, whatever the hardware of a process makes of a decomposition."""
-    if PartialState().num_processes > 1:
-        for tensor in tensors:
-            tensor.copy_(broadcast(tensor.detach().clone()))
+    return from_main_process(lambda: found)

@@ -14,6 +14,7 @@ from accelerate.utils import parse_flag_from_env
 from rlstride.errors import RequestError, WorkError
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride_callback import StrideCallback
+from rlstride.processes import failing_together, from_main_process, join_processes
 from rlstride.study.adapters import AdaLoRA
 from rlstride.study.load import Cell, Study, digest
 from rlstride.study.paths import base_folder, teacher_folder
@@ -24,7 +25,6 @@ from rlstride.training.adapters import AdaLoRACallback
 from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
 from rlstride.training.lease import Lease, lease
 from rlstride.training.lines import LogLines
-from rlstride.training.processes import failing_together, from_main_process, join_processes
 from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run
 from rlstride.training.stop import KeepLease, StopOnSignal

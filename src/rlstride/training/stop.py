@@ -9,8 +9,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlstride.errors import WorkError
+from rlstride.processes import in_any_process
 from rlstride.training.lease import Lease
-from rlstride.training.processes import in_any_process
 
 
 class StopOnSignal(TrainerCallback):

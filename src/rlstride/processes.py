@@ -5,14 +5,15 @@ Alone, a process is the main one, and nothing here waits.
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object, reduce
+from accelerate.utils import broadcast, broadcast_object_list, gather_object, reduce
+from torch import Tensor
 
 from rlstride.errors import RlstrideError
 
@@ -71,6 +72,14 @@ def from_main_process(work: Callable[[], T]) -> T:
     broadcast_object_list(results)
     result: T = results[0]  # type: ignore[assignment]  # the main process's
     return result
+
+
+@torch.no_grad()
+def as_in_main_process(tensors: Iterable[Tensor]) -> None:
+    """Gives tensors the main process's values, in place: the same bits everywhere. All processes must call it."""
+    if PartialState().num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(broadcast(tensor.detach().clone()))
 
 
 def in_any_process(flag: bool) -> bool:
