@@ -241,13 +241,36 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     assert not (out / "manifest.json").exists()
 
 
-def test_all_processes_jump_alike_and_end_with_the_same_weights(study_file: Path, tmp_path: Path) -> None:
+def ends_of_two(kind: str, study: Path, out: Path) -> tuple[list[dict[str, torch.Tensor]], list[Any]]:
+    """The weights that each of two processes ends with, and what its callback has found."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = Path(__file__).parents[1] / "striding_rank.py"
-    command = [*launcher, script, study_file, tmp_path]
+    command = [*launcher, Path(__file__).parents[1] / "one_rank.py", kind, study, out]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    one, other = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
-    histories = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    ranks = [out / f"rank{rank}" for rank in (0, 1)]
+    found = [json.loads(rank.with_suffix(".json").read_text()) for rank in ranks]
+    return [load_file(rank.with_suffix(".safetensors")) for rank in ranks], found
+
+
+def test_all_processes_jump_alike_and_end_with_the_same_weights(study_file: Path, tmp_path: Path) -> None:
+    (one, other), histories = ends_of_two("stride", study_file, tmp_path)
     assert [entry["factor"] for entry in histories[0]] == [entry["factor"] for entry in histories[1]]
     assert any(entry["factor"] > 1 for entry in histories[0])
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("adapter", [None, {"kind": "lora", "rank": 4, "alpha": 2}], ids=["full", "lora"])
+def test_all_processes_extrapolate_alike_and_train_on_together(
+    study_file: Path, tmp_path: Path, adapter: dict[str, Any] | None
+) -> None:
+    study = yaml.safe_load(study_file.read_text())
+    study["training"] |= {"adapter": adapter, "steps": 6}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (one, other), reports = ends_of_two("extrapolate", tmp_path / "study.yaml", tmp_path)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert reports[0] == reports[1]
+    assert (reports[0]["factor"], reports[0]["kept_steps"]) == (1.5, [2, 4])  # 6 steps over 4
+    base = load_file(tmp_path / "window" / "base" / "model.safetensors")
+    moved = [name for name in base if ".layers." in name and "_proj" in name]
+    named = {name.replace(".base_layer.", ".").removeprefix("base_model.model."): name for name in one}
+    assert moved
+    assert all(not torch.equal(one[named[name]], base[name]) for name in moved)

@@ -8,6 +8,7 @@ Stopping there is the plug-in that AlphaRL's paper promises (arXiv 2510.00553); 
 (arXiv 2604.11446). Nothing is verified: the method's word is taken. StrideCallback is the one that looks.
 """
 
+import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -15,32 +16,48 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from peft import PeftModel
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.checkpoints import checkpoint_folder
 from rlstride.errors import RequestError
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import predicted_tensors
 from rlstride.extrapolation.registry import method_named
 from rlstride.extrapolation.stride_callback import Validate, clear_moments
+from rlstride.processes import as_in_main_process, failing_together, from_main_process
+from rlstride.trajectory.adapted import Adapted, mark_base_as_moved
+from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.layout import as_stored
+from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
 
-_BASE = "base"
+_BASE, _MOVED_BASE = "base", "moved_base"
+_FACTS = "extrapolate.json"  # in the trainer's checkpoints
 
 
 class ExtrapolateCallback(TrainerCallback):
     """Trains for a window only, keeps its trajectory, and goes where a method points.
 
-    For one process that trains all weights.
+    For full weights or an adapter of PEFT's, in one process or several with DDP, where the main one predicts.
+
+    What is predicted is a whole model, which an adapter cannot express: after the jump the adapter is as it was, and
+    its frozen base is moved so that both together are the prediction. The moved base lies in ``folder/moved_base``.
+    Adapters that are saved from then on name it as their base, and a resumed run takes it from there; trajectories keep
+    whole weights. A KL divergence to the base is one to the moved base from then on.
 
     Args:
         method: a name in rlstride.extrapolation.registry that chooses nothing on validation.
-        folder: where the base and the window's kept steps are written; a trajectory that every verb reads.
+        folder: where the base and the window's kept steps are written; a trajectory that every verb reads. All
+            processes see it.
         window: steps after which the method is asked.
         keep_every: steps between two kept ones.
-        validate: scores held-out problems, for methods that need the accuracy of the kept steps; called with draw 0.
+        validate: scores held-out problems, for methods that need the accuracy of the kept steps; called with draw 0,
+            by all processes, and the main one's scores count.
         then: ``stop`` ends the run, ``go_on`` trains on from the predicted weights, Adam's averages cleared.
         target_accuracy: that AlphaRL extrapolates to.
         target_step: that other methods extrapolate to; the run's last step, if left out.
@@ -51,8 +68,10 @@ class ExtrapolateCallback(TrainerCallback):
             extrapolation, the steps that were left and the ``saved_seconds`` of not training them, costs deducted.
 
     Raises:
-        RequestError: the method cannot work inside of a run, needs validation that is not there, or the trainer's model
-            is an adapter or shared by several processes.
+        RequestError: the method cannot work inside of a run or needs validation that is not there; when training
+            begins: the model is sharded, its adapter's base is in a dtype narrower than float32, or more is trained
+            than an adapter; the folder holds kept steps of another run; a checkpoint to resume from was saved without
+            the callback.
     """
 
     def __init__(
@@ -81,19 +100,18 @@ class ExtrapolateCallback(TrainerCallback):
         self._accuracies: dict[int, float] = {}
         self._seconds = {"training": 0.0, "validation": 0.0, "extrapolation": 0.0}
         self._began = 0.0
+        self._tokenizer: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        model = kwargs["model"]
-        if hasattr(model, "peft_config"):
-            raise RequestError("ExtrapolateCallback: an adapter's run cannot be extrapolated while it trains")
-        if args.world_size > 1:
-            raise RequestError(f"ExtrapolateCallback: one process is needed, not {args.world_size}")
-        if state.global_step == 0:
-            for target in (model, kwargs.get("processing_class")):
-                if target is not None:
-                    target.save_pretrained(self._writer.folder / _BASE)
+        model, self._tokenizer = kwargs["model"], kwargs.get("processing_class")
+        with failing_together():
+            _require_extrapolable(model)
+            if state.global_step:
+                self._resume(checkpoint_folder(args, state), model)
+            elif state.is_world_process_zero:
+                self._begin_anew(model)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -107,17 +125,60 @@ class ExtrapolateCallback(TrainerCallback):
             return
         model = kwargs["model"]
         if step % self._keep_every == 0 or step == self._window:
-            self._writer.keep(step, model)
+            if state.is_world_process_zero:
+                self._writer.keep(step, model)
             self._began = time.perf_counter()  # keeping weights is no cost of the method's
             if self.method.uses_accuracy and self._validate is not None:
                 self._accuracies[step] = statistics.fmean(self._validate(model, 0))
             self._count("validation")
         if step == self._window:
-            self._extrapolate(args, state, model)
+            self._jump(args, state, model)
             if self._then == "stop":
                 control.should_training_stop = True
             else:
                 clear_moments(kwargs["optimizer"], list(model.parameters()))
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            facts = {"accuracies": self._accuracies, "seconds": self._seconds, "report": self.report}
+            write_text(checkpoint_folder(args, state) / _FACTS, json.dumps(facts))
+
+    def _begin_anew(self, model: Any) -> None:
+        if self._writer.kept():
+            raise RequestError(f"{self._writer.folder}: holds kept steps of another run; name a new folder")
+        self._save_base(_BASE, model)
+
+    def _save_base(self, name: str, model: Any) -> None:
+        with atomic_folder(self._writer.folder / name) as partial:
+            if isinstance(model, PeftModel):
+                Adapted(model).save(partial, whole=False)
+            else:
+                model.save_pretrained(partial)
+            if self._tokenizer is not None:
+                self._tokenizer.save_pretrained(partial)
+
+    def _resume(self, folder: Path, model: Any) -> None:
+        if not (folder / _FACTS).is_file():
+            raise RequestError(f"{folder}: was saved without ExtrapolateCallback; start the run anew")
+        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+        self._accuracies = {int(step): accuracy for step, accuracy in facts["accuracies"].items()}
+        self._seconds, self.report = facts["seconds"], facts["report"]
+        if self.report and isinstance(model, PeftModel):
+            moved, adapted = HFFolder(self._writer.folder / _MOVED_BASE), Adapted(model)
+            for name in moved.names():
+                adapted.frozen[name].copy_(moved.tensor(name))
+            mark_base_as_moved(model, self._writer.folder / _MOVED_BASE)
+
+    def _jump(self, args: TrainingArguments, state: TrainerState, model: Any) -> None:
+        with failing_together():
+            if state.is_world_process_zero:
+                self._extrapolate(args, state, model)
+                if isinstance(model, PeftModel):
+                    self._save_base(_MOVED_BASE, model)
+        as_in_main_process(model.parameters())
+        self.report = from_main_process(lambda: self.report)
+        if isinstance(model, PeftModel):
+            mark_base_as_moved(model, self._writer.folder / _MOVED_BASE)
 
     def _extrapolate(self, args: TrainingArguments, state: TrainerState, model: torch.nn.Module) -> None:
         steps = state.max_steps // self._updates_per_step
@@ -156,9 +217,22 @@ class ExtrapolateCallback(TrainerCallback):
         self._began = now
 
 
-@torch.no_grad()
 def put_tensors(model: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copies tensors into a model's own, by name; tied ones share their place."""
+    """Makes a model's weights these ones, by name; tied ones share their place. An adapter stays as it is."""
+    if isinstance(model, PeftModel):
+        adapted = Adapted(model)
+        for name, tensor in tensors.items():
+            adapted.put(name, tensor)
+        return
     places = model.state_dict()
-    for name, tensor in tensors.items():
-        places[name].copy_(tensor)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            places[name].copy_(tensor)
+
+
+def _require_extrapolable(model: Any) -> None:
+    """Refuses what cannot be put in by name, or would be lost."""
+    if AcceleratorState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise RequestError("ExtrapolateCallback: sharded models cannot be extrapolated; launch with DDP")
+    if isinstance(model, PeftModel):
+        Adapted(model).require_wide()

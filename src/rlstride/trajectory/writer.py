@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from rlstride.study.plan import step_folder
+from rlstride.trajectory.adapted import Adapted, base_is_moved
 from rlstride.trajectory.files import atomic_folder, sha256
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
 from rlstride.trajectory.sources.lora import CONFIG
@@ -26,12 +27,15 @@ class TrajectoryWriter:
     def keep(self, step: int, model: PreTrainedModel | PeftModel) -> StepRecord:
         """Writes the model's weights as a kept step, in place of an earlier attempt at the same step.
 
-        Of a model with an adapter, only the adapter is written: it is read over the trajectory's base.
+        Of a model with an adapter, only the adapter is written: it is read over the trajectory's base; where that no
+        longer is the model's own (:func:`mark_base_as_moved`), its whole weights are.
         """
         name = step_folder(step)
         with atomic_folder(self.folder / name) as partial:
             kind, trained = Kind.HF, next(model.parameters())
-            if isinstance(model, PeftModel):
+            if isinstance(model, PeftModel) and base_is_moved(model):
+                Adapted(model).save(partial, whole=True)
+            elif isinstance(model, PeftModel):
                 kind, trained = Kind.ADAPTER, next(weight for weight in model.parameters() if weight.requires_grad)
                 model.save_pretrained(partial, save_embedding_layers=False)
                 (partial / "README.md").unlink(missing_ok=True)  # PEFT's card, with nothing filled in

@@ -1,4 +1,4 @@
-"""One of several processes that train with strides and write down where they ended: STUDY OUT."""
+"""One of several processes that train, and stride or extrapolate, and write down where they ended: KIND STUDY OUT."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import transformers
 from safetensors.torch import save_file
 
+from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.processes import join_processes
@@ -18,7 +19,7 @@ from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run
 
 
-def main(study_file: Path, out: Path) -> None:
+def main(kind: str, study_file: Path, out: Path) -> None:
     study, cell = load_study(study_file), Cell("random", "grpo", 0)
     processes = join_processes("cpu")
     transformers.set_seed(0)
@@ -34,15 +35,19 @@ def main(study_file: Path, out: Path) -> None:
     )
     trainer = TRAINERS["grpo"](run)
     trainer.create_model_card = lambda *args, **kwargs: None
-    settings = Stride(window=1, longest_window=1, significance=0.49, overlap=0.01, first_reach=8.0)
-    callback = StrideCallback(NextBatch(trainer), settings)
-    trainer.add_callback(callback)
+    if kind == "stride":
+        settings = Stride(window=1, longest_window=1, significance=0.49, overlap=0.01, first_reach=8.0)
+        stride = StrideCallback(NextBatch(trainer), settings)
+        trainer.add_callback(stride)
+    else:
+        once = ExtrapolateCallback("linear", out / "window", window=4, then="go_on")
+        trainer.add_callback(once)
     trainer.train()
     rank = processes.process_index
     state = trainer.accelerator.unwrap_model(trainer.model).state_dict()
     save_file({name: tensor.clone() for name, tensor in state.items()}, out / f"rank{rank}.safetensors")
-    (out / f"rank{rank}.json").write_text(json.dumps(callback.history))
+    (out / f"rank{rank}.json").write_text(json.dumps(stride.history if kind == "stride" else once.report))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
