@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from test_adapters import KINDS, with_adapter
 from test_stride_callback import equal, study, trainer_of, weights
 from test_training import study_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
 from planted_run import quick
 from rlstride.cli import main
@@ -212,22 +212,21 @@ def test_an_adapters_run_resumed_before_or_after_its_jump_ends_as_one_never_inte
     assert ends[0][1] == ends[1][1] == [1, 2, 3, 4]
 
 
-def test_a_run_is_not_mixed_with_another_ones_window(study: Study, tmp_path: Path) -> None:
-    for name in ("first", "second"):
-        trainer = trainer_of(study, "grpo", tmp_path / name, steps=2)
+def test_a_run_is_neither_mixed_with_another_one_nor_resumed_past_its_end(study: Study, tmp_path: Path) -> None:
+    def begun() -> Trainer:
+        trainer = trainer_of(study, "grpo", tmp_path / "state", steps=2)
         trainer.add_callback(ExtrapolateCallback("last", tmp_path / "window", window=2))
-        if name == "first":
-            trainer.train()
-            continue
-        with pytest.raises(RequestError, match="window: holds kept steps of another run; name a new folder"):
-            trainer.train()
-        with pytest.raises(RequestError, match="checkpoint-2: was saved without ExtrapolateCallback"):
-            trainer.train(resume_from_checkpoint=str(without_facts(tmp_path / "first" / "checkpoint-2")))
+        return trainer
 
-
-def without_facts(checkpoint: Path) -> Path:
+    begun().train()
+    checkpoint = tmp_path / "state" / "checkpoint-2"
+    with pytest.raises(RequestError, match="window: holds kept steps of another run; name a new folder"):
+        begun().train()
+    with pytest.raises(RequestError, match="checkpoint-2: this run ended at its window, step 2"):
+        begun().train(resume_from_checkpoint=str(checkpoint))
     (checkpoint / "extrapolate.json").unlink()
-    return checkpoint
+    with pytest.raises(RequestError, match="checkpoint-2: holds nothing of ExtrapolateCallback's"):
+        begun().train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_a_base_whose_rounding_would_swallow_a_jump_is_refused(adapted: Study, tmp_path: Path) -> None:

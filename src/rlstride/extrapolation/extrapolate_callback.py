@@ -71,7 +71,7 @@ class ExtrapolateCallback(TrainerCallback):
         RequestError: the method cannot work inside of a run or needs validation that is not there; when training
             begins: the model is sharded, its adapter's base is in a dtype narrower than float32, or more is trained
             than an adapter; the folder holds kept steps of another run; a checkpoint to resume from was saved without
-            the callback.
+            the callback, or by a run that had ended at its window.
     """
 
     def __init__(
@@ -159,10 +159,14 @@ class ExtrapolateCallback(TrainerCallback):
 
     def _resume(self, folder: Path, model: Any) -> None:
         if not (folder / _FACTS).is_file():
-            raise RequestError(f"{folder}: was saved without ExtrapolateCallback; start the run anew")
+            raise RequestError(
+                f"{folder}: holds nothing of ExtrapolateCallback's; resume a run that had it, in its own output folder"
+            )
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         self._accuracies = {int(step): accuracy for step, accuracy in facts["accuracies"].items()}
         self._seconds, self.report = facts["seconds"], facts["report"]
+        if self.report and self._then == "stop":
+            raise RequestError(f"{folder}: this run ended at its window, step {self._window}; nothing is left to train")
         if self.report and isinstance(model, PeftModel):
             moved, adapted = HFFolder(self._writer.folder / _MOVED_BASE), Adapted(model)
             for name in moved.names():
