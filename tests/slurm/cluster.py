@@ -17,7 +17,6 @@ from pathlib import Path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "slurmdbd", "mariadbd", "mariadb-install-db", "sbatch", "sacct")
 NODES = ("n1", "n2", "n3", "n4")
 ACCOUNT = "lab"
-_PORT = 26800  # slurmctld; the others follow
 _LONGEST_START = 60.0
 
 
@@ -41,6 +40,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._host = socket.gethostname().split(".")[0]
+        self._port = _free_ports(20)  # slurmctld's; those of the others follow
         wrapper = folder / "bin"
         self.environment = {
             **os.environ,
@@ -165,7 +165,7 @@ class Cluster:
                     f"--datadir={database / 'data'}",
                     f"--socket={socket_file}",
                     "--bind-address=127.0.0.1",
-                    f"--port={_PORT + 2}",
+                    f"--port={self._port + 2}",
                     "--innodb-buffer-pool-size=64M",
                     "--innodb-log-file-size=64M",
                     "--innodb-lock-wait-timeout=900",
@@ -198,14 +198,14 @@ class Cluster:
     def _write_files(self) -> None:
         etc, run, log = self.folder / "etc", self.folder / "run", self.folder / "log"
         nodes = "\n".join(
-            f"NodeName={node} NodeHostname={self._host} NodeAddr=127.0.0.1 Port={_PORT + 10 + index} RealMemory=8000 "
+            f"NodeName={node} NodeHostname={self._host} NodeAddr=127.0.0.1 Port={self._port + 10 + index} RealMemory=8000 "
             f"State=UNKNOWN {'CPUs=2 Gres=gpu:a100:2' if index >= 2 else 'CPUs=1'}"
             for index, node in enumerate(NODES)
         )
         (etc / "slurm.conf").write_text(f"""\
 ClusterName=box
 SlurmctldHost={self._host}(127.0.0.1)
-SlurmctldPort={_PORT}
+SlurmctldPort={self._port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
@@ -239,7 +239,7 @@ SlurmdTimeout=20
 DefMemPerCPU=500
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePort={_PORT + 1}
+AccountingStoragePort={self._port + 1}
 AccountingStoragePass={run / "munge.socket"}
 AccountingStorageTRES=gres/gpu
 AccountingStoreFlags=job_comment
@@ -262,13 +262,13 @@ AuthType=auth/munge
 AuthInfo=socket={run / "munge.socket"}
 DbdHost={self._host}
 DbdAddr=127.0.0.1
-DbdPort={_PORT + 1}
+DbdPort={self._port + 1}
 SlurmUser=root
 LogFile={log / "slurmdbd.log"}
 PidFile={run / "slurmdbd.pid"}
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort={_PORT + 2}
+StoragePort={self._port + 2}
 StorageUser=slurm
 StoragePass=slurm
 StorageLoc=slurm_acct
@@ -291,6 +291,19 @@ def wait_until(holds: Callable[[], bool], longest: float = _LONGEST_START) -> No
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {longest:.0f} s")
         time.sleep(0.1)
+
+
+def _free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    for first in range(26800, 60000, 2 * number):
+        try:
+            for port in range(first, first + number):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+    raise RuntimeError("no free ports")
 
 
 def _is_zombie(process: int) -> bool:
