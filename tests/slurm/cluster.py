@@ -198,8 +198,8 @@ class Cluster:
     def _write_files(self) -> None:
         etc, run, log = self.folder / "etc", self.folder / "run", self.folder / "log"
         nodes = "\n".join(
-            f"NodeName={node} NodeHostname={self._host} NodeAddr=127.0.0.1 Port={self._port + 10 + index} RealMemory=8000 "
-            f"State=UNKNOWN {'CPUs=2 Gres=gpu:a100:2' if index >= 2 else 'CPUs=1'}"
+            f"NodeName={node} NodeHostname={self._host} NodeAddr=127.0.0.1 Port={self._port + 10 + index} "
+            f"RealMemory=8000 State=UNKNOWN {'CPUs=2 Gres=gpu:a100:2' if index >= 2 else 'CPUs=1'}"
             for index, node in enumerate(NODES)
         )
         (etc / "slurm.conf").write_text(f"""\

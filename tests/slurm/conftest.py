@@ -40,3 +40,10 @@ def folder(local: Path, tmp_path: Path) -> Path:
     write_study(tmp_path)
     shutil.copytree(local / "results" / "bases", tmp_path / "results" / "bases")
     return tmp_path
+
+
+@pytest.fixture
+def lone(folder: Path) -> Path:
+    """The folder of a study with one run and no control."""
+    write_study(folder, controls=[])
+    return folder

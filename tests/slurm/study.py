@@ -84,8 +84,8 @@ class Submission:
         assert found, self.said
         return found[1]
 
-    def job_of(self, rule: str, longest: float = 120.0) -> str:
-        """The number of the running job of a rule, once there is one."""
+    def job_of(self, rule: str, longest: float = 180.0) -> str:
+        """The number of the latest running job of a rule, once there is one."""
         found: list[str] = []
 
         def runs() -> bool:
@@ -94,11 +94,11 @@ class Submission:
             return bool(found)
 
         wait_until(runs, longest)
-        return found[0]
+        return found[-1]
 
-    def when_training(self, step: int, cell: str = "micro/grpo/seed0", longest: float = 180.0) -> str:
+    def when_training(self, step: int, cell: str = "micro/grpo/seed0", longest: float = 240.0) -> str:
         """The number of the training job, once it has kept a step."""
-        job = self.job_of("train_cell", longest)
+        job = self.job_of("train_cell", longest)  # of a study with one run
         kept = self.folder / "results" / "on-slurm" / cell / "trajectory" / f"step_{step:06d}"
         wait_until(kept.is_dir, longest)
         return job

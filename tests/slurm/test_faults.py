@@ -47,38 +47,36 @@ def run(cluster: Cluster, folder: Path, *program: str) -> str:
     return done.stdout
 
 
-def test_a_cancelled_training_saves_and_its_retry_goes_on_from_there(
-    cluster: Cluster, local: Path, folder: Path
-) -> None:
+def test_a_cancelled_training_saves_and_its_retry_goes_on_from_there(cluster: Cluster, local: Path, lone: Path) -> None:
     before = len(cluster.known())
-    sent = Submission(cluster, folder, TABLE)
+    sent = Submission(cluster, lone, TABLE)
     cluster.ask("scancel", sent.when_training(80))
-    assert ends_well(sent, folder, local)
+    assert ends_well(sent, lone, local)
     assert "CANCELLED" in states(cluster, before)
-    attempts = ledger(folder)
+    attempts = ledger(lone)
     assert list(attempts["status"]) == ["failed", "done"]
     assert attempts["resumed_from"].iloc[-1] >= 80
 
 
 def test_a_training_over_its_time_limit_saves_and_its_retry_has_more_time(
-    cluster: Cluster, local: Path, folder: Path
+    cluster: Cluster, local: Path, lone: Path
 ) -> None:
     limit = "--set-resources", "train_cell:runtime=attempt"  # minutes
-    sent = Submission(cluster, folder, TABLE, *limit)
+    sent = Submission(cluster, lone, TABLE, *limit)
     job = sent.when_training(40)
-    lease = json.loads((folder / TRAJECTORY.with_name("training") / "lease.json").read_text())
+    lease = json.loads((lone / TRAJECTORY.with_name("training") / "lease.json").read_text())
     assert lease["job"] == job
     os.kill(lease["pid"], signal.SIGSTOP)  # a minute is long for this model; Slurm has it go on, to hear of its end
-    assert ends_well(sent, folder, local)
+    assert ends_well(sent, lone, local)
     assert details(cluster, sent, "Timelimit") == [["TIMEOUT", "00:01:00"], ["COMPLETED", "00:02:00"]]
-    assert list(ledger(folder)["status"]) == ["failed", "done"]
-    assert ledger(folder)["resumed_from"].iloc[-1] >= 40
+    assert list(ledger(lone)["status"]) == ["failed", "done"]
+    assert ledger(lone)["resumed_from"].iloc[-1] >= 40
 
 
-def test_a_training_out_of_memory_is_sent_again_with_more(cluster: Cluster, local: Path, folder: Path) -> None:
+def test_a_training_out_of_memory_is_sent_again_with_more(cluster: Cluster, local: Path, lone: Path) -> None:
     memory = "--set-resources", "train_cell:mem_mb=300 * 4 ** (attempt - 1)"
-    sent = Submission(cluster, folder, TABLE, *memory)
-    assert ends_well(sent, folder, local)
+    sent = Submission(cluster, lone, TABLE, *memory)
+    assert ends_well(sent, lone, local)
     asked = cluster.ask(
         "sacct", "-X", "-n", "-P", "--starttime", "now-1day", "--name", sent.run, "--format=ReqMem,State"
     )
@@ -87,82 +85,82 @@ def test_a_training_out_of_memory_is_sent_again_with_more(cluster: Cluster, loca
     assert ["1200M", "COMPLETED"] in rows
 
 
-def test_a_node_that_is_lost_in_mid_training_costs_an_attempt(cluster: Cluster, local: Path, folder: Path) -> None:
-    sent = Submission(cluster, folder, TABLE)
+def test_a_node_that_is_lost_in_mid_training_costs_an_attempt(cluster: Cluster, local: Path, lone: Path) -> None:
+    sent = Submission(cluster, lone, TABLE)
     job = sent.when_training(80)
     node = cluster.ask("squeue", "-h", "-j", job, "-o", "%N").strip()
     try:
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
-        assert ends_well(sent, folder, local)
+        assert ends_well(sent, lone, local)
     finally:
         cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-    assert ledger(folder)["resumed_from"].iloc[-1] >= 80
+    assert ledger(lone)["resumed_from"].iloc[-1] >= 80
 
 
-def test_a_node_daemon_that_dies_and_comes_back_disturbs_nothing(cluster: Cluster, local: Path, folder: Path) -> None:
-    sent = Submission(cluster, folder, TABLE)
+def test_a_node_daemon_that_dies_and_comes_back_disturbs_nothing(cluster: Cluster, local: Path, lone: Path) -> None:
+    sent = Submission(cluster, lone, TABLE)
     job = sent.when_training(40)
     node = cluster.ask("squeue", "-h", "-j", job, "-o", "%N").strip()
     cluster.end_node(node)
     time.sleep(5)
     cluster.start_node(node)
-    assert ends_well(sent, folder, local)
+    assert ends_well(sent, lone, local)
 
 
 @pytest.mark.parametrize("seconds", [20, 90])
-def test_a_controller_that_is_away_is_waited_for(cluster: Cluster, local: Path, folder: Path, seconds: int) -> None:
-    sent = Submission(cluster, folder, TABLE)
+def test_a_controller_that_is_away_is_waited_for(cluster: Cluster, local: Path, lone: Path, seconds: int) -> None:
+    sent = Submission(cluster, lone, TABLE)
     sent.when_training(40)
     cluster.end_controller()
     time.sleep(seconds)
     cluster.start_controller()
-    assert ends_well(sent, folder, local)
+    assert ends_well(sent, lone, local)
 
 
 def test_jobs_that_become_ready_while_the_controller_is_away_are_sent_later(
-    cluster: Cluster, local: Path, folder: Path
+    cluster: Cluster, local: Path, lone: Path
 ) -> None:
     cluster.end_controller()
-    sent = Submission(cluster, folder, TABLE)
+    sent = Submission(cluster, lone, TABLE)
     time.sleep(60)
     cluster.start_controller()
-    assert ends_well(sent, folder, local)
+    assert ends_well(sent, lone, local)
 
 
-def test_an_accounting_that_is_away_is_waited_for(cluster: Cluster, local: Path, folder: Path) -> None:
-    sent = Submission(cluster, folder, TABLE)
+def test_an_accounting_that_is_away_is_waited_for(cluster: Cluster, local: Path, lone: Path) -> None:
+    sent = Submission(cluster, lone, TABLE)
     sent.when_training(40)
     cluster.end_database()
     time.sleep(45)
     cluster.start_database()
-    assert ends_well(sent, folder, local)
+    assert ends_well(sent, lone, local)
 
 
 def test_jobs_of_a_killed_snakemake_are_ended_before_the_next_one_sends_any(
-    cluster: Cluster, local: Path, folder: Path
+    cluster: Cluster, local: Path, lone: Path
 ) -> None:
-    first = Submission(cluster, folder, TABLE)
+    first = Submission(cluster, lone, TABLE)
     orphan = first.when_training(80)
     first.kill()
     rlstride = str(Path(sys.executable).parent / "rlstride")
-    assert f"job {orphan}: running" in run(cluster, folder, rlstride, "cluster", "orphans", "results/on-slurm")
-    run(cluster, folder, *command("--unlock"))
-    second = Submission(cluster, folder, TABLE)
-    assert ends_well(second, folder, local)
+    assert f"job {orphan}: running" in run(cluster, lone, rlstride, "cluster", "orphans", "results/on-slurm")
+    run(cluster, lone, *command("--unlock"))
+    second = Submission(cluster, lone, TABLE)
+    assert ends_well(second, lone, local)
     assert "that an earlier run left" in second.said
     assert orphan in second.said
     assert dict(cluster.known())[orphan] == "CANCELLED"
-    assert ledger(folder)["resumed_from"].iloc[-1] >= 80
+    assert ledger(lone)["resumed_from"].iloc[-1] >= 80
 
 
-def test_two_jobs_on_one_trajectory_take_turns(cluster: Cluster, local: Path, folder: Path) -> None:
-    sent = Submission(cluster, folder, TABLE)
+def test_two_jobs_on_one_trajectory_take_turns(cluster: Cluster, local: Path, lone: Path) -> None:
+    sent = Submission(cluster, lone, TABLE)
     sent.when_training(40)
     verb = f"{Path(sys.executable).parent / 'rlstride'} train --study study.yaml --cell micro/grpo/0 --out {TRAJECTORY}"
-    second = cluster.ask("sbatch", "--parsable", "-A", ACCOUNT, "-D", str(folder), "-o", "second.log", "--wrap", verb)
-    assert ends_well(sent, folder, local)
+    second = cluster.ask("sbatch", "--parsable", "-A", ACCOUNT, "-D", str(lone), "-o", "second.log", "--wrap", verb)
+    assert ends_well(sent, lone, local)
     wait_until(lambda: dict(cluster.known()).get(second.strip()) in ("COMPLETED", "FAILED"))
-    said = (folder / "second.log").read_text()
+    said = (lone / "second.log").read_text()
     assert dict(cluster.known())[second.strip()] == "COMPLETED", said
     assert "waits" in said
     assert "finished already" in said
