@@ -8,7 +8,7 @@ import pytest
 from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
 
 from rlstride.errors import RequestError
-from rlstride.report.collect import collect
+from rlstride.report.collect import TABLES, collect, tables_of
 from rlstride.report.figures import FIGURES
 from rlstride.report.page import write_report
 from rlstride.study.load import Study
@@ -133,6 +133,17 @@ def test_a_study_without_any_evaluation_has_a_page_that_says_so(tmp_path: Path) 
     assert "No cell has been evaluated yet" in (results / "report/index.html").read_text()
     claims = pd.read_csv(results / "tables/claims.csv")
     assert set(claims.loc[~claims["claim"].str.contains("speed-up in RL steps"), "verdict"]) == {"not run"}
+
+
+def test_a_study_that_measures_no_drift_is_reported_without_its_tables(tmp_path: Path) -> None:
+    study, results = synthetic_study(models=["tiny-llama"], drift={"at": []}), tmp_path / "demo"
+    write_cells(results, study)
+    collect(results, study, tables_of(study))
+    (results / "tables" / "drift.csv").write_text("variant,step\nrank_1,20\n")  # of an earlier study
+    write_report(results, study, results / "report")
+    page = (results / "report/index.html").read_text()
+    assert set(re.findall(r'href="\.\./tables/([\w-]+)\.csv"', page)) == {*TABLES, "claims"} - {"drift", "tokens"}
+    assert not (results / "report/figures/drift.csv").exists()
 
 
 def test_a_report_before_collect_is_refused(tmp_path: Path) -> None:

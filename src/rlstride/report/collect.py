@@ -18,6 +18,7 @@ from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
+from rlstride.study.plan import drift_steps
 from rlstride.tracking.ledger import read_ledger
 from rlstride.trajectory.files import atomic_file
 from rlstride.trajectory.manifest import read_manifest
@@ -68,6 +69,7 @@ _ORDER = {
     "ledger": ["stage", "started"],
 }
 TABLES = tuple(_EMPTY)
+_OF_DRIFT = ("drift", "tokens")
 # Tables whose rows are of several cells.
 _POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {
     "recovery": recovery.recovery_table,
@@ -111,6 +113,18 @@ def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TA
         if table == "ledger":
             frames += _base_ledgers(results_dir, study, name)
         write_table(paths.tables / f"{table}.csv", _joined(frames, table))
+
+
+def tables_of(study: Study) -> list[str]:
+    """Those of :data:`TABLES` that a study's pipeline makes; the others are about stages that the study leaves out."""
+    left_out = () if drift_steps(study.spec) else _OF_DRIFT
+    return [name for name in TABLES if name not in left_out]
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """One of :data:`TABLES` without a row: what a study has of a stage that it leaves out."""
+    cell_columns = ["study"] if name in _POOLED else CELL_COLUMNS
+    return pd.DataFrame(columns=[*cell_columns, *_EMPTY[name]])
 
 
 def write_table(file: Path, frame: pd.DataFrame) -> None:
@@ -242,7 +256,7 @@ def _joined(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
     """All cells' rows, cell columns first, sorted by content. Whole numbers stay whole where some are missing."""
     full = [frame for frame in frames if not frame.empty]
     if not full:
-        return pd.DataFrame(columns=CELL_COLUMNS + _EMPTY[table])
+        return empty_table(table)
     joined = pd.concat(full, ignore_index=True)
     for name in ("seed", "step", "n", "samples", "tokens", "layer", "modules", "token_id", "positions"):
         if name in joined:

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from rlstride.errors import RequestError
 from rlstride.evaluation.tables import at_last_step
 from rlstride.report.claims import claims_table
-from rlstride.report.collect import TABLES, write_table
+from rlstride.report.collect import TABLES, empty_table, tables_of, write_table
 from rlstride.report.drawings import Tables
 from rlstride.report.figures import FigureFile, write_figures
 from rlstride.report.findings import headline_findings
@@ -38,7 +38,7 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
         RequestError: the tables are not there.
     """
     paths = StudyPaths(results_dir)
-    tables = read_tables(paths.tables)
+    tables = read_tables(paths.tables, study)
     tables["accuracy"] = at_last_step(tables["accuracy"], "model", "algorithm", "seed", "variant")
     claims = claims_table(results_dir, study)
     write_table(paths.tables / "claims.csv", claims)
@@ -60,19 +60,19 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
         accuracies=_accuracy_tables(tables["accuracy"], study),
         decodings=list(study.spec.evaluation.decodings),
         costs=_costs(tables["ledger"]),
-        links={name: os.path.relpath(paths.tables / f"{name}.csv", out_dir) for name in ("claims", *TABLES)},
+        links={name: os.path.relpath(paths.tables / f"{name}.csv", out_dir) for name in ("claims", *tables_of(study))},
     )
     write_text(out_dir / "index.html", page)
 
 
-def read_tables(folder: Path) -> Tables:
-    """The study's tables by name.
+def read_tables(folder: Path, study: Study) -> Tables:
+    """All tables by name; one of a stage that the study leaves out is empty, whatever an earlier study left there.
 
     Raises:
         RequestError: one of them is missing.
     """
-    tables = {}
-    for name in TABLES:
+    tables = {name: empty_table(name) for name in TABLES}
+    for name in tables_of(study):
         file = folder / f"{name}.csv"
         if not file.is_file():
             raise RequestError(f"{file}: this table is missing; run rlstride collect first")
