@@ -12,6 +12,7 @@ from rlstride.study.estimate import describe, tiny_parameters, tiny_seconds
 from rlstride.study.load import Cell, Study, digest, load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import kept_steps, predictions, step_folder, window_steps
+from rlstride.study.twins import twin_algorithms, twins_of
 from rlstride.training.launch import cell_settings
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,20 @@ def test_supervised_runs_are_cells_like_any_other_but_no_rl() -> None:
     mixed = study(algorithms=["grpo", "sft", "dist"])
     assert {cell.algorithm for cell in mixed.cells} == {"grpo", "sft", "dist"}
     assert {cell.algorithm for cell in mixed.rl_cells} == {"grpo"}
+
+
+def test_the_twin_of_a_striding_algorithm_is_the_one_of_its_name_that_never_jumps() -> None:
+    plain: dict[str, Any] = {"trainer": "grpo", "learning_rate": 1e-4}
+    jumps = plain | {"stride": {}}
+    defined = {"grpo": plain, "grpo-stride": jumps, "a": jumps, "a-stride": jumps, "b": plain, "b-stride": plain}
+    defined |= {"alone-stride": jumps, "sft-stride": {"trainer": "sft", "learning_rate": 1e-4}}
+    paired = study(algorithms=["sft", *defined], seeds=[0, 3], define={"algorithms": defined})
+    assert twin_algorithms(paired) == {"grpo": "grpo-stride"}
+    assert [[str(cell) for cell in twins.cells] for twins in twins_of(paired)] == [
+        ["tiny-llama/grpo/0", "tiny-llama/grpo-stride/0"],
+        ["tiny-llama/grpo/3", "tiny-llama/grpo-stride/3"],
+    ]
+    assert twins_of(study()) == []
 
 
 def test_a_sweep_leaves_the_other_cells_as_they_were() -> None:

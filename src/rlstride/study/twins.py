@@ -1,0 +1,47 @@
+"""Striding runs and their twins: the algorithm ``NAME-stride`` of a study jumps, ``NAME`` beside it does not."""
+
+from dataclasses import dataclass
+
+from rlstride.study.algorithms import Algorithm, PolicyGradient
+from rlstride.study.load import Cell, Study
+from rlstride.study.stride import Stride
+
+SUFFIX = "-stride"
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Two runs of one model and seed: plain RL, and the same algorithm with strides."""
+
+    plain: Cell
+    striding: Cell
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        """Plain RL first."""
+        return self.plain, self.striding
+
+
+def stride_of(algorithm: Algorithm) -> Stride | None:
+    """How an algorithm's runs jump; None where they never do."""
+    return algorithm.stride if isinstance(algorithm, PolicyGradient) else None
+
+
+def twin_algorithms(study: Study) -> dict[str, str]:
+    """The name of each striding algorithm by that of its plain twin, in the order of the study."""
+    twins = {name: name + SUFFIX for name in study.algorithms if name + SUFFIX in study.algorithms}
+    return {
+        plain: striding
+        for plain, striding in twins.items()
+        if stride_of(study.algorithms[striding]) and not stride_of(study.algorithms[plain])
+    }
+
+
+def twins_of(study: Study) -> list[Twins]:
+    """The pairs of runs that tell what striding saves, in the order of the study's cells."""
+    striding = twin_algorithms(study)
+    return [
+        Twins(cell, Cell(cell.model, striding[cell.algorithm], cell.seed))
+        for cell in study.cells
+        if cell.algorithm in striding
+    ]
