@@ -1,9 +1,8 @@
 """What the verified stride saves: steps, seconds and tokens to the accuracy at which plain RL ends.
 
 Trains each algorithm of a study with strides and without (``NAME-stride`` and ``NAME``), scores every kept step on the
-test problems, and compares the two runs of a model and a seed. Accuracy over steps is made monotone (isotonic
-regression, both runs alike) and read off by linear interpolation; the goal is plain RL's at its last step. Seconds are
-the training's, searches inside, scoring outside. What is done already is not done again.
+test problems, and compares the two runs of a model and a seed as rlstride.report.striding does; the pipeline does the
+same with validation problems (tables/strides.csv). What is done already is not done again.
 
     python benchmarks/stride.py [--study config/studies/stride.yaml] [--seeds 0,1] [--models NAME,NAME]
         [--out FILE.csv] [--document]
@@ -13,27 +12,24 @@ Targets, of the chain task: at most 0.67 of the steps and 0.8 of the seconds in 
 """
 
 import argparse
-import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from document import machine, markdown, write_section
-from sklearn.isotonic import IsotonicRegression
 
-from rlstride.evaluation.intervals import paired_difference_interval
 from rlstride.evaluation.score import score_on_study
 from rlstride.evaluation.tables import problems_file
+from rlstride.report.pooling import Floats
+from rlstride.report.striding import EARLIER, UNITS, compare, compare_ends, progress, searches, summarised
 from rlstride.study.load import Cell, Study, load_study
 from rlstride.study.paths import CellPaths, base_folder, study_paths
+from rlstride.study.twins import Twins, twins_of
 from rlstride.training.launch import train_cell
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.zoo.bases import make_base
 
-SUFFIX = "-stride"
 STEPS_TARGET, SECONDS_TARGET, WORST_TARGET = 0.67, 0.8, 1.1
 
 
@@ -46,17 +42,16 @@ def main() -> None:
     parser.add_argument("--document", action="store_true", help="write docs/benchmarks.md from the tables in --out")
     options = parser.parse_args()
     study = load_study(options.study)
+    seeds, models = options.seeds or study.spec.seeds, options.models or study.spec.models
+    asked = [twins for twins in twins_of(study) if twins.plain.seed in seeds and twins.plain.model in models]
     rows = []
-    for seed in options.seeds or study.spec.seeds:
-        for model in options.models or study.spec.models:
-            for algorithm in [name for name in study.algorithms if name + SUFFIX in study.algorithms]:
-                plain, stride = Cell(model, algorithm, seed), Cell(model, algorithm + SUFFIX, seed)
-                for cell in (plain, stride):
-                    make(study, cell)
-                rows.append(compare(study, plain, stride))
-                print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
-                if options.out:
-                    pd.DataFrame(rows).to_csv(options.out, index=False, float_format="%.4g")
+    for twins in sorted(asked, key=lambda twins: seeds.index(twins.plain.seed)):  # a whole seed before the next
+        for cell in twins.cells:
+            make(study, cell)
+        rows.append(compare_twins(study, twins))
+        print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
+        if options.out:
+            pd.DataFrame(rows).to_csv(options.out, index=False, float_format="%.4g")
     table = pd.DataFrame(rows)
     print(summary(table).to_string(index=False))
     if options.document:
@@ -81,112 +76,46 @@ def progress_file(paths: CellPaths) -> Path:
     return paths.root / "progress.parquet"
 
 
-def compare(study: Study, plain: Cell, stride: Cell) -> dict[str, Any]:
+def compare_twins(study: Study, twins: Twins) -> dict[str, Any]:
     """One row: what each run took to plain RL's last accuracy."""
-    one, other = progress(study, plain), progress(study, stride)
-    goal = float(one["accuracy"].iloc[-1])
-    taken, striding = reach(one, goal), reach(other, goal)
-    difference = last_difference(study, plain, stride)
-    searched = ledger(study, stride)
+    paths = [study_paths(study).cell(cell) for cell in twins.cells]
+    tables = [pd.read_parquet(progress_file(path)) for path in paths]
+    plain, striding = (
+        progress(table, read_manifest(path.trajectory)) for table, path in zip(tables, paths, strict=True)
+    )
     return {
         "task": study.spec.task,
-        "model": plain.model,
-        "algorithm": plain.algorithm,
-        "seed": plain.seed,
-        "learning_rate": study.algorithm(plain).learning_rate,
-        "stride_learning_rate": study.algorithm(stride).learning_rate,
-        "base": one["measured"].iloc[0],
-        "goal": goal,
-        "steps": taken["step"],
-        "stride_steps": striding["step"],
-        **{f"{name}_ratio": striding[column] / taken[column] for name, column in RATIOS.items()},
-        **{f"steps_ratio_{share:g}": early_ratio(one, other, share) for share in EARLIER},
-        "end": one["measured"].iloc[-1],
-        "stride_end": other["measured"].iloc[-1],
-        **difference.columns("end_difference"),
-        "jumps": searched["jumps"],
-        "jumps_taken_back": searched["jumps_taken_back"],
-        "searches": searched["searches"],
-        "search_share": searched["search_seconds"] / other["seconds"].iloc[-1],
+        "model": twins.plain.model,
+        "algorithm": twins.plain.algorithm,
+        "seed": twins.plain.seed,
+        "learning_rate": study.algorithm(twins.plain).learning_rate,
+        "stride_learning_rate": study.algorithm(twins.striding).learning_rate,
+        **compare(plain, striding),
+        **compare_ends(*(last_scores(path) for path in paths)),
+        **searches(paths[1], float(striding["seconds"].iloc[-1])),
     }
 
 
-def early_ratio(plain: pd.DataFrame, stride: pd.DataFrame, share: float) -> float:
-    """Steps to a share of plain RL's gain, striding over plain."""
-    base, end = plain["measured"].iloc[0], plain["accuracy"].iloc[-1]
-    goal = base + share * (end - base)
-    return reach(stride, goal)["step"] / reach(plain, goal)["step"]
-
-
-EARLIER = (0.5, 0.8, 0.9)  # of the gain: where in a run the steps are saved
-RATIOS = {"steps": "step", "seconds": "seconds", "tokens": "tokens"}
-
-
-def progress(study: Study, cell: Cell) -> pd.DataFrame:
-    """Accuracy (as measured, and made monotone), seconds and tokens at every kept step, the base first."""
-    paths = study_paths(study).cell(cell)
-    table = pd.read_parquet(progress_file(paths)).sort_values("step")
-    manifest = read_manifest(paths.trajectory)
-    cost = {record.step: (record.seconds, record.tokens) for record in manifest.steps} | {0: (0.0, 0)}
-    monotone = IsotonicRegression().fit_transform(table["step"], table["accuracy"])
-    return pd.DataFrame(
-        {
-            "step": table["step"].astype(float),
-            "measured": table["accuracy"],
-            "accuracy": monotone,
-            "seconds": [cost[step][0] for step in table["step"]],
-            "tokens": [cost[step][1] for step in table["step"]],
-        }
-    ).reset_index(drop=True)
-
-
-def reach(run: pd.DataFrame, goal: float) -> dict[str, float]:
-    """Where a monotone run first reaches an accuracy: step, seconds, tokens; infinite where it never does."""
-    accuracy = run["accuracy"].to_numpy()
-    if accuracy[-1] < goal - 1e-12:
-        return dict.fromkeys(RATIOS.values(), math.inf)
-    after = int(np.argmax(accuracy >= goal - 1e-12))
-    if after == 0:
-        return dict.fromkeys(RATIOS.values(), 0.0)
-    share = (goal - accuracy[after - 1]) / (accuracy[after] - accuracy[after - 1])
-    return {
-        column: float(run[column].iloc[after - 1] + share * (run[column].iloc[after] - run[column].iloc[after - 1]))
-        for column in RATIOS.values()
-    }
-
-
-def last_difference(study: Study, plain: Cell, stride: Cell) -> Any:
-    """The striding run's accuracy at the last step less the plain one's, on the same problems, with its interval."""
-    scores = []
-    for cell in (stride, plain):
-        table = pd.read_parquet(problems_file(progress_file(study_paths(study).cell(cell)))).sort_values("problem")
-        scores.append(table[table["step"] == table["step"].max()]["score"])
-    return paired_difference_interval(*scores)
-
-
-def ledger(study: Study, cell: Cell) -> dict[str, Any]:
-    """What the searches of a finished run did and cost."""
-    lines = (study_paths(study).cell(cell).ledger / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    entry: dict[str, Any] = json.loads(lines[-1])
-    return entry
+def last_scores(paths: CellPaths) -> Floats:
+    """A run's scores at its last step, (problems,)."""
+    table = pd.read_parquet(problems_file(progress_file(paths))).sort_values("problem")
+    return table.loc[table["step"] == table["step"].max(), "score"].to_numpy(float)
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """The targets and what came out, for each task."""
     rows = []
     for task, found in table.groupby("task"):
-        lower = found["end_difference_high"] < 0
+        told = summarised(found)
         rows.append(
             {
                 "task": task,
-                "cells": len(found),
-                "steps, median": found["steps_ratio"].median(),
-                "seconds, median": found["seconds_ratio"].median(),
-                "tokens, median": found["tokens_ratio"].median(),
-                **{f"steps to {share:g} of the gain": found[f"steps_ratio_{share:g}"].median() for share in EARLIER},
-                "steps, 90th percentile": found["steps_ratio"].quantile(0.9, interpolation="higher"),
-                "lower at the end": int(lower.sum()),
-                "of the time on searches": found["search_share"].median(),
+                "cells": told["pairs"],
+                **{f"{unit}, median": told[f"{unit}_ratio"] for unit in UNITS},
+                **{f"steps to {share:g} of the gain": told[f"steps_ratio_{share:g}"] for share in EARLIER},
+                "steps, 90th percentile": told["steps_ratio_worst"],
+                "lower at the end": told["lower"],
+                "of the time on searches": told["search_share"],
             }
         )
     return pd.DataFrame(rows)

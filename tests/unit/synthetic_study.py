@@ -54,10 +54,32 @@ def write_cells(results_dir: Path, study: Study, accuracies: Mapping[str, float]
         write_manifest(paths.cell(cell), cell)
 
 
+def write_striding_cells(results_dir: Path, **changes: Any) -> Study:
+    """Cells of a study of GRPO with strides and without; with them a run learns twice as fast, and ends 0.05 higher."""
+    plain = {"trainer": "grpo", "learning_rate": 2e-4}
+    algorithms = {"grpo": plain, "grpo-stride": plain | {"learning_rate": 1e-4, "stride": {}}}
+    study = synthetic_study(algorithms=list(algorithms), define={"algorithms": algorithms}, controls=[], **changes)
+    for index, cell in enumerate(study.cells):
+        paths, rng = StudyPaths(results_dir).cell(cell), np.random.default_rng(index)
+        if cell.algorithm == "grpo":
+            write_cell(paths, study, cell, rng)
+        else:
+            write_cell(paths, study, cell, rng, ACCURACIES | {"full": 0.97}, pace=2)
+            found = {"jumps": 4, "jumps_taken_back": 1, "searches": 9, "search_seconds": 2.0}
+            entry = {"stage": "train", "status": "done", "started": "2026-01-02T00:00:00+00:00", "seconds": 20.0}
+            append(paths.ledger / "train.jsonl", entry | found)
+    return study
+
+
 def write_cell(
-    paths: CellPaths, study: Study, cell: Cell, rng: np.random.Generator, accuracies: Mapping[str, float] = ACCURACIES
+    paths: CellPaths,
+    study: Study,
+    cell: Cell,
+    rng: np.random.Generator,
+    accuracies: Mapping[str, float] = ACCURACIES,
+    pace: float = 1,
 ) -> None:
-    """One cell's manifest, accuracy, validation, spectra and ledger."""
+    """One cell's manifest, accuracy, validation, spectra and ledger. A run of twice the pace learns twice as fast."""
     write_manifest(paths, cell)
     kept = range(KEEP_EVERY, STEPS + 1, KEEP_EVERY)
     tests = [(name, _step(name), accuracy) for name, accuracy in accuracies.items()]
@@ -65,7 +87,7 @@ def write_cell(
     for step in edited_steps(study.spec)[:-1]:
         edits = (*edits_of_step(study.spec, step), "full")
         tests += [(name, step, accuracies[name]) for name in edits if name in accuracies]
-    curve = [("checkpoint", step, accuracies["base"] + gain * (1 - 0.8 ** (step / 2))) for step in kept]
+    curve = [("checkpoint", step, accuracies["base"] + gain * (1 - 0.8 ** (pace * step / 2))) for step in kept]
     for split, variants in (("test", tests), ("validation", [("base", 0, accuracies["base"]), *curve])):
         found = dict(zip(("", "-problems"), _scores(study, cell, split, variants, rng), strict=True))
         for suffix, rows in found.items():

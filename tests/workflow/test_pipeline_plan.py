@@ -4,12 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from pipeline import ROOT, SMOKE_STUDY, planned_jobs, snakemake, write_study
+from pipeline import DEFAULT_STUDY, ROOT, SMOKE_STUDY, planned_jobs, snakemake, write_study
 
-from rlstride.report.collect import TABLES
+from rlstride.report.collect import tables_of
+from rlstride.study.load import load_study
 
 # Of 2 models x 2 algorithms x 1 seed, and a control for each model and seed.
 CELLS, RUNS, MODELS = 4, 6, 2
+TABLES = tables_of(load_study(DEFAULT_STUDY))
 GATHER = {"collect_table": len(TABLES), "write_report": 1, "track_study": 1}
 DEFAULT_JOBS = {
     "pretrain_base": MODELS,
@@ -100,6 +102,15 @@ def test_drift_can_be_left_out_with_its_tables(tmp_path: Path) -> None:
     assert jobs["collect_table"] == len(TABLES) - 2
     edited = write_study(tmp_path, SMOKE_STUDY, drift={"variants": []}, results=str(tmp_path))
     assert planned_jobs("--configfile", edited)["measure_drift"] == 2
+
+
+def test_a_study_of_striding_runs_and_their_plain_twins_has_two_tables_of_them(tmp_path: Path) -> None:
+    study = ("--configfile", ROOT / "config/studies/stride.yaml", "--config", f"results={tmp_path}", "seeds=[0]")
+    jobs = planned_jobs(*study)
+    assert jobs["train_cell"] == 4 * 6  # four models, three algorithms with strides and without
+    assert jobs["collect_table"] == len(TABLES) + 2
+    needed = {"pretrain_base": 4, "train_cell": 24, "evaluate_steps": 24, "collect_table": 1}
+    assert planned_jobs(f"{tmp_path}/stride/tables/stride-progress.csv", *study) == needed
 
 
 def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from pipeline import ROOT, SMOKE_STUDY, planned_jobs, run, snakemake, write_study
 from safetensors.torch import load_file
 
-from rlstride.report.collect import TABLES
+from rlstride.report.collect import tables_of
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.config import AlgorithmsFile
 from rlstride.study.load import Study, load_study, validate_entries
@@ -219,7 +219,7 @@ def test_a_swept_learning_rate_runs_its_own_cell_and_gathers_again(finished: Fin
     jobs = planned_jobs(*finished.request, "sweep={grpo: {learning_rate: [3.0e-4]}}")
     assert (jobs.pop("train_cell"), jobs.pop("evaluate_variants")) == (1, 1)
     assert "pretrain_base" not in jobs
-    assert jobs.pop("collect_table") == len(TABLES)
+    assert jobs.pop("collect_table") == len(tables_of(finished.study))
     assert set(jobs.values()) == {1}
 
 
@@ -234,7 +234,7 @@ def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Fi
 def test_every_job_leaves_its_benchmark_and_stays_within_2_gib(finished: Finished) -> None:
     files = list((finished.root / "benchmarks").rglob("*.tsv"))
     # One of each stage, a second run to train, to score its steps and to measure, and a job for each table.
-    assert len(files) == 11 + 3 + len(TABLES)
+    assert len(files) == 11 + 3 + len(tables_of(finished.study))
     rows = [row for file in files for row in csv.DictReader(file.open(newline=""), delimiter="\t")]
     rows = [row for row in rows if row["max_rss"] not in ("-", "NA")]  # over before Snakemake looked
     memory = [float(row["max_rss"]) for row in rows]

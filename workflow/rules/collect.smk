@@ -20,6 +20,9 @@ TABLES = {
 }
 if DRIFT_STEPS:
     TABLES |= {"drift": of_all_runs("drift"), "tokens": of_all_runs("drift_tokens")}
+if TWIN_CELLS:
+    SCORED_STEPS = [*of_cells("validation", TWIN_CELLS), *of_cells("manifest", TWIN_CELLS)]
+    TABLES |= {"strides": [*SCORED_STEPS, *of_cells("accuracy", TWIN_CELLS)], "stride-progress": SCORED_STEPS}
 # What everything else cost.
 TABLES["ledger"] = sorted({str(path) for paths in TABLES.values() for path in paths})
 

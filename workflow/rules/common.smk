@@ -15,6 +15,7 @@ from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.requests import job_request
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, predictions, step_folder
+from rlstride.study.twins import twins_of
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
@@ -104,7 +105,8 @@ def pooled_values(table):
     headline, asked = STUDY.spec.evaluation.headline, STUDY.spec.extrapolation
     if table in ("extrapolation", "extrapolation-pooled"):
         return leaf_values(headline=headline, methods=asked.methods, windows=asked.windows)
-    return leaf_values(headline=headline) if table in ("recovery", "ranks") else ""
+    of_headline = ("recovery", "ranks", "strides", "stride-progress")
+    return leaf_values(headline=headline) if table in of_headline else ""
 
 
 def base_report(wildcards):

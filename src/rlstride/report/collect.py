@@ -13,12 +13,13 @@ from rlstride.dynamics.table import BY_STEP, by_step, summary
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import asked_drift, read_table, read_tests
-from rlstride.report import extrapolation, linearity, ranks, recovery
+from rlstride.report import extrapolation, linearity, ranks, recovery, striding_tables
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
 from rlstride.study.plan import drift_steps
+from rlstride.study.twins import twins_of
 from rlstride.tracking.ledger import read_ledger
 from rlstride.trajectory.files import atomic_file
 from rlstride.trajectory.manifest import read_manifest
@@ -51,6 +52,8 @@ _EMPTY = {
     "dynamics": ["quantity", "rank", "value", "low", "high", "modules"],
     "movement": ["step", "rank", *BY_STEP],
     "linearity": [*linearity.COLUMNS],
+    "strides": [*striding_tables.COLUMNS],
+    "stride-progress": [*striding_tables.PROGRESS_COLUMNS],
     "training": ["step", "reward", "tokens", "seconds"],
     "ledger": ["stage", "status", "started", "seconds", "peak_rss_mib"],
 }
@@ -70,12 +73,15 @@ _ORDER = {
 }
 TABLES = tuple(_EMPTY)
 _OF_DRIFT = ("drift", "tokens")
+_OF_STRIDES = ("strides", "stride-progress")
 # Tables whose rows are of several cells.
 _POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {
     "recovery": recovery.recovery_table,
     "ranks": ranks.ranks_table,
     "extrapolation-pooled": extrapolation.pooled_extrapolation,
     "linearity": linearity.linearity_table,
+    "strides": striding_tables.strides_table,
+    "stride-progress": striding_tables.progress_table,
 }
 # Tables that compare algorithms: the rate that each was given stands beside what it reached.
 _WITH_LEARNING_RATE = ("learning", "validation")
@@ -117,7 +123,8 @@ def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TA
 
 def tables_of(study: Study) -> list[str]:
     """Those of :data:`TABLES` that a study's pipeline makes; the others are about stages that the study leaves out."""
-    left_out = () if drift_steps(study.spec) else _OF_DRIFT
+    asked = {_OF_DRIFT: bool(drift_steps(study.spec)), _OF_STRIDES: bool(twins_of(study))}
+    left_out = {name for names, made in asked.items() if not made for name in names}
     return [name for name in TABLES if name not in left_out]
 
 

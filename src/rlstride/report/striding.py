@@ -1,0 +1,150 @@
+"""What striding saves: a striding run beside plain RL of the same model, algorithm and seed.
+
+Accuracy over steps is made monotone (isotonic regression, both runs alike) and read off by linear interpolation; the
+goal is plain RL's at its last step. Seconds and tokens are the training's, searches inside, scoring outside.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.isotonic import IsotonicRegression
+
+from rlstride.evaluation.intervals import paired_difference_interval
+from rlstride.report.pooling import Floats
+from rlstride.study.paths import CellPaths
+from rlstride.tracking.ledger import read_ledger
+from rlstride.trajectory.manifest import Manifest
+
+EARLIER = (0.5, 0.8, 0.9)  # of plain RL's gain: where in a run the steps are saved
+UNITS = {"steps": "step", "seconds": "seconds", "tokens": "tokens"}  # what is saved: the column that it is read off
+_SEARCHES = ("jumps", "jumps_taken_back", "searches")
+_ROUNDING = 1e-12  # of an accuracy that is reached exactly
+
+
+def progress(scored: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
+    """Accuracy and cost of a run's kept steps, ascending, the base (step 0) among them.
+
+    Args:
+        scored: step, accuracy, low and high of each kept step and the base, at one decoding.
+        manifest: of the run; says what its steps cost.
+
+    Returns:
+        step; seconds and tokens of training up to it, NaN where the run did not record them; accuracy as measured,
+        low and high, its 95 % interval; ``monotone``, the accuracy made monotone.
+    """
+    cost = {record.step: (record.seconds, record.tokens) for record in manifest.steps} | {0: (0.0, 0)}
+    table = scored[scored["step"].isin(cost)].sort_values("step", ignore_index=True)
+    spent = pd.DataFrame([cost[step] for step in table["step"]], columns=["seconds", "tokens"], dtype=float)
+    measured = table[["accuracy", "low", "high"]].astype(float)
+    monotone = IsotonicRegression().fit_transform(table["step"], measured["accuracy"])
+    return pd.concat([table["step"].astype(float), spent, measured], axis=1).assign(monotone=monotone)
+
+
+def compare(plain: pd.DataFrame, striding: pd.DataFrame) -> dict[str, float]:
+    """What each of two runs took to plain RL's last accuracy.
+
+    Args:
+        plain: its :func:`progress`.
+        striding: likewise.
+
+    Returns:
+        ``base``, the measured accuracy that both start from; ``goal``; ``steps`` and ``stride_steps`` to it;
+        ``steps_ratio``, ``seconds_ratio`` and ``tokens_ratio``, striding over plain; ``steps_ratio_0.5``, ...: to
+        these shares of plain RL's gain. Infinite where the striding run never gets there, NaN where plain RL gained
+        nothing, or a cost is not known.
+    """
+    base, goal = float(plain["accuracy"].iloc[0]), float(plain["monotone"].iloc[-1])
+    taken, striding_taken = reach(plain, goal), reach(striding, goal)
+    earlier = {share: base + share * (goal - base) for share in EARLIER}
+    return {
+        "base": base,
+        "goal": goal,
+        "steps": taken["step"],
+        "stride_steps": striding_taken["step"],
+        **{f"{unit}_ratio": _ratio(striding_taken[column], taken[column]) for unit, column in UNITS.items()},
+        **{
+            f"steps_ratio_{share:g}": _ratio(reach(striding, accuracy)["step"], reach(plain, accuracy)["step"])
+            for share, accuracy in earlier.items()
+        },
+    }
+
+
+def reach(run: pd.DataFrame, goal: float) -> dict[str, float]:
+    """Where a run first reaches an accuracy, between two kept steps if need be.
+
+    Args:
+        run: its :func:`progress`.
+        goal: the accuracy.
+
+    Returns:
+        step, seconds and tokens; infinite where the run never reaches it, 0 where its base has it.
+    """
+    accuracy = run["monotone"].to_numpy(float)  # (kept steps + 1,)
+    columns = UNITS.values()
+    if accuracy[-1] < goal - _ROUNDING:
+        return dict.fromkeys(columns, math.inf)
+    after = int(np.argmax(accuracy >= goal - _ROUNDING))
+    if after == 0:
+        return dict.fromkeys(columns, 0.0)
+    share = (goal - accuracy[after - 1]) / (accuracy[after] - accuracy[after - 1])
+    return {
+        column: float(run[column].iloc[after - 1] + share * (run[column].iloc[after] - run[column].iloc[after - 1]))
+        for column in columns
+    }
+
+
+def compare_ends(plain: Floats, striding: Floats) -> dict[str, float]:
+    """The two runs' last accuracies on the same problems, (problems,) each: ``end``, ``stride_end``, and
+    ``end_difference``, striding less plain, with its paired 95 % interval.
+    """
+    difference = paired_difference_interval(striding, plain)
+    ends = {"end": float(plain.mean()), "stride_end": float(striding.mean())}
+    return ends | difference.columns("end_difference")
+
+
+def searches(paths: CellPaths, seconds: float) -> dict[str, float]:
+    """What the searches of a striding run did and cost, from its ledger; empty where that does not tell.
+
+    Args:
+        paths: the run's.
+        seconds: of the whole training.
+
+    Returns:
+        ``jumps``, ``jumps_taken_back``, ``searches``; ``search_share``, the searches' share of the training's time.
+    """
+    done = [entry for entry in read_ledger(paths.ledger) if (entry["stage"], entry["status"]) == ("train", "done")]
+    if not done or "search_seconds" not in done[-1]:
+        return {}
+    entry: Mapping[str, Any] = done[-1]
+    return {name: entry[name] for name in _SEARCHES} | {"search_share": _ratio(entry["search_seconds"], seconds)}
+
+
+def summarised(table: pd.DataFrame) -> dict[str, float]:
+    """What a table of comparisons says as a whole.
+
+    Args:
+        table: rows of :func:`compare`, :func:`compare_ends` and :func:`searches`, one for each pair of runs.
+
+    Returns:
+        ``pairs``, those in which plain RL gained; ``never``, how many of these striding runs do not get there;
+        the medians of every ratio and of ``search_share``, by name; ``steps_ratio_worst``, the 90th percentile;
+        ``lower``, how many end lower beyond noise, of ``ends``, those whose ends were compared.
+    """
+    ratios = [f"{unit}_ratio" for unit in UNITS] + [f"steps_ratio_{share:g}" for share in EARLIER]
+    steps = table["steps_ratio"].dropna()
+    return {
+        "pairs": len(steps),
+        "never": int(np.isinf(steps).sum()),
+        **{name: float(table[name].median()) for name in (*ratios, "search_share")},
+        "steps_ratio_worst": float(steps.quantile(0.9, interpolation="higher")) if len(steps) else math.nan,
+        "lower": int((table["end_difference_high"] < 0).sum()),
+        "ends": int(table["end_difference"].notna().sum()),
+    }
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    """NaN where there is nothing to take a share of."""
+    return numerator / denominator if 0 < denominator < math.inf else math.nan
