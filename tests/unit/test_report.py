@@ -14,6 +14,9 @@ from rlstride.report.page import write_report
 from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
 
+# What a study without striding runs has; tests/unit/test_striding.py reports one that has them.
+DRAWN = [spec for spec in FIGURES if not spec.name.startswith("stride_")]
+
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,7 +53,7 @@ def bare_study(results: Path) -> Study:
 
 
 def test_every_figure_has_its_images_and_the_table_it_was_drawn_from(reported: Path) -> None:
-    for spec in FIGURES:
+    for spec in DRAWN:
         files = {suffix: reported / f"report/figures/{spec.name}.{suffix}" for suffix in ("png", "svg", "csv")}
         assert files["png"].read_bytes().startswith(b"\x89PNG")
         assert "<svg" in files["svg"].read_text()[:1000]
@@ -70,7 +73,7 @@ def test_a_figures_table_holds_the_tables_figures(reported: Path) -> None:
 def test_the_page_asks_nothing_of_the_network_and_its_links_exist(reported: Path) -> None:
     page = (reported / "report/index.html").read_text()
     assert not re.search(r"""(src|href)=["']?(https?:|//)|@import|url\(|<script|<link""", page)
-    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    assert page.count("data:image/svg+xml;base64,") == len(DRAWN)
     for link in re.findall(r'href="([^"]+)"', page):
         assert (reported / "report" / link).is_file(), link
 
@@ -135,6 +138,10 @@ def test_a_study_without_any_evaluation_has_a_page_that_says_so(tmp_path: Path) 
     assert set(claims.loc[~claims["claim"].str.contains("speed-up in RL steps"), "verdict"]) == {"not run"}
 
 
+def test_a_study_without_striding_runs_has_no_section_about_them(reported: Path) -> None:
+    assert "<h2>Skipping steps</h2>" not in (reported / "report/index.html").read_text()
+
+
 def test_a_study_that_measures_no_drift_is_reported_without_its_tables(tmp_path: Path) -> None:
     study, results = synthetic_study(models=["tiny-llama"], drift={"at": []}), tmp_path / "demo"
     write_cells(results, study)
@@ -142,7 +149,8 @@ def test_a_study_that_measures_no_drift_is_reported_without_its_tables(tmp_path:
     (results / "tables" / "drift.csv").write_text("variant,step\nrank_1,20\n")  # of an earlier study
     write_report(results, study, results / "report")
     page = (results / "report/index.html").read_text()
-    assert set(re.findall(r'href="\.\./tables/([\w-]+)\.csv"', page)) == {*TABLES, "claims"} - {"drift", "tokens"}
+    assert set(re.findall(r'href="\.\./tables/([\w-]+)\.csv"', page)) == {*tables_of(study), "claims"}
+    assert {"drift", "tokens"} == set(TABLES) - set(tables_of(study)) - {"strides", "stride-progress"}
     assert not (results / "report/figures/drift.csv").exists()
 
 

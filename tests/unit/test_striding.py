@@ -10,12 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import synthetic_study, write_striding_cells
+from synthetic_study import striding_study, synthetic_study, write_striding_cells
 
 from rlstride.evaluation.intervals import paired_difference_interval
 from rlstride.evaluation.tables import problems_file
-from rlstride.report.collect import collect, tables_of
+from rlstride.report.collect import collect, empty_table, tables_of
+from rlstride.report.findings import stride_finding
+from rlstride.report.page import write_report
 from rlstride.report.striding import compare, compare_ends, progress, reach, searches, summarised
+from rlstride.report.striding_drawings import draw_stride_over_seconds, draw_stride_over_steps
 from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
 from rlstride.study.twins import twins_of
@@ -179,6 +182,52 @@ def test_searches_are_those_of_the_last_training_that_finished(tmp_path: Path) -
     assert searches(paths, 16.0) == {"jumps": 2, "jumps_taken_back": 0, "searches": 5, "search_share": 0.25}
     (paths.ledger / "train.jsonl").unlink()
     assert searches(paths, 16.0) == {}
+
+
+def test_both_runs_of_a_pair_are_drawn_at_the_mean_of_their_seeds() -> None:
+    study = striding_study(models=["tiny-llama"], seeds=[0, 1])
+    runs = [
+        run(0.4, 0.6, 0.8, seconds=2 + seed).assign(stride=jumps, seed=seed)
+        for seed in (0, 1)
+        for jumps in (False, True)
+    ]
+    frame = pd.concat(runs).assign(model="tiny-llama", algorithm="grpo", decoding="t1.0")
+    frame = frame.assign(low=frame["accuracy"] - 0.1 * frame["seed"], high=frame["accuracy"] + 0.05)
+    for draw, places in ((draw_stride_over_steps, [0, 10, 20]), (draw_stride_over_seconds, [0, 25, 50])):
+        drawing = draw({"stride-progress": frame}, study)
+        assert drawing is not None
+        lines = {str(line.get_label()): line for line in drawing.figure.axes[0].lines}
+        for name in ("plain RL", "with strides"):
+            assert list(lines[name].get_xdata()) == places
+            assert list(lines[name].get_ydata()) == [0.4, 0.6, 0.8]
+        assert next(iter(lines["plain RL's last accuracy, made monotone"].get_ydata())) == 0.8
+        assert drawing.data["low"].tolist() == pytest.approx([0.3, 0.5, 0.7] * 2)
+        assert draw({"stride-progress": frame.iloc[:0]}, study) is None
+
+
+def test_the_report_says_what_striding_saves_and_shows_it(tmp_path: Path) -> None:
+    study, results = write_striding_cells(tmp_path / "demo", models=["tiny-llama"]), tmp_path / "demo"
+    collect(results, study, tables_of(study))
+    write_report(results, study, results / "report")
+    page = (results / "report/index.html").read_text()
+    [row] = pd.read_csv(results / "tables/strides.csv").to_dict("records")
+    section = page[page.index("<h2>Skipping steps</h2>") : page.index("<h2>Figures</h2>")]
+    assert f"In the median of 1 pair of runs the striding one takes {row['steps_ratio']:.2f} of plain RL" in section
+    assert f"{row['steps_ratio_0.5']:.2f} of the steps to half of its gain; 0 of 1 end lower" in section
+    assert f"{row['end_difference']:.3f}" in section
+    for name in ("stride_over_steps", "stride_over_seconds"):
+        drawn = pd.read_csv(results / f"report/figures/{name}.csv")
+        assert len(drawn) == 2 * 11  # of two runs the base and ten kept steps
+
+
+def test_a_sentence_says_who_never_gets_there_and_whose_ends_are_unknown() -> None:
+    ratios = ["steps_ratio", "seconds_ratio", "tokens_ratio", "steps_ratio_0.5", "steps_ratio_0.8", "steps_ratio_0.9"]
+    table = pd.DataFrame({name: [0.5, math.inf, 0.9] for name in ratios}).assign(search_share=0.1)
+    text = stride_finding(table.assign(end_difference=math.nan, end_difference_high=math.nan))
+    assert "In the median of 3 pairs of runs the striding one takes 0.90 of plain RL's steps" in text
+    assert "accuracy (1 of them not in as many steps)" in text
+    assert text.endswith("their ends were not scored on test problems.")
+    assert stride_finding(empty_table("strides")).startswith("No striding run stands beside a plain one")
 
 
 @pytest.fixture(scope="module")

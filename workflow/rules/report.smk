@@ -38,6 +38,10 @@ rule write_report:
             caption="../report/rank_1_share_over_steps.rst",
             category="Figures",
         ),
+        strides=report(FIGURES / "stride_over_steps.svg", caption="../report/stride_over_steps.rst", category="Figures"),
+        stride_seconds=report(
+            FIGURES / "stride_over_seconds.svg", caption="../report/stride_over_seconds.rst", category="Figures"
+        ),
         linear=report(FIGURES / "linear_fits.svg", caption="../report/linear_fits.rst", category="Figures"),
         angle=report(FIGURES / "angle_over_steps.svg", caption="../report/angle_over_steps.rst", category="Figures"),
         pca=report(FIGURES / "pca_paths.svg", caption="../report/pca_paths.rst", category="Figures"),

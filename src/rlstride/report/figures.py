@@ -7,7 +7,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from rlstride.report import drawings, extrapolation_drawings, mechanics_drawings, movement_drawings, style
+from rlstride.report import (
+    drawings,
+    extrapolation_drawings,
+    mechanics_drawings,
+    movement_drawings,
+    striding_drawings,
+    style,
+)
 from rlstride.report.collect import write_table
 from rlstride.report.drawings import Drawing, Tables
 from rlstride.study.load import Study
@@ -139,6 +146,20 @@ FIGURES = (
         "validation accuracy and the fit inside. Right of 100 % it took longer than training to the end. An oracle's "
         "costs leave out the full run that it was told of.",
         extrapolation_drawings.draw_gain_over_cost,
+    ),
+    FigureSpec(
+        "stride_over_steps",
+        "Skipping steps: accuracy over RL steps, with strides and without",
+        "Accuracy of the kept steps on validation problems, mean over seeds, with the envelope of the seeds' 95 % "
+        "intervals over problems. Where the striding run first crosses the dotted line it has all that plain RL gains.",
+        striding_drawings.draw_stride_over_steps,
+    ),
+    FigureSpec(
+        "stride_over_seconds",
+        "Skipping steps: accuracy over wall-clock, with strides and without",
+        "The same over the seconds of training, with the searches inside and the scoring outside; seeds at their mean "
+        "time at each step.",
+        striding_drawings.draw_stride_over_seconds,
     ),
     FigureSpec(
         "share_by_layer",

@@ -9,6 +9,7 @@ from rlstride.evaluation.intervals import Interval
 from rlstride.report import published
 from rlstride.report.evidence import Evidence, format_interval, gather
 from rlstride.report.pooling import Statistic, mean_of, recovered_gain, relative
+from rlstride.report.striding import summarised
 from rlstride.study.load import Study
 from rlstride.study.variants import window_variant
 
@@ -25,6 +26,26 @@ def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame, ran
     evidence = gather(results_dir, study, study.rl_cells)
     claims = claims[claims["algorithm"].isin([cell.algorithm for cell in study.rl_cells])]
     return [*_ranks(ranks, study), _dominance(evidence, claims), _prediction(evidence, claims)]
+
+
+def stride_finding(strides: pd.DataFrame) -> str:
+    """A sentence on what striding saves, and on whether it does harm.
+
+    Args:
+        strides: strides.csv.
+    """
+    told = summarised(strides)
+    pairs = f"{told['pairs']} pair{'' if told['pairs'] == 1 else 's'} of runs"
+    if not told["pairs"]:
+        return "No striding run stands beside a plain one that gained anything, so there is nothing to say of strides."
+    never = f" ({told['never']} of them not in as many steps)" if told["never"] else ""
+    lower = f"{told['lower']} of {told['ends']} end lower on test problems beyond noise"
+    ends = lower if told["ends"] else "their ends were not scored on test problems"
+    return (
+        f"In the median of {pairs} the striding one takes {told['steps_ratio']:.2f} of plain RL's steps and "
+        f"{told['seconds_ratio']:.2f} of its seconds to plain RL's last validation accuracy{never}, and "
+        f"{told['steps_ratio_0.5']:.2f} of the steps to half of its gain; {ends}."
+    )
 
 
 def _ranks(ranks: pd.DataFrame, study: Study) -> list[str]:

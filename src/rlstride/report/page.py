@@ -16,7 +16,7 @@ from rlstride.report.claims import claims_table
 from rlstride.report.collect import TABLES, empty_table, tables_of, write_table
 from rlstride.report.drawings import Tables
 from rlstride.report.figures import FigureFile, write_figures
-from rlstride.report.findings import headline_findings
+from rlstride.report.findings import headline_findings, stride_finding
 from rlstride.study.load import Study
 from rlstride.study.models import TinyModel
 from rlstride.study.paths import StudyPaths
@@ -56,6 +56,8 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
         run=_what_was_run(paths, study, tables),
         findings=headline_findings(results_dir, study, claims, tables["ranks"]),
         claims=_by_claim(claims),
+        strides=tables["strides"].to_dict("records"),
+        strides_finding=stride_finding(tables["strides"]),
         figures=[_embedded(figure, out_dir) for figure in figures],
         accuracies=_accuracy_tables(tables["accuracy"], study),
         decodings=list(study.spec.evaluation.decodings),

@@ -134,7 +134,7 @@ def summarised(table: pd.DataFrame) -> dict[str, float]:
         ``lower``, how many end lower beyond noise, of ``ends``, those whose ends were compared.
     """
     ratios = [f"{unit}_ratio" for unit in UNITS] + [f"steps_ratio_{share:g}" for share in EARLIER]
-    steps = table["steps_ratio"].dropna()
+    steps = table["steps_ratio"].dropna().astype(float)  # a table without rows has no dtype
     return {
         "pairs": len(steps),
         "never": int(np.isinf(steps).sum()),

@@ -63,8 +63,15 @@ def series_of(names: list[str]) -> dict[str, Series]:
     }
 
 
-def panels(rows: list[str], columns: list[str], *, height: float = PANEL_HEIGHT) -> tuple[Figure, dict[Any, Axes]]:
-    """Panels with common axes, one for each (row, column); a single row is wrapped, and named by its columns alone."""
+def panels(
+    rows: list[str], columns: list[str], *, height: float = PANEL_HEIGHT, share_x: bool = True
+) -> tuple[Figure, dict[Any, Axes]]:
+    """Panels with common axes, one for each (row, column); a single row is wrapped, and named by its columns alone.
+
+    Args:
+        height: of a panel, in inches.
+        share_x: whether the x axes are common too.
+    """
     names = [(row, column) for row in rows for column in columns]
     across = min(len(columns), _MOST_ACROSS) if len(rows) == 1 else len(columns)
     down = -(-len(names) // across)
@@ -72,7 +79,7 @@ def panels(rows: list[str], columns: list[str], *, height: float = PANEL_HEIGHT)
         down,
         across,
         figsize=(max(5.0, PANEL_WIDTH * across), height * down + 0.6),
-        sharex=True,
+        sharex=share_x,
         sharey=True,
         squeeze=False,
         layout="constrained",
