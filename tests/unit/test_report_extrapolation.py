@@ -8,10 +8,16 @@ import pytest
 from synthetic_study import ACCURACIES, PROBLEMS, synthetic_study, write_cells
 
 from rlstride.evaluation.intervals import paired_difference_interval, ratio_interval, recovered_gain_interval
+from rlstride.extrapolation.registry import METHODS
 from rlstride.report.collect import collect
 from rlstride.report.costs import window_costs
 from rlstride.report.drawings import Drawing, Tables
-from rlstride.report.extrapolation_drawings import draw_gain_over_cost, draw_gain_over_window
+from rlstride.report.extrapolation_drawings import (
+    KINDS,
+    draw_accuracy_over_window,
+    draw_gain_over_cost,
+    draw_gain_over_window,
+)
 from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
 from rlstride.tracking.ledger import append
@@ -151,3 +157,30 @@ def test_a_method_is_drawn_over_window_and_cost_beside_rl_that_stops(
     assert list(stopped.get_xdata())[::3] == [0, 100]
     assert list(stopped.get_ydata())[::3] == [0, 1]
     assert draw({"extrapolation-pooled": table.iloc[:0]}, study) is None
+
+
+def test_every_method_but_the_floor_is_of_one_kind() -> None:
+    named = [name for names in KINDS.values() for name in names]
+    assert sorted(named) == sorted(set(METHODS) - {"last"})
+
+
+def test_methods_of_one_kind_share_a_row_of_panels_with_the_windows_last_step(tmp_path: Path) -> None:
+    study = synthetic_study(extrapolation={"methods": ["last", "linear", "alpharl"], "windows": [0.2, 0.4]})
+    write_cells(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["extrapolation-pooled", "accuracy"])
+    tables = {
+        name: pd.read_csv(tmp_path / "demo" / "tables" / f"{name}.csv") for name in ("extrapolation-pooled", "accuracy")
+    }
+    drawing = draw_accuracy_over_window(tables, study)
+    assert drawing is not None
+    # Rows of panels: linear, then AlphaRL; columns: the two models.
+    shown = [{str(line.get_label()): list(line.get_ydata()) for line in axes.lines} for axes in drawing.figure.axes]
+    references = {"full run (test)", "base (test)"}
+    assert [set(panel) - references for panel in shown] == [{"last", "linear"}] * 2 + [{"last", "alpharl"}] * 2
+    pooled = tables["extrapolation-pooled"]
+    for panel, model in zip(shown[:2], study.models, strict=True):
+        rows = pooled[(pooled["of"] == model) & (pooled["method"] == "linear")].sort_values("window")
+        assert panel["linear"] == rows["accuracy"].tolist()
+        assert panel["last"] == shown[shown.index(panel) + 2]["last"]
+    assert len(shown[2]["alpharl"]) == 1  # its window of 0.2 holds too few kept steps
+    assert draw_accuracy_over_window(tables | {"extrapolation-pooled": pooled.iloc[:0]}, study) is None

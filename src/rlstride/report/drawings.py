@@ -15,7 +15,7 @@ from rlstride.report import style
 from rlstride.report.style import Series
 from rlstride.spectra.measures import gaussian_share
 from rlstride.study.load import Study
-from rlstride.study.variants import IN_SCOPE_FULL, window_variant
+from rlstride.study.variants import IN_SCOPE_FULL
 
 Tables = dict[str, pd.DataFrame]
 _SHARES_SHOWN = (-0.25, 1.5)  # intervals of a gain near 0 reach far beyond
@@ -45,10 +45,10 @@ def draw_accuracy_over_steps(tables: Tables, study: Study) -> Drawing | None:
     for (_, model), axes in grid.items():
         for algorithm in algorithms:
             _line(axes, select(frame, model=model, algorithm=algorithm), "step", algorithm, looks[algorithm], band=True)
-        _accuracy_references(axes, select(tests, model=model), references)
+        accuracy_references(axes, select(tests, model=model), references)
         axes.set_ylim(0, 1.02)
     style.whole_steps(grid)
-    style.label_outer(grid, "RL step", _accuracy_label(study, "validation"))
+    style.label_outer(grid, "RL step", accuracy_label(study, "validation"))
     style.legend_below(figure, grid)
     return Drawing(figure, frame)
 
@@ -71,7 +71,7 @@ def draw_accuracy_by_cell(tables: Tables, study: Study) -> Drawing | None:
     axes.grid(visible=False)
     axes.set_xticks(range(len(data.columns)), list(data.columns), rotation=30, ha="right")
     axes.set_yticks(range(len(models)), models)
-    figure.colorbar(image, ax=axes, label=_accuracy_label(study, "test"), shrink=0.9)
+    figure.colorbar(image, ax=axes, label=accuracy_label(study, "test"), shrink=0.9)
     return Drawing(figure, data.reset_index())
 
 
@@ -99,10 +99,10 @@ def draw_accuracy_over_rank(tables: Tables, study: Study) -> Drawing | None:
                 point = rows[rows["variant"] == control].assign(place=shift + order.get("rank_1", 0))
                 label = f"rank 1, {name} ({algorithm})"
                 _control(axes, point, label, looks[algorithm], fill)
-        _accuracy_references(axes, select(frame, model=model), {"base": ":"})
+        accuracy_references(axes, select(frame, model=model), {"base": ":"})
         axes.set_xticks(list(order.values()), list(places.values()))
         axes.set_ylim(0, 1.02)
-    style.label_outer(grid, "rank of the update kept (rescaled to its full norm)", _accuracy_label(study, "test"))
+    style.label_outer(grid, "rank of the update kept (rescaled to its full norm)", accuracy_label(study, "test"))
     style.legend_below(figure, grid)
     return Drawing(figure, frame)
 
@@ -137,7 +137,7 @@ def draw_recovered_gain(tables: Tables, study: Study) -> Drawing | None:
 
 def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
     """Share of the in-scope gain that each rank keeps: a line for each model, or for each algorithm of a single one."""
-    frame = _by_model_or_algorithm(tables["recovery"], study)
+    frame = by_model_or_algorithm(tables["recovery"], study)
     whole = frame[frame["variant"] == IN_SCOPE_FULL].set_index("of")["gain"]
     frame = frame[frame["variant"].map(_is_rank).astype(bool)]
     frame = frame.assign(rank=frame["variant"].str.removeprefix("rank_").astype(int), in_scope=frame["of"].map(whole))
@@ -157,7 +157,7 @@ def draw_gain_over_rank(tables: Tables, study: Study) -> Drawing | None:
 
 def draw_rank_1_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
     """The rank-1 model's share of the in-scope gain as RL goes on: by model, or by algorithm of a single model."""
-    frame = _by_model_or_algorithm(tables["ranks"], study)
+    frame = by_model_or_algorithm(tables["ranks"], study)
     frame = frame[frame["gain_low"] > 0]
     if frame["step"].nunique() < 2:
         return None
@@ -168,40 +168,6 @@ def draw_rank_1_share_over_steps(tables: Tables, study: Study) -> Drawing | None
     axes.set_xlabel("RL step")
     axes.set_ylabel("rank 1's share of the in-scope gain")
     return Drawing(figure, data)
-
-
-def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
-    """Test accuracy of the extrapolated models over the share of the steps that they saw."""
-    tests = headline(tables["accuracy"], study)
-    names = {
-        window_variant(window, method): (window, method)
-        for window in study.spec.extrapolation.windows
-        for method in study.spec.extrapolation.methods
-    }
-    frame = tests[tests["variant"].isin(names)]
-    if frame.empty:
-        return None
-    frame = frame.assign(
-        window=[names[name][0] for name in frame["variant"]], method=[names[name][1] for name in frame["variant"]]
-    )
-    frame = _over_seeds(frame, ["model", "algorithm", "method", "window"])
-    models, algorithms = models_of(frame, study), algorithms_of(frame, study)
-    looks = style.series_of(list(study.spec.extrapolation.methods))
-    gap = 0.008  # keeps the intervals of one window apart
-    figure, grid = style.panels(algorithms, models, height=2.8)
-    for (algorithm, model), axes in grid.items():
-        for index, (method, look) in enumerate(looks.items()):
-            rows = select(frame, model=model, algorithm=algorithm, method=method).sort_values("window")
-            rows = rows.assign(place=100 * (rows["window"] + gap * (index - (len(looks) - 1) / 2)))
-            _line(axes, rows, "place", method, look)
-        cell = select(tests, model=model, algorithm=algorithm)
-        _accuracy_references(axes, cell, {"full": "-", "base": ":"})
-        axes.set_ylim(0, 1.02)
-        axes.set_xticks([100 * window for window in study.spec.extrapolation.windows])
-        axes.set_xlim(100 * min(study.spec.extrapolation.windows) - 8, 100 * max(study.spec.extrapolation.windows) + 8)
-    style.label_outer(grid, "window (% of the RL steps seen)", _accuracy_label(study, "test"))
-    style.legend_below(figure, grid)
-    return Drawing(figure, frame)
 
 
 def draw_share_by_layer(tables: Tables, study: Study) -> Drawing | None:
@@ -264,7 +230,7 @@ def draw_share_over_steps(tables: Tables, study: Study) -> Drawing | None:
     )
 
 
-def _by_model_or_algorithm(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
+def by_model_or_algorithm(frame: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Of a pooled table the rows of each model; of each algorithm where a study has a single model."""
     return frame[frame["pool"] == ("model" if len(study.models) > 1 else "algorithm")]
 
@@ -352,9 +318,9 @@ def _control(axes: Axes, point: pd.DataFrame, label: str, look: Series, fill: st
     )  # fmt: skip
 
 
-def _accuracy_references(axes: Axes, rows: pd.DataFrame, lines: dict[str, object]) -> None:
+def accuracy_references(axes: Axes, rows: pd.DataFrame, lines: dict[str, object]) -> None:
     """Horizontal lines at the mean test accuracy of some variants."""
-    names = {"base": "base (test)", "frozen": "frozen control (test)", "full": "full run"}
+    names = {"base": "base (test)", "frozen": "frozen control (test)", "full": "full run (test)"}
     for variant, line in lines.items():
         values = rows.loc[rows["variant"] == variant, "accuracy"]
         if len(values):
@@ -369,5 +335,6 @@ def _annotate(axes: Axes, values: np.ndarray[tuple[int, ...], np.dtype[np.float6
             )
 
 
-def _accuracy_label(study: Study, split: str) -> str:
+def accuracy_label(study: Study, split: str) -> str:
+    """Names an axis of accuracies."""
     return f"{split} accuracy ({study.spec.evaluation.headline})"

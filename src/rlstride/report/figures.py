@@ -127,9 +127,11 @@ FIGURES = (
     FigureSpec(
         "accuracy_over_window",
         "What can be predicted from a first part of the run",
-        "Test accuracy of the models extrapolated from a first part of each run, with 95 % intervals over problems. "
-        "last: the window's last checkpoint; what lies below it is harmful.",
-        drawings.draw_accuracy_over_window,
+        "Test accuracy of the models extrapolated from a first part of each run, pooled over the RL runs of each model "
+        "(of each algorithm, where there is one model), with 95 % intervals over runs and problems. A row for each "
+        "kind of method. last: the window's last checkpoint; what lies below it is harmful. Single runs are in "
+        "extrapolation.csv.",
+        extrapolation_drawings.draw_accuracy_over_window,
     ),
     FigureSpec(
         "gain_over_window",

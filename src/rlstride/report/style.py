@@ -1,5 +1,6 @@
 """How the figures look: Okabe-Ito colours, with markers and line styles that tell the series apart in grey."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +109,17 @@ def whole_steps(grid: dict[Any, Axes]) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def legend_below(figure: Figure, grid: dict[Any, Axes]) -> None:
-    """One legend for all panels, below them, each label once."""
+def legend_below(figure: Figure, grid: dict[Any, Axes], only: Collection[str] | None = None) -> None:
+    """One legend for all panels, below them, each label once.
+
+    Args:
+        only: the labels that are shown; None shows all.
+    """
     entries: dict[str, Any] = {}
     for axes in grid.values():
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
+            if only is None or label in only:
+                entries.setdefault(label, handle)
     if entries:
         longest = max(map(len, entries))
         columns = int(figure.get_size_inches()[0] / (0.6 + 0.08 * longest))  # inches: handle, and a letter of size 9
