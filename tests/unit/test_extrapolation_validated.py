@@ -19,8 +19,8 @@ from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.next_predictor import NExt, Trained
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
-from rlstride.extrapolation.validated import targets
 from rlstride.study.load import Study, read_yaml, resolve_study, resolved_yaml
+from rlstride.study.plan import tried_targets
 from rlstride.tasks import build_task, draw_problems
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
@@ -33,9 +33,9 @@ PROBLEMS = 16
 
 
 def test_the_step_itself_and_the_multiples_beyond_it_are_tried() -> None:
-    assert targets(8, 20) == [8, 10, 15, 20, 30, 40]  # c = 1, 1.25, 1.875, 2.5, 3.75, 5
-    assert targets(20, 20) == [20, 30, 40]
-    assert targets(2, 20)[:3] == [2, 2.5, 5]
+    assert tried_targets(8, 20) == [8, 10, 15, 20, 30, 40]  # c = 1, 1.25, 1.875, 2.5, 3.75, 5
+    assert tried_targets(20, 20) == [20, 30, 40]
+    assert tried_targets(2, 20)[:3] == [2, 2.5, 5]
 
 
 def chosen(
@@ -68,7 +68,7 @@ def test_the_factor_is_the_one_whose_model_scores_best(
     written = load_file(tmp_path / "m" / "model.safetensors")
     for each, tensor in written.items():
         torch.testing.assert_close(tensor, base[each] + factor * (seen[each] - base[each]), rtol=1e-5, atol=1e-6)
-    tried = len(targets(step, 20))
+    tried = len(tried_targets(step, 20))
     assert (entry["scoring_seconds"], entry["tokens"]) == (0.5 * tried, 7 * tried)
     card = (tmp_path / "m" / "README.md").read_text()
     assert f"method: {method}" in card

@@ -1,5 +1,6 @@
 """Studies: names looked up, sweeps expanded, mistakes told in one sentence, and what a study will make."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import yaml
 
 from rlstride.errors import RequestError
 from rlstride.study.config import StudyFile, Training
-from rlstride.study.estimate import describe, tiny_parameters, tiny_seconds
+from rlstride.study.estimate import describe, tiny_seconds
 from rlstride.study.load import Cell, Study, digest, load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import kept_steps, predictions, step_folder, window_steps
+from rlstride.study.plan import Prediction, kept_steps, predictions, step_folder, tried_models, window_steps
+from rlstride.study.sizes import adapter_parameters, model_parameters
 from rlstride.study.twins import twin_algorithms, twins_of
 from rlstride.training.launch import cell_settings
 
@@ -180,6 +182,15 @@ def test_alpharl_is_left_out_where_a_window_holds_fewer_than_three_steps() -> No
     ]
 
 
+def test_the_plan_counts_tried_models_of_those_methods_that_score_any() -> None:
+    from rlstride.extrapolation.registry import METHODS
+
+    training = Training(steps=40, keep_every=2)
+    for name, method in METHODS.items():
+        tried = tried_models(Prediction(f"window_0.4_{name}", name, 0.4, 16), training)
+        assert (tried > 0) == method.uses_scores
+
+
 def test_step_folders_sort_as_their_steps_do() -> None:
     names = [step_folder(step) for step in (2, 10, 100)]
     assert names == sorted(names)
@@ -195,7 +206,7 @@ def test_the_estimate_of_a_tiny_models_size_is_within_two_percent_of_the_built_o
     small = study(models=[model])
     tokenizer = build_tokenizer(build_task("chain", small.task).alphabet)
     built = sum(tensor.numel() for tensor in build_model(small.models[model], tokenizer).parameters())
-    assert tiny_parameters(small.models[model]) == pytest.approx(built, rel=0.02)
+    assert model_parameters(small.models[model]) == pytest.approx(built, rel=0.02)
 
 
 def test_a_hundred_more_steps_take_the_time_of_a_hundred_steps(tmp_path: Path) -> None:
@@ -212,6 +223,96 @@ def test_the_size_of_a_published_model_comes_from_its_name_and_gives_gpu_hours()
     assert "big: 7 B parameters; 700 GB of disk" in text
     assert f"about {8 * 7e9 * 24 * 128 * 36 * 2 / 2e14 / 3600:.2g} GPU-hours" in text
     assert "nameless: neither its name nor a local config.json tells its size" in text
+
+
+ADAPTERS = {
+    "lora": {"kind": "lora", "rank": 4},
+    "adalora": {"kind": "adalora", "rank": 4, "initial_rank": 6},
+    "prilora": {"kind": "prilora", "rank": 4},
+    "c3a": {"kind": "c3a", "block_size": 16},
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS.keys())
+def test_the_size_of_an_adapter_is_that_of_what_is_trained(adapter: dict[str, Any], tmp_path: Path) -> None:
+    from peft import get_peft_model
+
+    from rlstride.tasks import build_task
+    from rlstride.training.adapters import peft_config
+    from rlstride.zoo.bases import build_model
+    from rlstride.zoo.tokenizer import build_tokenizer
+
+    small = study(training={"steps": 24, "adapter": adapter})
+    model = build_model(small.models["tiny-llama"], build_tokenizer(build_task("chain", small.task).alphabet))
+    model.save_pretrained(tmp_path)
+    settings = peft_config(tmp_path, small.spec.training, updates=24)
+    assert settings is not None
+    trained = sum(weight.numel() for weight in get_peft_model(model, settings).parameters() if weight.requires_grad)
+    assert small.spec.training.adapter is not None
+    assert adapter_parameters(small.spec.training.adapter, small.models["tiny-llama"]) == trained
+
+
+def test_a_study_of_adapters_keeps_a_base_and_adapters(tmp_path: Path) -> None:
+    config = {"hidden_size": 1000, "num_attention_heads": 10, "intermediate_size": 3000, "num_hidden_layers": 10}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"vocab_size": 5000}))
+    adapted = study(
+        models=["local", "hub-7B"],
+        define={"models": {"local": {"source": str(tmp_path)}, "hub-7B": {"source": "org/hub-7B"}}},
+        training={"steps": 24, "adapter": {"kind": "lora", "rank": 10}},
+        extrapolation={"windows": []},
+    )
+    # 10 M of embeddings, ten layers of 4 M and 9 M: 0.14 B in fp32. Ten ranks of 4 x 2,000 and 3 x 4,000 numbers in ten
+    # layers: 2 M, 8 MB for each of 12 kept steps of two runs. In passing thrice the adapter.
+    text = describe(adapted)
+    assert "local: 0.14 B parameters; 752 MB of disk for its base and kept adapters, 24 MB in passing" in text
+    assert "hub-7B: 7 B parameters; 28 GB of disk for its base (a local config.json would tell the size of its" in text
+
+
+def test_choosing_how_far_to_go_takes_a_look_at_validation_problems_for_each_candidate(tmp_path: Path) -> None:
+    def seconds(method: str) -> float:
+        asked = study(
+            results=str(tmp_path), training={"steps": 20}, extrapolation={"methods": [method], "windows": [0.4]}
+        )
+        return tiny_seconds(asked, "tiny-llama")
+
+    # Through step 8 of 20 the targets are 8, 10, 15, 20, 30 and 40; through step 2: 2, 2.5, 5 and these from 10 on.
+    look = 256 * 4 * 0.001
+    assert seconds("linear_validated") - seconds("linear") == pytest.approx(6 * look, rel=1e-3)
+    assert seconds("first_update_validated") - seconds("first_update") == pytest.approx(8 * look, rel=1e-3)
+
+
+def test_striding_runs_take_the_time_of_their_searches_too(tmp_path: Path) -> None:
+    plain: dict[str, Any] = {"trainer": "grpo", "learning_rate": 1e-4}
+
+    def asked(**stride: Any) -> Study:
+        algorithm = plain | {"stride": stride} if stride else plain
+        return study(algorithms=["a"], results=str(tmp_path), define={"algorithms": {"a": algorithm}})
+
+    without = tiny_seconds(asked(), "tiny-llama")
+    # A search after steps 3, 6, ..., 21 of 24: of the batch's 128 rollouts, or of as many of each of two candidates.
+    read = tiny_seconds(asked(window=3), "tiny-llama") - without
+    assert read == pytest.approx(7 * 0.15, rel=1e-3)
+    drawn = tiny_seconds(asked(window=3, verify="rollouts"), "tiny-llama") - without
+    assert drawn == pytest.approx(7 * 2 * 128 * 0.001, rel=1e-3)
+    assert tiny_seconds(asked(window=3, verify="none"), "tiny-llama") == without
+    assert "Each run of a: up to 7 searches for a jump." in describe(asked(window=3))
+    assert "searches" not in describe(asked()) + describe(asked(verify="none"))
+
+
+def test_the_searches_of_a_published_model_cost_a_forward_pass_of_each_candidate() -> None:
+    algorithm = {"trainer": "grpo", "learning_rate": 1e-4, "stride": {"window": 2}}
+    text = describe(
+        study(
+            models=["big"],
+            algorithms=["a"],
+            controls=[],
+            define={"models": {"big": {"source": "org/model-70B"}}, "algorithms": {"a": algorithm}},
+        )
+    )
+    # 24 steps at 8 FLOP, 11 searches of two candidates at 2.
+    hours = (24 * 8 + 11 * 2 * 2) * 70e9 * 128 * 36 / 2e14 / 3600
+    assert f"about {hours:.2g} GPU-hours" in text
+    assert f"{hours:.2g}" != f"{24 * 8 * 70e9 * 128 * 36 / 2e14 / 3600:.2g}"
 
 
 def test_check_tells_which_predictions_are_not_applicable() -> None:

@@ -1,8 +1,8 @@
 """How far to go, chosen on validation: a method's prediction is tried at several distances, and the best one kept.
 
-A method that extrapolates to a step T goes c times as far as its own step m, with c = T/m. Here the targets are
-``MULTIPLES`` of T, so c runs over the same multiples of T/m. NExt's jump is five kept steps long whatever the target:
-here it is taken ``ALPHAS`` times (arXiv 2604.11446: 1.5, and alike from 0.5 to 2.5). To stay at the window's own step,
+A method that extrapolates to a step T goes c times as far as its own step m, with c = T/m. Here the targets are those
+of ``tried_targets``, so c runs over multiples of T/m. NExt's jump is five kept steps long whatever the target: here it
+is taken ``NEXT_ALPHAS`` times (arXiv 2604.11446: 1.5, and alike from 0.5 to 2.5). To stay at the window's own step,
 c = 1 or alpha = 0, is always among what is tried. A method is fitted once. The same random numbers score every
 candidate; of equally good ones the nearest is kept.
 """
@@ -16,10 +16,8 @@ from rlstride.extrapolation.linear import Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method, Prediction, Predictor, Target
 from rlstride.extrapolation.next_predictor import NEXT, NExt, NExtPredictor
+from rlstride.study.plan import CHOSEN_ON_VALIDATION, NEXT_ALPHAS, tried_targets
 from rlstride.trajectory.store import Trajectory
-
-MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,13 @@ class Validated(Method):
         return ValidatedPredictor(self.method.fit(window, accuracies), window.steps[self.place])
 
 
-LINEAR_VALIDATED = Validated("linear_validated", Linear(), place=-1)
-LOGITS_VALIDATED = Validated("logits_validated", Logits(), place=-1)
-FIRST_UPDATE_VALIDATED = Validated("first_update_validated", FIRST_UPDATE, place=0)
+def _chosen(name: str, method: Method) -> Validated:
+    return Validated(name, method, CHOSEN_ON_VALIDATION[name])
+
+
+LINEAR_VALIDATED = _chosen("linear_validated", Linear())
+LOGITS_VALIDATED = _chosen("logits_validated", Logits())
+FIRST_UPDATE_VALIDATED = _chosen("first_update_validated", FIRST_UPDATE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class ValidatedPredictor:
     step: int
 
     def predict(self, target: Target) -> Prediction:
-        steps = {step / self.step: step for step in targets(self.step, target.step)}  # by factor
+        steps = {step / self.step: step for step in tried_targets(self.step, target.step)}  # by factor
 
         def at(factor: float) -> Prediction:
             return self.predictor.predict(replace(target, step=steps[factor]))
@@ -91,12 +93,7 @@ class ValidatedNExtPredictor:
     predictor: NExtPredictor
 
     def predict(self, target: Target) -> Prediction:
-        return best_of("alpha", ALPHAS, lambda alpha: replace(self.predictor, alpha=alpha).predict(target), target)
-
-
-def targets(step: int, last: float) -> list[float]:
-    """The target steps that are tried, ascending: the step itself, and the multiples of ``last`` beyond it."""
-    return [float(step), *(multiple * last for multiple in MULTIPLES if multiple * last > step)]
+        return best_of("alpha", NEXT_ALPHAS, lambda alpha: replace(self.predictor, alpha=alpha).predict(target), target)
 
 
 def best_of(name: str, values: Sequence[float], at: Callable[[float], Prediction], target: Target) -> Prediction:

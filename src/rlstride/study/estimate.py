@@ -1,17 +1,21 @@
 """What a study will make and cost, told before it runs. Cells and steps are exact; disk and time are estimates."""
 
-import json
-import re
-from pathlib import Path
-from typing import Any
-
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, edits_of_step, kept_steps, predictions
+from rlstride.study.plan import (
+    drift_steps,
+    edit_decodings,
+    edited_steps,
+    edits_of_step,
+    kept_steps,
+    predictions,
+    tried_models,
+)
+from rlstride.study.sizes import adapter_parameters, decoder_parameters, model_parameters
+from rlstride.study.twins import stride_of
 
 _FP32_BYTES = 4
-_TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
 
 # Measured on one core with models of 0.15 M parameters; time is taken as proportional to parameters above that.
 MEASURED_PARAMETERS = 150e3
@@ -19,10 +23,13 @@ ROLLOUT_SECONDS = 0.28 / 128  # an RL step of 128 completions: sampling, reward 
 PRETRAINING_SECONDS = 0.11
 SCORING_SECONDS = 0.001
 DRIFT_SECONDS = 0.003  # drawn once, then read by two models, as are the base's
+_SEARCH_SECONDS = 0.15 / 128  # all candidates of a stride's search that reads one batch's rollouts
 _SECONDS_PER_PROCESS = 7  # imports, loading and writing of a job
 
 # A published model's RL on GPUs: sampling costs 2 FLOP for each parameter and token, forward and backward 6.
 FLOP_PER_PARAMETER_AND_TOKEN = 8
+_FLOP_PER_PASS = 2  # a stride's candidate reads a batch's rollouts, or samples as many of its own
+_CANDIDATES_PER_SEARCH = 2  # the fewest of a search that goes on, or that tries a shorter jump
 FLOP_PER_SECOND = 2e14  # what one GPU of the H100 class sustains over a whole step: about a fifth of its peak
 
 
@@ -45,6 +52,7 @@ def _plan(study: Study) -> list[str]:
         f"Each cell: {len(predictions(spec))} predicted models, scored at {', '.join(spec.evaluation.decodings)}, and "
         f"{edits_of_run(study)} edited ones, at {', '.join(edit_decodings(spec))}, "
         f"on {spec.evaluation.test_problems} test problems.",
+        *_strides_plan(study),
         *_drift_plan(study),
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
     ]
@@ -72,85 +80,101 @@ def tiny_seconds(study: Study, model: str) -> float:
     made_from, spec = study.models[model], study.spec
     if not isinstance(made_from, TinyModel):
         raise TypeError(f"{model} is no tiny model")
-    growth = max(1.0, tiny_parameters(made_from) / MEASURED_PARAMETERS)
+    growth = max(1.0, decoder_parameters(made_from.architecture) / MEASURED_PARAMETERS)
     cells, controls = len(study.algorithms) * len(spec.seeds), len(study.controls) * len(spec.seeds)
     train = spec.training.steps * completions_per_step(study) * ROLLOUT_SECONDS
-    validation = (len(kept_steps(spec.training)) + 1) * spec.evaluation.validation_problems
-    validation *= spec.evaluation.decodings[spec.evaluation.headline].samples
+    look = spec.evaluation.validation_problems * spec.evaluation.decodings[spec.evaluation.headline].samples
+    validation = (len(kept_steps(spec.training)) + 1) * look
     models, decodings = 2 + len(study.controls) + len(predictions(spec)), spec.evaluation.decodings
     samples = models * sum(decoding.samples for decoding in decodings.values())
     samples += edits_of_run(study) * sum(decodings[name].samples for name in edit_decodings(spec))
     test = spec.evaluation.test_problems * samples
-    scored = (cells + controls) * validation + cells * test
+    scored = (cells + controls) * validation + cells * (test + tried_in_cell(study) * look)
     drift = (cells + controls) * _drift_models(study) * spec.drift.problems
-    work = (cells + controls) * train + scored * SCORING_SECONDS
+    work = (cells + controls) * train + len(spec.seeds) * _search_seconds(study)
+    work += scored * SCORING_SECONDS
     work += drift * DRIFT_SECONDS
     exists = (base_folder(study, model) / "pretraining.json").is_file()
     if not exists:
         work += made_from.pretraining.max_steps * PRETRAINING_SECONDS
     if made_from.teacher is not None and not exists:
-        size = _decoder_parameters(made_from.teacher.architecture, _TINY_VOCABULARY) / MEASURED_PARAMETERS
+        size = decoder_parameters(made_from.teacher.architecture) / MEASURED_PARAMETERS
         work += max(1.0, size) / growth * made_from.teacher.pretraining.max_steps * PRETRAINING_SECONDS
     return growth * work + _SECONDS_PER_PROCESS * (7 * cells + 3 * controls + 1)
-
-
-def tiny_parameters(model: TinyModel, vocabulary: int = _TINY_VOCABULARY) -> int:
-    """Parameters of a tiny decoder, from its architecture; biases and normalisation are left out (under 1 %)."""
-    return _decoder_parameters(model.architecture, vocabulary)
-
-
-def disk_bytes(study: Study) -> float:
-    """Of all bases and kept steps; models whose size is unknown are left out."""
-    runs = (len(study.cells) + len(study.control_cells)) // len(study.models)
-    sizes = [parameters(made_from) or 0.0 for made_from in study.models.values()]
-    return sum(size * _FP32_BYTES * (1 + runs * len(kept_steps(study.spec.training))) for size in sizes)
-
-
-def parameters(model: TinyModel | PublishedModel) -> float | None:
-    """Parameters of a base; None where neither its name nor a local config.json tells."""
-    return tiny_parameters(model) if isinstance(model, TinyModel) else _published_parameters(model)
-
-
-def _decoder_parameters(config: dict[str, Any], vocabulary: int) -> int:
-    """Embeddings, attention (q, k, v, o) and gated MLP (gate, up, down) of a decoder."""
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    head = int(config.get("head_dim") or hidden // heads)
-    attention = 2 * hidden * head * (heads + int(config.get("num_key_value_heads") or heads))
-    layer = attention + 3 * hidden * int(config["intermediate_size"])
-    embeddings = vocabulary * hidden * (1 if config.get("tie_word_embeddings") else 2)
-    return embeddings + layer * int(config["num_hidden_layers"])
-
-
-def _published_parameters(model: PublishedModel) -> float | None:
-    """From the config.json of a local folder, else from a size in the name such as 7B; None where neither tells."""
-    config = Path(model.source) / "config.json"
-    if config.is_file():
-        try:
-            content = json.loads(config.read_text(encoding="utf-8"))
-            return _decoder_parameters(content, int(content["vocab_size"]))
-        except (KeyError, TypeError, ValueError):
-            return None
-    size = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z0-9])", model.source)
-    return float(size[1]) * {"B": 1e9, "M": 1e6}[size[2]] if size else None
 
 
 def _describe_model(study: Study, model: str) -> str:
     made_from, training = study.models[model], study.spec.training
     runs = (len(study.cells) + len(study.control_cells)) // len(study.models)
-    size = parameters(made_from)
-    if size is None:
+    parameters = model_parameters(made_from)
+    if parameters is None:
         return "neither its name nor a local config.json tells its size, so disk and time are unknown"
-    weights = size * _FP32_BYTES
-    kept = weights * (1 + runs * len(kept_steps(training)))
-    # A cell's predicted models until they are scored, or a run's optimiser state.
-    passing = weights * max(len(predictions(study.spec)), 3)
-    disk = f"{_size(kept)} of disk for its base and kept steps, {_size(passing)} in passing"
-    text = f"{_count(size)} parameters; {disk}"
+    trained = parameters if training.adapter is None else adapter_parameters(training.adapter, made_from)
+    text = f"{_count(parameters)} parameters; {_disk(study, parameters, trained, runs)}"
     if isinstance(made_from, PublishedModel):
-        tokens = training.steps * completions_per_step(study) * _tokens_per_sequence(study)
-        hours = FLOP_PER_PARAMETER_AND_TOKEN * size * tokens * runs / FLOP_PER_SECOND / 3600
-        text += f"; about {hours:.2g} GPU-hours of RL"
+        flop = FLOP_PER_PARAMETER_AND_TOKEN * training.steps * runs
+        flop += _FLOP_PER_PASS * _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
+        tokens = completions_per_step(study) * _tokens_per_sequence(study)
+        text += f"; about {flop * parameters * tokens / FLOP_PER_SECOND / 3600:.2g} GPU-hours of RL"
     return text
+
+
+def _disk(study: Study, parameters: float, trained: float | None, runs: int) -> str:
+    """What a model's runs keep, and what they need in passing.
+
+    Args:
+        trained: those of its parameters that a kept step holds: all, or an adapter's; None where that is not known.
+    """
+    weights, kept = parameters * _FP32_BYTES, runs * len(kept_steps(study.spec.training))
+    # A cell's predicted models, whole ones, until they are scored; or a run's optimiser state.
+    passing = max(weights * len(predictions(study.spec)), 3 * _FP32_BYTES * (trained or 0))
+    if trained is None:
+        beside = "a local config.json would tell the size of its adapters"
+        return f"{_size(weights)} of disk for its base ({beside}), {_size(passing)} in passing"
+    held = "kept steps" if study.spec.training.adapter is None else "kept adapters"
+    size = _size(weights + _FP32_BYTES * trained * kept)
+    return f"{size} of disk for its base and {held}, {_size(passing)} in passing"
+
+
+def disk_bytes(study: Study) -> float:
+    """Of all bases and kept steps; models whose size is unknown are left out."""
+    training, total = study.spec.training, 0.0
+    kept = (len(study.cells) + len(study.control_cells)) // len(study.models) * len(kept_steps(training))
+    for made_from in study.models.values():
+        size = model_parameters(made_from) or 0.0
+        trained = size if training.adapter is None else adapter_parameters(training.adapter, made_from) or 0
+        total += _FP32_BYTES * (size + kept * trained)
+    return total
+
+
+def _searches(study: Study) -> dict[str, int]:
+    """How often a run of each striding algorithm searches for a jump, at most: those that find nothing get rarer."""
+    strides = {name: stride_of(algorithm) for name, algorithm in study.algorithms.items()}
+    return {
+        name: (study.spec.training.steps - 1) // stride.window
+        for name, stride in strides.items()
+        if stride is not None and stride.verify != "none"
+    }
+
+
+def _search_seconds(study: Study) -> float:
+    """Of the searches of all striding algorithms together, one run of each."""
+    seconds = 0.0
+    for name, searches in _searches(study).items():
+        stride = stride_of(study.algorithms[name])
+        drawn = stride is not None and stride.verify == "rollouts"  # candidates write answers of their own
+        each = _CANDIDATES_PER_SEARCH * SCORING_SECONDS if drawn else _SEARCH_SECONDS
+        seconds += searches * completions_per_step(study) * each
+    return seconds
+
+
+def tried_in_cell(study: Study) -> int:
+    """Models of a cell that are scored on validation problems to choose how far a prediction goes."""
+    return sum(tried_models(prediction, study.spec.training) for prediction in predictions(study.spec))
+
+
+def _strides_plan(study: Study) -> list[str]:
+    return [f"Each run of {name}: up to {searches} searches for a jump." for name, searches in _searches(study).items()]
 
 
 def edits_of_run(study: Study) -> int:

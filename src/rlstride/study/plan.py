@@ -20,6 +20,11 @@ _FEWEST_STEPS = {
     "next_without_l": 7,
 }
 
+# How far these go is chosen on validation problems. Each extrapolates through a kept step of its window: its place.
+CHOSEN_ON_VALIDATION = {"linear_validated": -1, "logits_validated": -1, "first_update_validated": 0}
+MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the last step: the targets that they try
+NEXT_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # of its jump, that next_validated tries
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -45,6 +50,21 @@ def window_limit(window: float, last_step: int) -> int:
 def window_steps(training: Training, window: float) -> list[int]:
     """The kept steps t with t <= window * (last step)."""
     return [step for step in kept_steps(training) if step <= window_limit(window, training.steps)]
+
+
+def tried_targets(step: int, last: float) -> list[float]:
+    """The target steps among which a method chooses, ascending: its own step, and the multiples of ``last`` beyond."""
+    return [float(step), *(multiple * last for multiple in MULTIPLES if multiple * last > step)]
+
+
+def tried_models(prediction: "Prediction", training: Training) -> int:
+    """How many models are scored on validation problems to make a prediction; 0 where nothing is chosen so."""
+    if prediction.method == "next_validated":
+        return len(NEXT_ALPHAS)
+    if prediction.method not in CHOSEN_ON_VALIDATION:
+        return 0
+    step = window_steps(training, prediction.window)[CHOSEN_ON_VALIDATION[prediction.method]]
+    return len(tried_targets(step, training.steps))
 
 
 def steps_at(training: Training, shares: Sequence[float]) -> list[int]:

@@ -19,11 +19,12 @@ from rlstride.study.estimate import (
     SCORING_SECONDS,
     completions_per_step,
     edits_of_run,
-    parameters,
+    tried_in_cell,
 )
 from rlstride.study.load import Study
 from rlstride.study.models import TinyModel
 from rlstride.study.plan import drift_steps, edit_decodings, kept_steps, predictions
+from rlstride.study.sizes import model_parameters
 
 _MARGIN = 4  # a cluster's cores may be half as fast, and shared
 _FEWEST_MINUTES = 15
@@ -147,8 +148,9 @@ def _ablate(work: _Work) -> _Cost:
 def _extrapolate(work: _Work) -> _Cost:
     evaluation, made = work.spec.evaluation, predictions(work.spec)
     reading = _SPECTRA_SECONDS * work.size * len(kept_steps(work.spec.training)) * len(made)
-    scored = 8 * sum(prediction.method.endswith("_validated") for prediction in made)
-    return _READ_COPIES, reading + work.scoring(scored, evaluation.validation_problems, [evaluation.headline])
+    return _READ_COPIES, reading + work.scoring(
+        tried_in_cell(work.study), evaluation.validation_problems, [evaluation.headline]
+    )
 
 
 def _spectra(work: _Work) -> _Cost:
@@ -182,4 +184,4 @@ _ON_DEVICE = RULES.keys() - {"pretrain_base", "measure_dynamics"}
 
 
 def _parameters(study: Study, model: str) -> float:
-    return parameters(study.models[model]) or _UNKNOWN_PARAMETERS
+    return model_parameters(study.models[model]) or _UNKNOWN_PARAMETERS

@@ -1,0 +1,85 @@
+"""How large models and adapters are, from their configurations alone; biases and norms (under 1 %) are left out."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from rlstride.study.adapters import C3A, AdaLoRA, Adapter
+from rlstride.study.models import PublishedModel, TinyModel
+
+TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
+Model = TinyModel | PublishedModel
+
+
+def model_parameters(model: Model) -> float | None:
+    """Parameters of a model; None where neither a configuration nor its name (7B) tells."""
+    config = _configuration(model)
+    if config is not None:
+        return decoder_parameters(config, int(config["vocab_size"]))
+    size = re.search(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z0-9])", _source(model))
+    return float(size[1]) * {"B": 1e9, "M": 1e6}[size[2]] if size else None
+
+
+def adapter_parameters(adapter: Adapter, model: Model) -> int | None:
+    """Trained parameters of an adapter over all 2-D weights in a model's layers; None where its shapes are not known.
+
+    Where a family fuses matrices (glm4's gate and up), an adapter shares a factor, and is smaller by a tenth or so.
+    """
+    config = _configuration(model)
+    if config is None:
+        return None
+    layer = sum(_adapter_of_matrix(adapter, rows, cols) for rows, cols in layer_matrices(config))
+    return layer * int(config["num_hidden_layers"])
+
+
+def decoder_parameters(config: dict[str, Any], vocabulary: int = TINY_VOCABULARY) -> int:
+    """Embeddings, attention and MLPs of a decoder.
+
+    Args:
+        config: its configuration's arguments.
+        vocabulary: tokens.
+    """
+    layer = sum(rows * cols for rows, cols in layer_matrices(config))
+    embeddings = vocabulary * int(config["hidden_size"]) * (1 if config.get("tie_word_embeddings") else 2)
+    return embeddings + layer * int(config["num_hidden_layers"])
+
+
+def layer_matrices(config: dict[str, Any]) -> list[tuple[int, int]]:
+    """The shapes (rows, cols) of a layer's q, k, v, o, gate, up and down."""
+    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+    head, wide = int(config.get("head_dim") or hidden // heads), int(config["intermediate_size"])
+    queries, keys = head * heads, head * int(config.get("num_key_value_heads") or heads)
+    return [
+        *((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries)),
+        *((wide, hidden), (wide, hidden), (hidden, wide)),
+    ]
+
+
+def _adapter_of_matrix(adapter: Adapter, rows: int, cols: int) -> int:
+    match adapter:
+        case AdaLoRA():  # kept at its first rank, masked triplets and all
+            return adapter.first_rank * (rows + cols + 1)
+        case C3A():
+            return rows * cols // adapter.block_size
+        case _:  # PRILoRA's ranks have their mean here
+            return adapter.rank * (rows + cols)
+
+
+def _configuration(model: Model) -> dict[str, Any] | None:
+    """A tiny model's architecture, or config.json of a local folder where it says enough."""
+    if isinstance(model, TinyModel):
+        return {"vocab_size": TINY_VOCABULARY} | model.architecture
+    file = Path(model.source) / "config.json"
+    if not file.is_file():
+        return None
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        decoder_parameters(config, int(config["vocab_size"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    return config
+
+
+def _source(model: Model) -> str:
+    return model.source if isinstance(model, PublishedModel) else ""
