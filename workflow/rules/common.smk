@@ -19,8 +19,12 @@ from rlstride.study.twins import twins_of
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
-# --software-deployment-method conda, each job's own environment comes before it.
-os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
+# --software-deployment-method conda, each job's own environment comes before it. Before both stand Slurm's commands that wait for
+# a controller that is away.
+PATIENT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1] / "profiles" / "slurm" / "bin"
+os.environ.update(
+    PATH=os.pathsep.join([str(PATIENT), os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+)
 
 
 def requested_study():
