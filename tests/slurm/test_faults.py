@@ -1,10 +1,12 @@
 """What goes wrong on a cluster, made to go wrong: the study ends with the weights of a run that nothing happened to."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -47,6 +49,30 @@ def run(cluster: Cluster, folder: Path, *program: str) -> str:
     return done.stdout
 
 
+def slow_down(process: int) -> None:
+    """Has a process run for a tenth of the time only, until it ends."""
+
+    def stop_and_go() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            while True:
+                for number, seconds in ((signal.SIGSTOP, 0.9), (signal.SIGCONT, 0.1)):
+                    os.kill(process, number)
+                    time.sleep(seconds)
+
+    threading.Thread(target=stop_and_go, daemon=True).start()
+
+
+def test_a_training_that_was_killed_without_a_warning_goes_on_from_its_last_kept_step(
+    cluster: Cluster, local: Path, lone: Path
+) -> None:
+    sent = Submission(cluster, lone, TABLE)
+    sent.when_training(80)
+    lease = json.loads((lone / TRAJECTORY.with_name("training") / "lease.json").read_text())
+    os.kill(lease["pid"], signal.SIGKILL)
+    assert ends_well(sent, lone, local)
+    assert ledger(lone)["resumed_from"].iloc[-1] >= 80
+
+
 def test_a_cancelled_training_saves_and_its_retry_goes_on_from_there(cluster: Cluster, local: Path, lone: Path) -> None:
     before = len(cluster.known())
     sent = Submission(cluster, lone, TABLE)
@@ -66,7 +92,7 @@ def test_a_training_over_its_time_limit_saves_and_its_retry_has_more_time(
     job = sent.when_training(40)
     lease = json.loads((lone / TRAJECTORY.with_name("training") / "lease.json").read_text())
     assert lease["job"] == job
-    os.kill(lease["pid"], signal.SIGSTOP)  # a minute is long for this model; Slurm has it go on, to hear of its end
+    slow_down(lease["pid"])  # a minute is long for this model
     assert ends_well(sent, lone, local)
     assert details(cluster, sent, "Timelimit") == [["TIMEOUT", "00:01:00"], ["COMPLETED", "00:02:00"]]
     assert list(ledger(lone)["status"]) == ["failed", "done"]

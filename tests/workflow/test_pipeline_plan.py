@@ -23,9 +23,10 @@ DEFAULT_JOBS = {
     "evaluate_variants": CELLS,
     "measure_dynamics": CELLS,
     "measure_drift": RUNS,
+    "measure_cell": RUNS,
     **GATHER,
 }
-EVERY_RUN = ("train_cell", "evaluate_steps", "measure_drift")  # the controls' too
+EVERY_RUN = ("train_cell", "evaluate_steps", "measure_drift", "measure_cell")  # the controls' too
 ONE_CELL = dict.fromkeys(
     (
         "train_cell",
@@ -36,6 +37,7 @@ ONE_CELL = dict.fromkeys(
         "evaluate_variants",
         "measure_dynamics",
         "measure_drift",
+        "measure_cell",
     ),
     1,
 )
@@ -164,13 +166,19 @@ EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
         ONE_CELL | GATHER | dict.fromkeys(EVERY_RUN, 2),
     ),
     # what was measured, its table and what was spent; then the report
-    "the spectra's rank": ({"spectra": {"rank": 4}}, {"measure_spectra": CELLS} | GATHER | {"collect_table": 2}),
+    "the spectra's rank": (
+        {"spectra": {"rank": 4}},
+        {"measure_spectra": CELLS, "measure_cell": CELLS} | GATHER | {"collect_table": 2},
+    ),
     # its two tables, and what was spent
-    "the drift's problems": ({"drift": {"problems": 64}}, {"measure_drift": RUNS} | GATHER | {"collect_table": 3}),
+    "the drift's problems": (
+        {"drift": {"problems": 64}},
+        {"measure_drift": RUNS, "measure_cell": RUNS} | GATHER | {"collect_table": 3},
+    ),
     "the tracking database": ({"tracking": {"uri": "sqlite:///other.db"}}, {"track_study": 1}),
     "the test problems": (
         {"evaluation": {"test_problems": 64}},
-        dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants"), CELLS)
+        dict.fromkeys(("ablate_update", "extrapolate_trajectory", "evaluate_variants", "measure_cell"), CELLS)
         | GATHER
         # accuracy, learning, dominance, recovery, ranks, the two of extrapolation, and what was spent
         | {"collect_table": 8},

@@ -6,25 +6,17 @@ import re
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
 
-from rlstride.cluster.orphans import announced_run, end_orphans, note_run
-from rlstride.errors import RlstrideError
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.requests import job_request
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, predictions, step_folder
 from rlstride.study.twins import twins_of
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
-# --software-deployment-method conda, each job's own environment comes before it. Before both stand Slurm's commands that wait for
-# a controller that is away.
-PATIENT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1] / "profiles" / "slurm" / "bin"
-os.environ.update(
-    PATH=os.pathsep.join([str(PATIENT), os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
-)
+# --software-deployment-method conda, each job's own environment comes before it.
+os.environ.update(PATH=os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)]))
 
 
 def requested_study():
@@ -53,34 +45,8 @@ def write_if_changed(path, text):
         write_text(path, text)
 
 
-def settle_cluster(logs):
-    """On Slurm: ends the jobs that a killed run of this study left, and notes this run's id for the next one."""
-    run = announced_run(logs)
-    if run is None:
-        return
-    try:
-        end_orphans(PATHS.root, say=lambda text: print(text, file=sys.stderr, flush=True))
-        note_run(PATHS.root, run)
-    except RlstrideError as error:
-        raise WorkflowError(str(error))
-
-
 def cell_of(wildcards):
     return Cell(wildcards.model, wildcards.algorithm, int(wildcards.seed))
-
-
-def asked(rule, resource):
-    """What jobs of a rule ask for, by what their cell costs; more at every further attempt."""
-
-    def of_job(wildcards, attempt=1):
-        model = wildcards.model if "model" in wildcards.keys() else BASES[base_of(wildcards)]
-        return getattr(job_request(STUDY, rule, model, wildcards.get("algorithm"), attempt), resource)
-
-    return of_job
-
-
-def base_of(wildcards):
-    return next(folder for folder in BASES if Path(folder).name == wildcards.base)
 
 
 def leaf_values(**values):

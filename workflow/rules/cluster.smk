@@ -1,0 +1,41 @@
+# Needs: nothing.
+# Makes: what jobs ask a cluster for, and what is done there before the first one is sent; no rule.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from rlstride.cluster.orphans import announced_run, end_orphans, note_run
+from rlstride.errors import RlstrideError
+from rlstride.study.requests import job_request
+
+# Slurm's commands that wait for a controller that is away come first.
+PATIENT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1] / "profiles" / "slurm" / "bin"
+os.environ.update(PATH=os.pathsep.join([str(PATIENT), os.environ.get("PATH", os.defpath)]))
+
+
+def asked(rule, resource):
+    """What jobs of a rule ask for, by what their cell costs; more at every further attempt."""
+
+    def of_job(wildcards, attempt=1):
+        model = wildcards.model if "model" in wildcards.keys() else BASES[base_of(wildcards)]
+        return getattr(job_request(STUDY, rule, model, wildcards.get("algorithm"), attempt), resource)
+
+    return of_job
+
+
+def base_of(wildcards):
+    return next(folder for folder in BASES if Path(folder).name == wildcards.base)
+
+
+def settle_cluster(logs):
+    """On Slurm: ends the jobs that a killed run of this study left, and notes this run's id for the next one."""
+    run = announced_run(logs)
+    if run is None:
+        return
+    try:
+        end_orphans(PATHS.root, say=lambda text: print(text, file=sys.stderr, flush=True))
+        note_run(PATHS.root, run)
+    except RlstrideError as error:
+        raise WorkflowError(str(error))
