@@ -245,6 +245,7 @@ AccountingStorageTRES=gres/gpu
 AccountingStoreFlags=job_comment
 {nodes}
 PartitionName=cpu Nodes={",".join(NODES)} Default=YES MaxTime=24:00:00 State=UP
+PartitionName=pair Nodes={",".join(NODES[:2])} MaxTime=24:00:00 State=UP
 PartitionName=gpu Nodes={",".join(NODES[2:])} MaxTime=24:00:00 State=UP
 PartitionName=short Nodes={",".join(NODES)} MaxTime=00:10:00 State=UP
 """)

@@ -44,7 +44,7 @@ def test_a_study_that_fits_has_no_problem_and_its_nodes_see_the_results(tmp_path
 @pytest.mark.parametrize(
     ("resources", "why"),
     [
-        ({"slurm_partition": "fast"}, "there is no 'fast'; the cluster has cpu, gpu, short"),
+        ({"slurm_partition": "fast"}, "there is no 'fast'; the cluster has cpu, gpu, pair, short"),
         ({"slurm_partition": "short", "runtime": 60}, "short: its time limit is 10 min"),
         ({"mem_mb": 16000}, "cpu: its largest node that has the CPUs has 8000 MB"),
         ({"gpu": 1, "gpu_model": "h100"}, "cpu: its nodes have 2 a100"),

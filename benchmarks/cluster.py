@@ -1,0 +1,200 @@
+"""What Slurm adds to a study's own work: eight cells through the profile, against the same cells on the same two cores.
+
+Starts a Slurm of its own (tests/slurm/cluster.py, as root), with a partition of two nodes of one core each, and runs a
+study of eight small cells three times from scratch, bases given: with profiles/local on two cores, with profiles/slurm,
+and with that profile without its groups. The overhead is the wall-clock beyond that of the local run, over half the sum
+of the local jobs' times (two cores). Then 400 empty jobs are sent, and one empty job alone is timed ten times.
+
+    python benchmarks/cluster.py [--cells 8] [--jobs 400] [--out FILE.csv] [--document]
+
+Target: overhead of the grouped profile at most 0.15.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from document import machine, markdown, write_section
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "slurm"))  # before this file, which is called cluster too
+from cluster import Cluster, missing  # noqa: E402
+from study import command, run_locally, write_study  # noqa: E402
+
+TARGET = 0.15
+LATENCIES = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cells", type=int, default=8, metavar="N")
+    parser.add_argument("--jobs", type=int, default=400, metavar="N")
+    parser.add_argument("--out", type=Path, metavar="FILE.csv")
+    parser.add_argument("--document", action="store_true", help="write docs/benchmarks.md")
+    options = parser.parse_args()
+    if reason := missing():
+        print(f"no Slurm can be started here: {reason}", file=sys.stderr)
+        return 2
+    folder = Path(tempfile.mkdtemp(prefix="rlstride-cluster-"))
+    cluster = Cluster(folder / "slurm")
+    folder.chmod(0o755)
+    try:
+        cluster.start()
+        table = pd.DataFrame(studies(cluster, folder, options.cells) + empty_jobs(cluster, folder, options.jobs))
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+    print(table.to_string(index=False))
+    if options.out:
+        table.to_csv(options.out, index=False, float_format="%.4g")
+    if options.document:
+        write_document(table, options.cells, options.jobs)
+    return 0
+
+
+def studies(cluster: Cluster, folder: Path, cells: int) -> list[dict[str, object]]:
+    """One row for each way to run the study."""
+    bases = folder / "bases"
+    prepare(bases, cells)
+    run_locally(bases, *base_reports(bases))
+    rows: list[dict[str, object]] = []
+    for name in ("local", "slurm, grouped", "slurm, one job for each rule"):
+        place = folder / name.replace(" ", "-").replace(",", "")
+        prepare(place, cells)
+        shutil.copytree(bases / "results" / "bases", place / "results" / "bases")
+        sent, began = len(cluster.known()), time.monotonic()
+        if name == "local":
+            run_locally(place)
+        else:
+            submit(cluster, place, profile_without_groups(place) if "each" in name else None)
+        seconds = time.monotonic() - began
+        work = job_seconds(place)
+        rows.append(
+            {
+                "what": name,
+                "jobs": len(cluster.known()) - sent,
+                "seconds": seconds,
+                "job_seconds": work,
+                "overhead": (seconds - rows[0]["seconds"]) / (rows[0]["job_seconds"] / 2) if rows else 0.0,  # type: ignore[operator]
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def prepare(folder: Path, cells: int) -> None:
+    write_study(folder, seeds=list(range(cells)), controls=[])
+
+
+def base_reports(folder: Path) -> list[str]:
+    """The targets that make the bases alone."""
+    snakemake = [str(Path(sys.executable).parent / "snakemake"), "--snakefile", str(ROOT / "Snakefile")]
+    planned = subprocess.run(
+        [*snakemake, "-n", "--configfile", "study.yaml"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    return sorted(set(re.findall(r"results/bases/[^/\s]+/pretraining\.json", planned.stdout + planned.stderr)))
+
+
+def profile_without_groups(folder: Path) -> Path:
+    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8"))
+    for key in ("groups", "group-components", "resources", "set-resource-scopes"):
+        del profile[key]
+    (folder / "profile").mkdir()
+    (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
+    return folder / "profile"
+
+
+def submit(cluster: Cluster, folder: Path, profile: Path | None, *targets: str, snakefile: Path | None = None) -> float:
+    """Runs Snakemake with the project's profile, or another one, to its end; returns its seconds."""
+    called = as_users_call(command(*targets))
+    if profile is not None:
+        called[called.index(str(ROOT / "profiles" / "slurm"))] = str(profile)
+    if snakefile is not None:
+        called[called.index(str(ROOT / "Snakefile"))] = str(snakefile)
+    called[-1:] = [called[-1], "slurm_partition=pair"]
+    began = time.monotonic()
+    with (folder / "snakemake.log").open("w") as log:
+        done = subprocess.run(called, cwd=folder, env=cluster.environment, stdout=log, stderr=log, check=False)
+    if done.returncode:
+        raise RuntimeError((folder / "snakemake.log").read_text())
+    return time.monotonic() - began
+
+
+def as_users_call(called: Sequence[str]) -> list[str]:
+    """Without the shorter waits that the tests ask for: the profile's own are measured."""
+    left = list(called)
+    for option in ("--slurm-init-seconds-before-status-checks", "--latency-wait"):
+        place = left.index(option)
+        del left[place : place + 2]
+    return left
+
+
+def job_seconds(folder: Path) -> float:
+    """Of all of a study's jobs, as Snakemake's benchmark files have them."""
+    files = (folder / "results").rglob("benchmarks/**/*.tsv")
+    return float(sum(pd.read_csv(file, sep="\t")["s"].sum() for file in files))
+
+
+def empty_jobs(cluster: Cluster, folder: Path, number: int) -> list[dict[str, object]]:
+    """How long it takes to send so many jobs, and a single one from Snakemake's start to its end."""
+    place = folder / "empty"
+    place.mkdir()
+    (place / "study.yaml").write_text("{}\n")
+    snakefile = place / "empty.smk"
+    snakefile.write_text('rule empty:\n    output: "empty/{n}"\n    shell: "touch {output}"\n')
+    alone = [submit(cluster, place, None, f"empty/alone{index}", snakefile=snakefile) for index in range(LATENCIES)]
+    called = as_users_call(command(*(f"empty/{index}" for index in range(number))))
+    called[called.index(str(ROOT / "Snakefile"))] = str(snakefile)
+    called[called.index("--configfile") : called.index("--configfile") + 2] = ["--jobs", str(number)]
+    called[-1:] = [called[-1], "slurm_partition=pair"]
+    began = time.monotonic()
+    with (place / "many.log").open("w") as log:
+        sending = subprocess.Popen(called, cwd=place, env=cluster.environment, stdout=log, stderr=log)
+        try:
+            while (place / "many.log").read_text().count("has been submitted") < number:
+                if sending.poll() is not None:
+                    raise RuntimeError((place / "many.log").read_text())
+                time.sleep(0.5)
+            seconds = time.monotonic() - began
+        finally:
+            sending.terminate()
+            sending.wait()
+            cluster.ask("scancel", "-u", "root", check=False)
+    return [
+        {"what": "one empty job, median", "jobs": 1, "seconds": pd.Series(alone).median()},
+        {"what": "empty jobs, until all are sent", "jobs": number, "seconds": seconds},
+    ]
+
+
+def write_document(table: pd.DataFrame, cells: int, jobs: int) -> None:
+    """Writes the section of docs/benchmarks.md."""
+    shown = table.assign(
+        seconds=table["seconds"].map("{:.0f}".format),
+        job_seconds=table["job_seconds"].map(lambda value: "" if pd.isna(value) else f"{value:.0f}"),
+        overhead=table["overhead"].map(lambda value: "" if pd.isna(value) else f"{value:.2f}"),
+    )
+    write_section(
+        "cluster",
+        f"""
+## Slurm
+
+{machine()} `python benchmarks/cluster.py`: {cells} small cells (some 10 s of training, 8 stages each), on a Slurm of
+two nodes with one core each, and on the same two cores without it. Overhead: wall-clock beyond the local run's, over
+half the sum of the local jobs' times. Target: {TARGET} with the profile's groups. A real cell lasts longer; what Slurm
+adds to it does not.
+
+{markdown(shown)}
+""",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
