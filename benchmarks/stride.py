@@ -5,7 +5,7 @@ test problems, and compares the two runs of a model and a seed as rlstride.repor
 same with validation problems (tables/strides.csv). What is done already is not done again.
 
     python benchmarks/stride.py [--study config/studies/stride.yaml] [--seeds 0,1] [--models NAME,NAME]
-        [--out FILE.csv] [--document]
+        [--out FILE.csv] [--progress FILE.csv] [--document]
 
 Targets, of the chain task: at most 0.67 of the steps and 0.8 of the seconds in the median cell; of all cells: at most
 1.1 of the steps in the worst tenth, and never a lower end beyond noise.
@@ -39,19 +39,24 @@ def main() -> None:
     parser.add_argument("--models", type=lambda text: text.split(","), metavar="NAME,NAME")
     parser.add_argument("--seeds", type=lambda text: [int(seed) for seed in text.split(",")], metavar="N,N")
     parser.add_argument("--out", type=Path, metavar="FILE.csv")
+    parser.add_argument("--progress", type=Path, metavar="FILE.csv", help="accuracy and cost of every kept step")
     parser.add_argument("--document", action="store_true", help="write docs/benchmarks.md from the tables in --out")
     options = parser.parse_args()
     study = load_study(options.study)
     seeds, models = options.seeds or study.spec.seeds, options.models or study.spec.models
     asked = [twins for twins in twins_of(study) if twins.plain.seed in seeds and twins.plain.model in models]
-    rows = []
+    rows, curves = [], []
     for twins in sorted(asked, key=lambda twins: seeds.index(twins.plain.seed)):  # a whole seed before the next
         for cell in twins.cells:
             make(study, cell)
-        rows.append(compare_twins(study, twins))
+        plain, striding = (progress_of(study, cell) for cell in twins.cells)
+        rows.append(compare_twins(study, twins, plain, striding))
+        curves += [labelled(twins, plain, False), labelled(twins, striding, True)]
         print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
         if options.out:
             pd.DataFrame(rows).to_csv(options.out, index=False, float_format="%.4g")
+        if options.progress:
+            pd.concat(curves).to_csv(options.progress, index=False, float_format="%.6g")
     table = pd.DataFrame(rows)
     print(summary(table).to_string(index=False))
     if options.document:
@@ -76,13 +81,20 @@ def progress_file(paths: CellPaths) -> Path:
     return paths.root / "progress.parquet"
 
 
-def compare_twins(study: Study, twins: Twins) -> dict[str, Any]:
+def progress_of(study: Study, cell: Cell) -> pd.DataFrame:
+    """Accuracy and cost of a run's kept steps."""
+    paths = study_paths(study).cell(cell)
+    return progress(pd.read_parquet(progress_file(paths)), read_manifest(paths.trajectory))
+
+
+def labelled(twins: Twins, curve: pd.DataFrame, stride: bool) -> pd.DataFrame:
+    about = {"model": twins.plain.model, "algorithm": twins.plain.algorithm, "seed": twins.plain.seed, "stride": stride}
+    return curve.assign(**about)[[*about, *curve.columns]]
+
+
+def compare_twins(study: Study, twins: Twins, plain: pd.DataFrame, striding: pd.DataFrame) -> dict[str, Any]:
     """One row: what each run took to plain RL's last accuracy."""
     paths = [study_paths(study).cell(cell) for cell in twins.cells]
-    tables = [pd.read_parquet(progress_file(path)) for path in paths]
-    plain, striding = (
-        progress(table, read_manifest(path.trajectory)) for table, path in zip(tables, paths, strict=True)
-    )
     return {
         "task": study.spec.task,
         "model": twins.plain.model,
