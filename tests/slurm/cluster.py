@@ -295,8 +295,10 @@ def wait_until(holds: Callable[[], bool], longest: float = _LONGEST_START) -> No
 
 
 def _free_ports(number: int) -> int:
-    """The first of so many ports in a row that nobody listens on."""
-    for first in range(26800, 60000, 2 * number):
+    """The first of so many ports in a row that nobody listens on; two processes begin to look in different places."""
+    blocks = list(range(20000, 60000, number))
+    begin = os.getpid() % len(blocks)
+    for first in blocks[begin:] + blocks[:begin]:
         try:
             for port in range(first, first + number):
                 with socket.socket() as probe:
