@@ -183,7 +183,9 @@ def test_two_jobs_on_one_trajectory_take_turns(cluster: Cluster, local: Path, lo
     sent = Submission(cluster, lone, TABLE)
     sent.when_training(40)
     verb = f"{Path(sys.executable).parent / 'rlstride'} train --study study.yaml --cell micro/grpo/0 --out {TRAJECTORY}"
-    second = cluster.ask("sbatch", "--parsable", "-A", ACCOUNT, "-D", str(lone), "-o", "second.log", "--wrap", verb)
+    second = cluster.ask(
+        "sbatch", "--parsable", "-A", ACCOUNT, "--mem", "1000", "-D", str(lone), "-o", "second.log", "--wrap", verb
+    )
     assert ends_well(sent, lone, local)
     wait_until(lambda: dict(cluster.known()).get(second.strip()) in ("COMPLETED", "FAILED"))
     said = (lone / "second.log").read_text()
