@@ -196,7 +196,7 @@ def _candidates(job: Job, profile: Profile, known: list[Partition]) -> list[Part
     by_name = {partition.name: partition for partition in known}
     if job.partition:
         if job.partition not in by_name:
-            return f"slurm_partition: there is no {job.partition!r}; the cluster has {', '.join(by_name)}"
+            return f"slurm_partition: there is no {job.partition!r}; the cluster has {', '.join(sorted(by_name))}"
         return [by_name[job.partition]]
     if profile.partition_file is not None:
         listed = (read_yaml(profile.partition_file) or {}).get("partitions", {})
