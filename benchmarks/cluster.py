@@ -1,9 +1,9 @@
 """What Slurm adds to a study's own work: eight cells through the profile, against the same cells on the same two cores.
 
-Starts a Slurm of its own (tests/slurm/cluster.py, as root), with a partition of two nodes of one core each, and runs a
-study of eight small cells three times from scratch, bases given: with profiles/local on two cores, with profiles/slurm,
-and with that profile without its groups. The overhead is the wall-clock beyond that of the local run, over half the sum
-of the local jobs' times (two cores). Then 400 empty jobs are sent, and one empty job alone is timed ten times.
+Starts a Slurm of its own (tests/slurm/cluster.py, as root), with a partition of two nodes of one core each, and trains
+and measures eight small cells three times, bases given: with profiles/local on two cores, with profiles/slurm, and with
+that profile without its groups. The overhead is the wall-clock beyond that of the local run, over half the sum of the
+local jobs' times (two cores). Then 400 empty jobs are sent, and one empty job alone is timed five times.
 
     python benchmarks/cluster.py [--cells 8] [--jobs 400] [--out FILE.csv] [--document]
 
@@ -30,7 +30,7 @@ from cluster import Cluster, missing  # noqa: E402
 from study import command, run_locally, write_study  # noqa: E402
 
 TARGET = 0.15
-LATENCIES = 10
+LATENCIES = 5
 
 
 def main() -> int:
@@ -71,10 +71,11 @@ def studies(cluster: Cluster, folder: Path, cells: int) -> list[dict[str, object
         prepare(place, cells)
         shutil.copytree(bases / "results" / "bases", place / "results" / "bases")
         sent, began = len(cluster.known()), time.monotonic()
+        targets = [f"results/on-slurm/micro/grpo/seed{seed}/measured.done" for seed in range(cells)]
         if name == "local":
-            run_locally(place)
+            run_locally(place, *targets)
         else:
-            submit(cluster, place, profile_without_groups(place) if "each" in name else None)
+            submit(cluster, place, profile_without_groups(place) if "each" in name else None, *targets)
         seconds = time.monotonic() - began
         work = job_seconds(place)
         rows.append(
