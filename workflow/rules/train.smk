@@ -26,6 +26,7 @@ rule train_cell:
         trajectory=subpath(output.manifest, parent=True),
         study=PATHS.root / "study.yaml",
         values=training_values,
+    # exec: no shell stands between a signal and the training. One would die of it at once, and take the training along.
     shell:
-        "rlstride train --study {params.study:q} --cell {params.cell:q} --processes {threads} --out {params.trajectory:q}"
+        "exec rlstride train --study {params.study:q} --cell {params.cell:q} --processes {threads} --out {params.trajectory:q}"
         " > {log:q} 2>&1"

@@ -57,7 +57,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
         config_hash = digest(cell_settings(study, cell))
         if (finished := _finished(out, config_hash)) is not None:
             if processes.is_main_process:
-                print(f"{cell}: {out} is finished already", flush=True)
+                _say_finished(cell, out)
             return finished
         _require_whole_models_and_gpus(study, processes.num_processes)
         run = Run(
@@ -79,6 +79,8 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
             if processes.is_main_process:
                 held = whole_run.enter_context(lease(state / LEASE, patience=_patience()))
         manifest = from_main_process(lambda: _finished(out, config_hash))  # by who held the lease until now
+        if manifest is not None and processes.is_main_process:
+            _say_finished(cell, out)
         if manifest is None:
             with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
                 manifest = _train(run, cell, out, config_hash, held, found)
@@ -222,6 +224,10 @@ def _finished(out: Path, config_hash: str) -> Manifest | None:
     if manifest.config_hash != config_hash:
         raise RequestError(f"{out}: a finished trajectory of other settings is here; remove it, or name another folder")
     return manifest
+
+
+def _say_finished(cell: Cell, out: Path) -> None:
+    print(f"{cell}: {out} is finished already", flush=True)
 
 
 def _checkpoint_to_resume(out: Path, config_hash: str, run: Run[Any]) -> Path | None:

@@ -139,7 +139,7 @@ class Lease:
 
 
 def _acquire(file: Path, me: Holder, patience: float, stale: float, settle: float) -> None:
-    began, seen = time.monotonic(), None
+    began, seen, said = time.monotonic(), None, False
     while not _create(file, me):
         holder, age = _read(file), _age(file)
         if holder is None or age is None:  # released in between
@@ -152,10 +152,10 @@ def _acquire(file: Path, me: Holder, patience: float, stale: float, settle: floa
         is_alive = holder.is_here() or seen not in (None, now)
         if is_alive and time.monotonic() - began >= patience:
             raise WorkError(f"{file.parent}: {holder}, writes here; wait for it, or end it")
-        if seen is None:
+        if not said:
             longest = patience if is_alive else max(patience, stale)
             print(f"{file}: of {holder}; waits for it to end, up to {longest:.0f} s", flush=True)
-        seen = seen if is_alive else now
+        said, seen = True, seen if is_alive else now
         time.sleep(min(1.0, stale / 10))
 
 
