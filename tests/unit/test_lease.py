@@ -181,3 +181,13 @@ def test_a_patient_second_writer_waits_for_one_that_is_about_to_end(file: Path) 
         with pytest.raises(WorkError, match="wait for it"), lease(file, patience=1.5, stale=60):
             pass
         assert 1.4 < time.monotonic() - began < 10
+
+
+def test_a_lease_that_somebody_removed_is_made_again(file: Path) -> None:
+    with lease(file, **QUICK) as held:
+        file.unlink()
+        deadline = time.monotonic() + 10
+        while not file.is_file() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert json.loads(file.read_text())["pid"] == os.getpid()
+        assert not held.lost

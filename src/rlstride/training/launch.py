@@ -84,7 +84,8 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
         if manifest is None:
             with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
                 manifest = _train(run, cell, out, config_hash, held, found)
-        if processes.is_main_process:
+        if held is not None:
+            held.rest()
             shutil.rmtree(state)
     return manifest
 

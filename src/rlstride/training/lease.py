@@ -120,17 +120,24 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_fresh, name="lease", daemon=True)
         self._thread.start()
 
-    def release(self) -> None:
-        """Ends the touching, and removes the file where it is this process's own."""
+    def rest(self) -> None:
+        """Touches the file no more: its folder may be removed."""
         self._ended.set()
         self._thread.join()
+
+    def release(self) -> None:
+        """Removes the file where it is this process's own."""
+        self.rest()
         if _is_ours(self._file, self._me):
             self._file.unlink(missing_ok=True)
 
     def _keep_fresh(self) -> None:
         while not self._ended.wait(self._beat):
             try:
-                if not _is_ours(self._file, self._me):
+                holder = _read(self._file)
+                if holder is None:  # somebody tidied up: it is made again, where nobody else has been quicker
+                    _create(self._file, self._me)
+                elif holder.token != self._me.token:
                     self.lost = True
                     return
                 os.utime(self._file)
