@@ -3,7 +3,7 @@
 Starts a Slurm of its own (tests/slurm/cluster.py, as root), with a partition of two nodes of one core each, and trains
 and measures eight small cells three times, bases given: with profiles/local on two cores, with profiles/slurm, and with
 that profile without its groups. The overhead is the wall-clock beyond that of the local run, over half the sum of the
-local jobs' times (two cores). Then 400 empty jobs are sent, and one empty job alone is timed five times.
+local jobs' times (two cores). Then 400 empty jobs are sent, and one empty job alone is timed three times.
 
     python benchmarks/cluster.py [--cells 8] [--jobs 400] [--out FILE.csv] [--document]
 
@@ -30,7 +30,7 @@ from cluster import Cluster, missing  # noqa: E402
 from study import command, run_locally, write_study  # noqa: E402
 
 TARGET = 0.15
-LATENCIES = 5
+LATENCIES = 3
 
 
 def main() -> int:

@@ -116,6 +116,7 @@ def command(*arguments: str) -> list[str]:
     """Snakemake with the project's own profile, account added and status asked for sooner."""
     return [
         str(Path(sys.executable).parent / "snakemake"),
+        *arguments,  # before the options that take all that follows
         "--snakefile",
         str(ROOT / "Snakefile"),
         "--profile",
@@ -126,7 +127,6 @@ def command(*arguments: str) -> list[str]:
         "2",
         "--latency-wait",
         "10",
-        *arguments,  # targets first: the next option takes all that follows
         "--default-resources",
         "mem_mb=1024",
         "runtime=10",
