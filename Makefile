@@ -8,6 +8,7 @@ PYTHON ?= python3
 STUDY ?= config/config.yaml
 CORES ?= 2
 PORT ?= 5000
+RESULTS ?= results
 BIN := .venv/bin
 
 # One thread in each process: two jobs side by side beat two threads in one by far.
@@ -33,9 +34,9 @@ lint: .venv/installed ## check style, types and rules
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
 
-ui: .venv/installed ## show the MLflow runs on http://127.0.0.1:5000 (PORT=...)
-	@test -f results/mlflow.db || { echo "results/mlflow.db is not there yet: run make demo first" >&2; exit 2; }
-	@$(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(CURDIR)/results/mlflow.db
+ui: .venv/installed ## show the MLflow runs on http://127.0.0.1:5000 (PORT=..., RESULTS=...)
+	@test -f $(RESULTS)/mlflow.db || { echo "$(RESULTS)/mlflow.db is not there yet: run make demo first" >&2; exit 2; }
+	@$(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -260,6 +260,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     verb.add_argument("--profile", type=Path, default=Path("profiles/slurm"), metavar="DIR", help="how jobs are sent")
+    verb.add_argument("--results", type=Path, metavar="DIR", help="in place of the study's results folder")
     verb.add_argument("--no-probe", action="store_true", help="send no test job")
     verb = _verb(
         cluster, "orphans", run.cluster_orphans, "list the jobs that a killed Snakemake left, wait for them or end them"
@@ -267,7 +268,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
     what = verb.add_mutually_exclusive_group()
     what.add_argument("--wait", action="store_true", help="for those that run; cancel those that are queued")
-    what.add_argument("--cancel", action="store_true", help="all, as the next snakemake would")
+    what.add_argument("--cancel", action="store_true", help="all, also those of a run that began on another machine")
     return parser
 
 

@@ -4,6 +4,7 @@ Modules are imported where they are needed: torch, TRL and lm-eval take seconds 
 """
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlstride.errors import RequestError, WorkError
@@ -224,7 +225,10 @@ def cluster_check(options: argparse.Namespace) -> None:
     from rlstride.cluster.check import check_cluster, read_profile
     from rlstride.study.load import load_study
 
-    found = check_cluster(load_study(options.study), read_profile(options.profile), probe=not options.no_probe)
+    study = load_study(options.study)
+    if options.results:
+        study = replace(study, spec=study.spec.model_copy(update={"results": str(options.results)}))
+    found = check_cluster(study, read_profile(options.profile), probe=not options.no_probe)
     print("\n".join([*found.facts, *(f"problem: {problem}" for problem in found.problems)]))
     if found.problems:
         raise WorkError(f"{options.study}: problems found: {len(found.problems)}")
@@ -237,6 +241,6 @@ def cluster_orphans(options: argparse.Namespace) -> None:
     if options.wait:
         await_orphans(options.results)
     elif options.cancel:
-        end_orphans(options.results)
+        end_orphans(options.results, elsewhere=True)
     left = orphans(options.results)
     print("\n".join(f"job {job}: {state.lower()}" for job, state in sorted(left.items())) or "none")

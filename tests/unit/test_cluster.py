@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from rlstride.cluster.orphans import announced_run, ended_runs, note_run
+from rlstride.cluster.orphans import announced_run, end_orphans, ended_runs, note_run, runs_elsewhere
 from rlstride.cluster.slurm import gpus_of, minutes_of
+from rlstride.errors import WorkError
 from rlstride.training.lease import Holder
 
 
@@ -61,10 +62,12 @@ def test_runs_whose_snakemake_goes_on_here_have_no_orphans(tmp_path: Path) -> No
     entries = [
         {"run": "here and alive", **me},
         {"run": "here and dead", **me, "pid": int(ended.stdout)},
-        {"run": "elsewhere", **me, "boot": "another machine"},
+        {"run": "elsewhere", **me, "boot": "another machine", "host": "login2"},
+        {"run": "before a restart of this machine", **me, "boot": "another start"},
     ]
     (tmp_path / "cluster-runs.json").write_text(json.dumps(entries))
-    assert ended_runs(tmp_path) == ["here and dead", "elsewhere"]
+    assert ended_runs(tmp_path) == ["here and dead", "elsewhere", "before a restart of this machine"]
+    assert runs_elsewhere(tmp_path) == {"elsewhere": "login2"}
     note_run(tmp_path, "new")
     noted = json.loads((tmp_path / "cluster-runs.json").read_text())
     assert [(entry["run"], entry["pid"]) for entry in noted] == [("here and alive", os.getpid()), ("new", os.getpid())]
@@ -72,3 +75,13 @@ def test_runs_whose_snakemake_goes_on_here_have_no_orphans(tmp_path: Path) -> No
 
 def test_a_study_that_never_was_on_a_cluster_has_no_orphans(tmp_path: Path) -> None:
     assert ended_runs(tmp_path) == []
+
+
+def test_jobs_of_a_run_that_may_go_on_elsewhere_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = {"run": "5e0c", **asdict(Holder.here()), "boot": "another machine", "host": "login2"}
+    (tmp_path / "cluster-runs.json").write_text(json.dumps([entry]))
+    (tmp_path / "squeue").write_text('#!/bin/sh\necho "17|RUNNING"\n')
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(WorkError, match=r"1 job \(17\) of a run that began on login2, and may go on there"):
+        end_orphans(tmp_path)

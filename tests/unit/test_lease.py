@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ def file(tmp_path: Path) -> Path:
 
 def write_lease(file: Path, **holder: Any) -> None:
     """A lease as another process would have left it."""
-    known = {"token": "other", "host": "node7", "pid": 12, "boot": "another boot", "job": "431", "since": "noon"}
+    known = {"token": "other", "host": "node7", "pid": 12, "boot": "another boot", "started": "5"}
+    known |= {"job": "431", "since": "noon"}
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(known | holder), encoding="utf-8")
 
@@ -191,3 +194,27 @@ def test_a_lease_that_somebody_removed_is_made_again(file: Path) -> None:
             time.sleep(0.02)
         assert json.loads(file.read_text())["pid"] == os.getpid()
         assert not held.lost
+
+
+def test_a_process_number_that_is_used_again_is_another_process(file: Path) -> None:
+    here = Holder.here()
+    assert not here.has_ended()
+    assert replace(here, started="1").has_ended()
+
+
+def test_a_holder_whose_folder_goes_while_another_waits_is_followed(file: Path) -> None:
+    write_lease(file)
+    done = threading.Event()
+
+    def beats_and_goes() -> None:
+        for _ in range(20):
+            os.utime(file)
+            time.sleep(0.05)
+        done.set()
+        shutil.rmtree(file.parent, ignore_errors=True)
+
+    thread = threading.Thread(target=beats_and_goes)
+    thread.start()
+    with lease(file, patience=20, beat=0.05, stale=10, settle=0.1):
+        assert done.is_set()
+    thread.join()

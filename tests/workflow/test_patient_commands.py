@@ -27,7 +27,7 @@ def call(tmp_path: Path, name: str, script: str, patience: int = 60) -> subproce
 AWAY = 'echo x >>"$COUNT"; echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
 
 
-@pytest.mark.parametrize("name", ["sbatch", "sinfo", "sacct", "sacctmgr"])
+@pytest.mark.parametrize("name", ["sbatch", "sinfo", "sacct", "sacctmgr", "squeue", "scancel"])
 def test_what_the_real_command_says_and_how_it_ends_is_passed_on(tmp_path: Path, name: str) -> None:
     done = call(tmp_path, name, 'printf "%s\\n" "$@"; echo warned >&2; exit 3')
     assert (done.stdout, done.stderr, done.returncode) == ("a b\nc\n", "warned\n", 3)

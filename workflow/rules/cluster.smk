@@ -11,7 +11,8 @@ from rlstride.errors import RlstrideError
 from rlstride.study.requests import job_request
 
 # Slurm's commands that wait for a controller that is away come first.
-PATIENT = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).parents[1] / "profiles" / "slurm" / "bin"
+HERE = os.path.abspath(workflow.current_basedir.get_path_or_uri(secret_free=True))
+PATIENT = Path(HERE).parents[1] / "profiles" / "slurm" / "bin"
 os.environ.update(PATH=os.pathsep.join([str(PATIENT), os.environ.get("PATH", os.defpath)]))
 
 

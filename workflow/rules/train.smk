@@ -13,7 +13,7 @@ rule train_cell:
         LOGS / "train_cell" / f"{CELL_NAME}.log",
     benchmark:
         BENCHMARKS / "train_cell" / f"{CELL_NAME}.tsv"
-    retries: 2
+    retries: 3
     conda:
         "../../envs/train.yaml"
     threads: asked("train_cell", "threads")
@@ -21,6 +21,7 @@ rule train_cell:
         mem_mb=asked("train_cell", "mem_mb"),
         runtime=asked("train_cell", "runtime"),
         gpu=asked("train_cell", "gpu"),
+        nodes=1,
     params:
         cell="{model}/{algorithm}/{seed}",
         trajectory=subpath(output.manifest, parent=True),

@@ -1,6 +1,7 @@
 """Whether a study's jobs could start on this cluster, said before a thousand of them are sent."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from rlstride.errors import RequestError
 from rlstride.study.estimate import disk_bytes
 from rlstride.study.load import Study, read_yaml
 from rlstride.study.paths import study_paths
-from rlstride.study.requests import RULES, JobRequest, job_request
+from rlstride.study.requests import RULES, JobRequest, grown, job_request
 
 _PROBE_SECONDS = 60.0
 
@@ -33,6 +34,7 @@ class Profile:
         components: by group, how many runs share a job.
         partition_file: in which partitions to choose from are described; None where jobs name one, or none.
         status_command: what jobs are watched with.
+        retries: of a failed job.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class Profile:
     components: Mapping[str, int] = field(default_factory=dict)
     partition_file: Path | None = None
     status_command: str = "sacct"
+    retries: int = 0
 
     def resources(self, rule: str) -> dict[str, Any]:
         """What the profile alone says of a rule's jobs."""
@@ -93,6 +96,7 @@ def read_profile(folder: Path) -> Profile:
         {group: int(number) for group, number in _pairs(data.get("group-components")).items()},
         Path(file) if file else None,
         str(data.get("slurm-status-command", "sacct")),
+        int(data.get("retries", 0)),
     )
 
 
@@ -136,6 +140,12 @@ def largest_jobs(study: Study, profile: Profile) -> Iterator[Job]:
         else:
             yield job
     for group, members in grouped.items():
+        for what in ("partition", "gpu_model", "account"):
+            if len({getattr(member, what) for member in members}) > 1:
+                raise RequestError(
+                    f"{profile.folder / 'config.yaml'}: the rules of the group {group} differ in their {what}; "
+                    f"Snakemake wants the same for {', '.join(member.name for member in members)}"
+                )
         largest = _largest([job.asked for job in members])
         minutes = sum(job.asked.runtime for job in members) * profile.components.get(group, 1)
         yield replace(members[0], name=f"{group} ({len(members)} rules)", asked=replace(largest, runtime=minutes))
@@ -188,16 +198,22 @@ def _check_job(found: Findings, job: Job, profile: Profile, known: list[Partitio
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         found.problems.append(f"{job.name} could never start: it asks for {asked}; {why}")
         return []
-    found.facts.append(f"{job.name}: {asked}; could start in {', '.join(fitting)}")
+    text = f"{job.name}: {asked}; could start in {', '.join(fitting)}"
+    last = replace(job, asked=grown(job.asked, profile.retries + 1))
+    if not any(why_not(last, partition) is None for partition in candidates):
+        text += f"; not at its last attempt, with {last.asked.mem_mb} MB and {last.asked.runtime} min"
+    found.facts.append(text)
     return fitting[:1]
 
 
 def _candidates(job: Job, profile: Profile, known: list[Partition]) -> list[Partition] | str:
     by_name = {partition.name: partition for partition in known}
     if job.partition:
-        if job.partition not in by_name:
-            return f"slurm_partition: there is no {job.partition!r}; the cluster has {', '.join(sorted(by_name))}"
-        return [by_name[job.partition]]
+        named = job.partition.split(",")
+        for name in named:
+            if name not in by_name:
+                return f"slurm_partition: there is no {name!r}; the cluster has {', '.join(sorted(by_name))}"
+        return [by_name[name] for name in named]
     if profile.partition_file is not None:
         listed = (read_yaml(profile.partition_file) or {}).get("partitions", {})
         return [by_name[name] for name in listed if name in by_name] or f"{profile.partition_file}: names no partition"
@@ -235,9 +251,14 @@ def _check_nodes(found: Findings, results: Path, partition: str, account: str | 
     """One short job: does a node see the results folder, and this Python with the library?"""
     results.mkdir(parents=True, exist_ok=True)
     answer = results.resolve() / f".probe-{uuid.uuid4().hex}"
-    script = f"{sys.executable} -c 'import rlstride.cluster' && hostname > {answer} || echo nothing > {answer}"
+    python, file = shlex.quote(sys.executable), shlex.quote(str(answer))
+    script = f"{python} -c 'import rlstride.cluster' && hostname > {file} || echo nothing > {file}"
     options = ["-p", partition, "-t", "2", "--mem", "200", "-n", "1", "-J", "rlstride-probe", "-o", "/dev/null"]
-    job = ask("sbatch", "--parsable", *options, *(["-A", account] if account else []), "--wrap", script)
+    try:
+        job = ask("sbatch", "--parsable", *options, *(["-A", account] if account else []), "--wrap", script)
+    except SlurmError as error:
+        found.facts.append(f"{partition}: takes no test job without a GPU or a QoS, perhaps ({error})")
+        return
     job = job.strip().split(";")[0]
     deadline = time.monotonic() + _PROBE_SECONDS
     while not answer.is_file() and time.monotonic() < deadline:

@@ -28,6 +28,12 @@ def ended_runs(results: Path) -> list[str]:
     return [run for run, holder in _noted(results) if not holder.is_here() or holder.has_ended()]
 
 
+def runs_elsewhere(results: Path) -> dict[str, str]:
+    """The machines of noted runs of which nothing can be known here, by id: another login node's."""
+    here = Holder.here().host
+    return {run: holder.host for run, holder in _noted(results) if not holder.is_here() and holder.host != here}
+
+
 def announced_run(logs: Sequence[str]) -> str | None:
     """The id that the Slurm executor has written into Snakemake's logs; None where another executor runs."""
     texts = [Path(log).read_text(encoding="utf-8", errors="replace") for log in logs]
@@ -47,17 +53,28 @@ def orphans(results: Path) -> dict[str, str]:
     return jobs_of_runs(ended_runs(results))
 
 
-def end_orphans(results: Path, say: Callable[[str], None] = print) -> list[str]:
+def end_orphans(results: Path, say: Callable[[str], None] = print, *, elsewhere: bool = False) -> list[str]:
     """Cancels the jobs that earlier runs of a study left, and waits until they are gone. Returns their numbers.
 
     A training that is cancelled saves its state first, and the job sent in its place goes on from there.
 
+    Args:
+        results: the study's folder.
+        say: tells a person.
+        elsewhere: also those of runs that began on another machine, and may go on there.
+
     Raises:
-        WorkError: Slurm does not answer, or a job does not end within ten minutes.
+        WorkError: Slurm does not answer, a job does not end within ten minutes, or its run may go on elsewhere.
     """
     left = orphans(results)
     if not left:
         return []
+    for run, host in () if elsewhere else runs_elsewhere(results).items():
+        if jobs := jobs_of_runs([run]):
+            raise WorkError(
+                f"{results}: {_listed(jobs)} of a run that began on {host}, and may go on there; go on there too, or "
+                f"end them: rlstride cluster orphans {results} --cancel"
+            )
     say(f"{results}: ends {_listed(left)} that an earlier run left: {_counted(list(left.values()))}")
     cancel(sorted(left))
     return _wait_until_gone(results, left, _LONGEST_END_SECONDS)

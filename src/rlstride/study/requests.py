@@ -6,7 +6,7 @@ calls its partitions, and which of its GPUs is meant, is none of a study's busin
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlstride.study.algorithms import DAPO, PPO, PolicyGradient
 from rlstride.study.estimate import (
@@ -28,6 +28,7 @@ from rlstride.study.sizes import model_parameters
 
 _MARGIN = 4  # a cluster's cores may be half as fast, and shared
 _FEWEST_MINUTES = 15
+_MOST_GROWTH = 4  # of memory, over all attempts
 _BLOCK_MB = 256  # requests are rounded up to
 _LEAST_MB = 1800  # of a process: Python, torch and transformers take 0.4 to 0.85 GB with a tiny model
 _UNKNOWN_PARAMETERS = 8e9  # of a model whose size neither its name nor a config tells
@@ -63,7 +64,7 @@ def job_request(study: Study, rule: str, model: str, algorithm: str | None = Non
         rule: the name of a rule that works on one cell or one base, see ``RULES``.
         model: the name of the cell's model.
         algorithm: that of the cell's algorithm or control; None of a base.
-        attempt: 1 at first; each further one asks for as much time again, and for twice the memory.
+        attempt: 1 at first; see :func:`grown`.
     """
     copies, seconds = RULES[rule](_Work(study, model, algorithm))
     processes = study.spec.processes.get(model, 1) if rule == "train_cell" else 1
@@ -71,7 +72,12 @@ def job_request(study: Study, rule: str, model: str, algorithm: str | None = Non
     weights_mb = 4e-6 * _parameters(study, model)
     mem_mb = _BLOCK_MB * math.ceil((_LEAST_MB + copies * weights_mb) * processes / _BLOCK_MB)
     minutes = max(_FEWEST_MINUTES, math.ceil(_MARGIN * seconds / processes / 60) + 5)
-    return JobRequest(mem_mb * 2 ** (attempt - 1), minutes * attempt, processes, processes if on_gpu else 0)
+    return grown(JobRequest(mem_mb, minutes, processes, processes if on_gpu else 0), attempt)
+
+
+def grown(asked: JobRequest, attempt: int) -> JobRequest:
+    """What a job asks for at a further attempt: as much time again, and twice the memory, four times it at most."""
+    return replace(asked, mem_mb=asked.mem_mb * min(2 ** (attempt - 1), _MOST_GROWTH), runtime=asked.runtime * attempt)
 
 
 class _Work:

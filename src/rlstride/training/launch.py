@@ -33,6 +33,7 @@ from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
 
 LEASE = "lease.json"  # in the folder of the trainer's own checkpoints
+_JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # in a job of Slurm, PBS, LSF, Grid Engine
 _PATIENCE_SECONDS = 300.0  # of a job of a cluster, with one that was told to end and still saves
 
 
@@ -84,9 +85,9 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
         if manifest is None:
             with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
                 manifest = _train(run, cell, out, config_hash, held, found)
-        if held is not None:
+        if held is not None and held.is_ours():
             held.rest()
-            shutil.rmtree(state)
+            _remove(state)
     return manifest
 
 
@@ -179,7 +180,7 @@ def training_records(history: list[dict[str, Any]], completions: int, updates_pe
 
 def _patience() -> float:
     """A person is told at once that another process writes; a job waits."""
-    return _PATIENCE_SECONDS if "SLURM_JOB_ID" in os.environ else 0.0
+    return _PATIENCE_SECONDS if any(name in os.environ for name in _JOB_NAMES) else 0.0
 
 
 def _require_models(study: Study, cell: Cell, base: Path, teacher: Path | None) -> None:
@@ -254,7 +255,15 @@ def _clear_but_lease(state: Path) -> None:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         elif path.name != LEASE:
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+
+def _remove(state: Path) -> None:
+    """A folder in which another job may be waiting for the lease."""
+    aside = state.with_name(f".{state.name}.done")
+    shutil.rmtree(aside, ignore_errors=True)
+    state.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _quieten_libraries() -> None:

@@ -33,7 +33,8 @@ class Holder:
         token: of this lease alone.
         host: of the process.
         pid: on that host.
-        boot: of the host since its last start, so that a process number means one process; empty where unknown.
+        boot: which start of which machine, and which of its process number spaces; empty where unknown.
+        started: when the process started, in ticks since then: numbers are used again.
         job: the cluster's number of the job; empty without one.
         since: when the lease was taken, UTC.
     """
@@ -42,16 +43,16 @@ class Holder:
     host: str
     pid: int
     boot: str
+    started: str
     job: str
     since: str
 
     @classmethod
     def here(cls) -> "Holder":
         """This process."""
-        since = datetime.now(UTC).isoformat(timespec="seconds")
-        return cls(
-            uuid.uuid4().hex, socket.gethostname(), os.getpid(), _boot(), os.environ.get("SLURM_JOB_ID", ""), since
-        )
+        since, me = datetime.now(UTC).isoformat(timespec="seconds"), os.getpid()
+        job = os.environ.get("SLURM_JOB_ID", "")
+        return cls(uuid.uuid4().hex, socket.gethostname(), me, _boot(), _started(me), job, since)
 
     def is_here(self) -> bool:
         """Whether it is a process of this machine, whose end can be seen."""
@@ -59,15 +60,7 @@ class Holder:
 
     def has_ended(self) -> bool:
         """Whether its process is known to have ended."""
-        if not self.is_here():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
+        return self.is_here() and _started(self.pid) != self.started
 
     def __str__(self) -> str:
         job = f"job {self.job}, " if self.job else ""
@@ -120,6 +113,11 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_fresh, name="lease", daemon=True)
         self._thread.start()
 
+    def is_ours(self) -> bool:
+        """Whether nobody else has it: looked up now, where ``lost`` is as old as a beat."""
+        holder = _read(self._file)
+        return not self.lost and (holder is None or holder.token == self._me.token)
+
     def rest(self) -> None:
         """Touches the file no more: its folder may be removed."""
         self._ended.set()
@@ -167,14 +165,28 @@ def _acquire(file: Path, me: Holder, patience: float, stale: float, settle: floa
 
 
 def _create(file: Path, me: Holder) -> bool:
-    """Makes the lease where there is none. A link is atomic on every shared file system, where O_EXCL may not be."""
-    own = _written_beside(file, me)
+    """Makes the lease where there is none. A link is atomic on network file systems too, where O_EXCL may not be."""
     try:
-        os.link(own, file)
+        own = _written_beside(file, me)
+        try:
+            os.link(own, file)
+        except FileExistsError:  # or an answer that was lost, to a link that was made
+            return _is_ours(file, me)
+        finally:
+            own.unlink(missing_ok=True)
+    except FileNotFoundError:  # a holder that is done removes the whole folder: looked at again
+        return False
+    except PermissionError:  # a file system without hard links
+        return _create_exclusively(file, me)
+    return True
+
+
+def _create_exclusively(file: Path, me: Holder) -> bool:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            json.dump(asdict(me), stream)
     except FileExistsError:
         return False
-    finally:
-        own.unlink()
     return True
 
 
@@ -204,7 +216,7 @@ def _read(file: Path) -> Holder | None:
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, TypeError):
-        return Holder("", "an unknown machine", 0, "", "", "an unknown time")
+        return Holder("", "an unknown machine", 0, "", "", "", "an unknown time")
 
 
 def _touched(file: Path) -> float | None:
@@ -226,6 +238,14 @@ def _age(file: Path) -> float | None:
         return None
     finally:
         probe.unlink(missing_ok=True)
+
+
+def _started(process: int) -> str:
+    """When a process of this machine started, in ticks; empty where there is none of that number."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
+    except (FileNotFoundError, ProcessLookupError, IndexError):
+        return ""
 
 
 def _boot() -> str:

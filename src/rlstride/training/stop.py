@@ -62,5 +62,5 @@ class KeepLease(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self._updates_per_step:
             return
-        if in_any_process(self._held is not None and self._held.lost):
+        if in_any_process(self._held is not None and not self._held.is_ours()):
             raise WorkError("another run has taken this one's lease, as it was thought dead; it stops")
