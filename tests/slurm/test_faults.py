@@ -70,7 +70,7 @@ def test_a_training_that_was_killed_without_a_warning_goes_on_from_its_last_kept
     lease = json.loads((lone / TRAJECTORY.with_name("training") / "lease.json").read_text())
     os.kill(lease["pid"], signal.SIGKILL)
     assert ends_well(sent, lone, local)
-    assert ledger(lone)["resumed_from"].iloc[-1] >= 80
+    assert ledger(lone)["resumed_from"].iloc[-1] >= 40  # step 80 is kept a moment before its checkpoint is whole
 
 
 def test_a_cancelled_training_saves_and_its_retry_goes_on_from_there(cluster: Cluster, local: Path, lone: Path) -> None:

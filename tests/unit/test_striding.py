@@ -255,7 +255,8 @@ def test_the_benchmark_finds_what_the_table_finds_from_the_same_scores(
             frame = pd.read_parquet(part(paths.validation))
             frame[frame["decoding"] == "t1.0"].to_parquet(part(benchmark_script.progress_file(paths)))
     monkeypatch.setattr(benchmark_script, "study_paths", lambda study: StudyPaths(tmp_path / "demo"))
-    rows = pd.DataFrame([benchmark_script.compare_twins(study, twins) for twins in twins_of(study)])
+    curves = {twins: [benchmark_script.progress_of(study, cell) for cell in twins.cells] for twins in twins_of(study)}
+    rows = pd.DataFrame([benchmark_script.compare_twins(study, twins, *runs) for twins, runs in curves.items()])
     tabled = table(tmp_path / "demo", study, "strides")
     same = [name for name in rows if not name.startswith(("end", "stride_end", "task", "model", "algorithm"))]
     assert rows[same].to_numpy(float) == pytest.approx(tabled[same].to_numpy(float), rel=1e-5)

@@ -25,7 +25,8 @@ _ORACLE = " (told the full accuracy)"
 KINDS = {
     "straight on": ("linear", "linear_validated", "first_update", "first_update_validated"),
     "fitted to the window": ("relex", "taylor", "dmd"),
-    "low rank": ("alpharl", "alpharl_repo", "alpharl_oracle", "next", "next_without_g", "next_without_l"),
+    "low rank": ("alpharl", "alpharl_repo", "alpharl_oracle"),
+    "networks": ("next", "next_validated", "next_without_g", "next_without_l"),
     "what the model says": ("logits", "logits_validated"),
     "controls": ("norm_only", "random_direction"),
 }
