@@ -1,5 +1,6 @@
 """The cluster that the tests share, and the study's results without one."""
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,9 @@ def cluster() -> Iterator[Cluster]:
     # Not pytest's own folder: every pytest that starts closes it to other users, such as MariaDB's.
     started = Cluster(Path(tempfile.mkdtemp(prefix="rlstride-slurm-")))
     try:
-        started.start()
+        with (Path(tempfile.gettempdir()) / "rlstride-slurm.lock").open("w") as alone:
+            fcntl.flock(alone, fcntl.LOCK_EX)  # MariaDB's installer fails where two run at once
+            started.start()
         yield started
     finally:
         started.stop()
