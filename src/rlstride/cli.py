@@ -73,8 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument(
         "--processes",
-        type=_count,
-        default=1,
+        default="1",
         metavar="N",
         help="share every step among N processes on this machine, each with a GPU of its own on cuda (default: 1)",
     )
@@ -279,12 +278,6 @@ def _verb(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes")
-    return int(text)
 
 
 def _names(text: str) -> list[str]:

@@ -35,11 +35,12 @@ def train(options: argparse.Namespace) -> None:
 
     study = load_study(options.study)
     cell, state = study.cell(options.cell), options.state or options.out.parent / "training"
-    if options.processes > 1:
+    processes = _positive(options.processes, "--processes")
+    if processes > 1:
         from rlstride.processes import launch_processes
 
         verb = ["train", "--study", options.study, "--cell", cell, "--out", options.out, "--state", state]
-        launch_processes(options.processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
+        launch_processes(processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
     from rlstride.training.launch import train_cell
 
     train_cell(study, cell, options.out, state)
@@ -206,20 +207,6 @@ def track(options: argparse.Namespace) -> None:
     )
 
 
-def _validation_scorer(options: argparse.Namespace) -> "ValidationScorer":
-    from rlstride.evaluation.scorer import ValidationScorer
-    from rlstride.study.load import load_study
-    from rlstride.trajectory.store import Trajectory
-
-    return ValidationScorer(load_study(options.study), Trajectory(options.trajectory), options.device)
-
-
-def _positive(text: str, flag: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise RequestError(f"{flag}: expected a whole number from 1, not {text!r}")
-    return int(text)
-
-
 def cluster_check(options: argparse.Namespace) -> None:
     """Prints whether a study's jobs could start on this cluster."""
     from rlstride.cluster.check import check_cluster, read_profile
@@ -244,3 +231,17 @@ def cluster_orphans(options: argparse.Namespace) -> None:
         end_orphans(options.results, elsewhere=True)
     left = orphans(options.results)
     print("\n".join(f"job {job}: {state.lower()}" for job, state in sorted(left.items())) or "none")
+
+
+def _validation_scorer(options: argparse.Namespace) -> "ValidationScorer":
+    from rlstride.evaluation.scorer import ValidationScorer
+    from rlstride.study.load import load_study
+    from rlstride.trajectory.store import Trajectory
+
+    return ValidationScorer(load_study(options.study), Trajectory(options.trajectory), options.device)
+
+
+def _positive(text: str, flag: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise RequestError(f"{flag}: expected a whole number from 1, not {text!r}")
+    return int(text)

@@ -84,13 +84,12 @@ def tiny_seconds(study: Study, model: str) -> float:
     cells, controls = len(study.algorithms) * len(spec.seeds), len(study.controls) * len(spec.seeds)
     train = spec.training.steps * completions_per_step(study) * ROLLOUT_SECONDS
     look = spec.evaluation.validation_problems * spec.evaluation.decodings[spec.evaluation.headline].samples
-    validation = (len(kept_steps(spec.training)) + 1) * look
-    models, decodings = 2 + len(study.controls) + len(predictions(spec)), spec.evaluation.decodings
-    samples = models * sum(decoding.samples for decoding in decodings.values())
+    validation, decodings = scored_steps(study) * look, spec.evaluation.decodings
+    samples = scored_models(study) * sum(decoding.samples for decoding in decodings.values())
     samples += edits_of_run(study) * sum(decodings[name].samples for name in edit_decodings(spec))
     test = spec.evaluation.test_problems * samples
     scored = (cells + controls) * validation + cells * (test + tried_in_cell(study) * look)
-    drift = (cells + controls) * _drift_models(study) * spec.drift.problems
+    drift = (cells + controls) * drift_models(study) * spec.drift.problems
     work = (cells + controls) * train + len(spec.seeds) * _search_seconds(study)
     work += scored * SCORING_SECONDS
     work += drift * DRIFT_SECONDS
@@ -104,47 +103,56 @@ def tiny_seconds(study: Study, model: str) -> float:
 
 
 def _describe_model(study: Study, model: str) -> str:
-    made_from, training = study.models[model], study.spec.training
-    runs = (len(study.cells) + len(study.control_cells)) // len(study.models)
+    made_from = study.models[model]
     parameters = model_parameters(made_from)
     if parameters is None:
         return "neither its name nor a local config.json tells its size, so disk and time are unknown"
-    trained = parameters if training.adapter is None else adapter_parameters(training.adapter, made_from)
-    text = f"{_count(parameters)} parameters; {_disk(study, parameters, trained, runs)}"
+    text = f"{_count(parameters)} parameters; {_disk(study, parameters, _trained_parameters(study, model))}"
     if isinstance(made_from, PublishedModel):
-        flop = FLOP_PER_PARAMETER_AND_TOKEN * training.steps * runs
+        flop = FLOP_PER_PARAMETER_AND_TOKEN * study.spec.training.steps * _runs_of_model(study)
         flop += _FLOP_PER_PASS * _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
         tokens = completions_per_step(study) * _tokens_per_sequence(study)
         text += f"; about {flop * parameters * tokens / FLOP_PER_SECOND / 3600:.2g} GPU-hours of RL"
     return text
 
 
-def _disk(study: Study, parameters: float, trained: float | None, runs: int) -> str:
+def _disk(study: Study, parameters: float, trained: float | None) -> str:
     """What a model's runs keep, and what they need in passing.
 
     Args:
         trained: those of its parameters that a kept step holds: all, or an adapter's; None where that is not known.
     """
-    weights, kept = parameters * _FP32_BYTES, runs * len(kept_steps(study.spec.training))
+    weights = parameters * _FP32_BYTES
     # A cell's predicted models, whole ones, until they are scored; or a run's optimiser state.
     passing = max(weights * len(predictions(study.spec)), 3 * _FP32_BYTES * (trained or 0))
     if trained is None:
         beside = "a local config.json would tell the size of its adapters"
         return f"{_size(weights)} of disk for its base ({beside}), {_size(passing)} in passing"
     held = "kept steps" if study.spec.training.adapter is None else "kept adapters"
-    size = _size(weights + _FP32_BYTES * trained * kept)
+    size = _size(_lasting_bytes(study, parameters, trained))
     return f"{size} of disk for its base and {held}, {_size(passing)} in passing"
 
 
 def disk_bytes(study: Study) -> float:
     """Of all bases and kept steps; models whose size is unknown are left out."""
-    training, total = study.spec.training, 0.0
-    kept = (len(study.cells) + len(study.control_cells)) // len(study.models) * len(kept_steps(training))
-    for made_from in study.models.values():
-        size = model_parameters(made_from) or 0.0
-        trained = size if training.adapter is None else adapter_parameters(training.adapter, made_from) or 0
-        total += _FP32_BYTES * (size + kept * trained)
-    return total
+    sizes = {model: model_parameters(made_from) or 0.0 for model, made_from in study.models.items()}
+    return sum(_lasting_bytes(study, size, _trained_parameters(study, model) or 0) for model, size in sizes.items())
+
+
+def _lasting_bytes(study: Study, parameters: float, trained: float) -> float:
+    """Of a model's base, and of what all of its runs keep."""
+    kept = _runs_of_model(study) * len(kept_steps(study.spec.training))
+    return _FP32_BYTES * (parameters + trained * kept)
+
+
+def _trained_parameters(study: Study, model: str) -> float | None:
+    """Those of a model's parameters that a kept step holds: all, or an adapter's; None where that is not known."""
+    made_from, adapter = study.models[model], study.spec.training.adapter
+    return model_parameters(made_from) if adapter is None else adapter_parameters(adapter, made_from)
+
+
+def _runs_of_model(study: Study) -> int:
+    return (len(study.cells) + len(study.control_cells)) // len(study.models)
 
 
 def _searches(study: Study) -> dict[str, int]:
@@ -177,12 +185,22 @@ def _strides_plan(study: Study) -> list[str]:
     return [f"Each run of {name}: up to {searches} searches for a jump." for name, searches in _searches(study).items()]
 
 
+def scored_steps(study: Study) -> int:
+    """The models of a run that are scored on validation problems: its kept steps and the base."""
+    return len(kept_steps(study.spec.training)) + 1
+
+
+def scored_models(study: Study) -> int:
+    """The models of a cell that are scored on test problems: base, full run, controls and predictions; edits apart."""
+    return 2 + len(study.controls) + len(predictions(study.spec))
+
+
 def edits_of_run(study: Study) -> int:
     """The edited models of one run, at all of its edited steps."""
     return sum(len(edits_of_step(study.spec, step)) for step in edited_steps(study.spec))
 
 
-def _drift_models(study: Study) -> int:
+def drift_models(study: Study) -> int:
     """The models of a run whose drift is measured, the base among them."""
     steps = drift_steps(study.spec)
     return 1 + len(steps) + len(study.spec.drift.variants) if steps else 0

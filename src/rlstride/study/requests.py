@@ -18,12 +18,15 @@ from rlstride.study.estimate import (
     ROLLOUT_SECONDS,
     SCORING_SECONDS,
     completions_per_step,
+    drift_models,
     edits_of_run,
+    scored_models,
+    scored_steps,
     tried_in_cell,
 )
 from rlstride.study.load import Study
 from rlstride.study.models import TinyModel
-from rlstride.study.plan import drift_steps, edit_decodings, kept_steps, predictions
+from rlstride.study.plan import edit_decodings, kept_steps, predictions
 from rlstride.study.sizes import model_parameters
 
 _MARGIN = 4  # a cluster's cores may be half as fast, and shared
@@ -135,14 +138,12 @@ def _train(work: _Work) -> _Cost:
 
 def _evaluate_steps(work: _Work) -> _Cost:
     evaluation = work.spec.evaluation
-    steps = len(kept_steps(work.spec.training)) + 1
-    return _READ_COPIES, work.scoring(steps, evaluation.validation_problems, [evaluation.headline])
+    return _READ_COPIES, work.scoring(scored_steps(work.study), evaluation.validation_problems, [evaluation.headline])
 
 
 def _evaluate_variants(work: _Work) -> _Cost:
     evaluation = work.spec.evaluation
-    models = 2 + len(work.study.controls) + len(predictions(work.spec))
-    return _READ_COPIES, work.scoring(models, evaluation.test_problems, list(evaluation.decodings))
+    return _READ_COPIES, work.scoring(scored_models(work.study), evaluation.test_problems, list(evaluation.decodings))
 
 
 def _ablate(work: _Work) -> _Cost:
@@ -169,9 +170,8 @@ def _dynamics(work: _Work) -> _Cost:
 
 
 def _drift(work: _Work) -> _Cost:
-    steps = drift_steps(work.spec)
-    models = 1 + len(steps) + len(work.spec.drift.variants)
-    return _READ_COPIES + 1, work.completions(models * work.spec.drift.problems, DRIFT_SECONDS, 2 * _SAMPLING_SHARE)
+    completions = drift_models(work.study) * work.spec.drift.problems
+    return _READ_COPIES + 1, work.completions(completions, DRIFT_SECONDS, 2 * _SAMPLING_SHARE)
 
 
 # The rules that work on one base or one cell; all others gather, and run where Snakemake runs.
