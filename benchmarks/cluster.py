@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -31,6 +30,8 @@ from study import command, run_locally, write_study  # noqa: E402
 
 TARGET = 0.15
 LATENCIES = 3
+SLURM = ROOT / "profiles" / "slurm"
+PAIR = ("slurm_partition=pair",)
 
 
 def main() -> int:
@@ -75,7 +76,7 @@ def studies(cluster: Cluster, folder: Path, cells: int) -> list[dict[str, object
         if name == "local":
             run_locally(place, *targets)
         else:
-            submit(cluster, place, profile_without_groups(place) if "each" in name else None, *targets)
+            submit(cluster, place, profile_without_groups(place) if "each" in name else SLURM, *targets)
         seconds = time.monotonic() - began
         work = job_seconds(place)
         rows.append(
@@ -105,7 +106,7 @@ def base_reports(folder: Path) -> list[str]:
 
 
 def profile_without_groups(folder: Path) -> Path:
-    profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text(encoding="utf-8"))
+    profile = yaml.safe_load((SLURM / "config.yaml").read_text(encoding="utf-8"))
     for key in ("groups", "group-components", "resources", "set-resource-scopes"):
         del profile[key]
     (folder / "profile").mkdir()
@@ -113,29 +114,15 @@ def profile_without_groups(folder: Path) -> Path:
     return folder / "profile"
 
 
-def submit(cluster: Cluster, folder: Path, profile: Path | None, *targets: str, snakefile: Path | None = None) -> float:
-    """Runs Snakemake with the project's profile, or another one, to its end; returns its seconds."""
-    called = as_users_call(command(*targets))
-    if profile is not None:
-        called[called.index(str(ROOT / "profiles" / "slurm"))] = str(profile)
-    if snakefile is not None:
-        called[called.index(str(ROOT / "Snakefile"))] = str(snakefile)
-    called[-1:] = [called[-1], "slurm_partition=pair"]
-    began = time.monotonic()
-    with (folder / "snakemake.log").open("w") as log:
-        done = subprocess.run(called, cwd=folder, env=cluster.environment, stdout=log, stderr=log, check=False)
+def submit(cluster: Cluster, folder: Path, profile: Path, *targets: str) -> None:
+    """Runs the study on the partition of two nodes, with the waits of the profile itself."""
+    run_to_end(cluster, folder, command(*targets, profile=profile, waits=(), resources=PAIR))
+
+
+def run_to_end(cluster: Cluster, folder: Path, called: list[str]) -> None:
+    done = subprocess.run(called, cwd=folder, env=cluster.environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError((folder / "snakemake.log").read_text())
-    return time.monotonic() - began
-
-
-def as_users_call(called: Sequence[str]) -> list[str]:
-    """Without the shorter waits that the tests ask for: the profile's own are measured."""
-    left = list(called)
-    for option in ("--slurm-init-seconds-before-status-checks", "--latency-wait"):
-        place = left.index(option)
-        del left[place : place + 2]
-    return left
+        raise RuntimeError(done.stdout + done.stderr)
 
 
 def job_seconds(folder: Path) -> float:
@@ -148,17 +135,23 @@ def empty_jobs(cluster: Cluster, folder: Path, number: int) -> list[dict[str, ob
     """How long it takes to send so many jobs, and a single one from Snakemake's start to its end."""
     place = folder / "empty"
     place.mkdir()
-    (place / "study.yaml").write_text("{}\n")
     snakefile = place / "empty.smk"
     snakefile.write_text('rule empty:\n    output: "empty/{n}"\n    shell: "touch {output}"\n')
-    alone = [submit(cluster, place, None, f"empty/alone{index}", snakefile=snakefile) for index in range(LATENCIES)]
-    called = as_users_call(command(*(f"empty/{index}" for index in range(number))))
-    called[called.index(str(ROOT / "Snakefile"))] = str(snakefile)
-    called[called.index("--configfile") : called.index("--configfile") + 2] = ["--jobs", str(number)]
-    called[-1:] = [called[-1], "slurm_partition=pair"]
+
+    def called(*arguments: str) -> list[str]:
+        return command(*arguments, snakefile=snakefile, study=None, waits=(), resources=PAIR)
+
+    alone = []
+    for index in range(LATENCIES):
+        began = time.monotonic()
+        run_to_end(cluster, place, called(f"empty/alone{index}"))
+        alone.append(time.monotonic() - began)
+    print(alone, flush=True)
     began = time.monotonic()
     with (place / "many.log").open("w") as log:
-        sending = subprocess.Popen(called, cwd=place, env=cluster.environment, stdout=log, stderr=log)
+        targets = [f"empty/{index}" for index in range(number)]
+        many = called(*targets, "--jobs", str(number))
+        sending = subprocess.Popen(many, cwd=place, env=cluster.environment, stdout=log, stderr=log)
         try:
             while (place / "many.log").read_text().count("has been submitted") < number:
                 if sending.poll() is not None:
@@ -166,7 +159,7 @@ def empty_jobs(cluster: Cluster, folder: Path, number: int) -> list[dict[str, ob
                 time.sleep(0.5)
             seconds = time.monotonic() - began
         finally:
-            sending.terminate()
+            sending.kill()  # on SIGTERM it would wait for what it has sent
             sending.wait()
             cluster.ask("scancel", "-u", "root", check=False)
     return [

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from cluster import ACCOUNT, Cluster, wait_until
 
 ROOT = Path(__file__).parents[2]
 STEPS = 240  # some 15 s of training
+QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 
 
 def write_study(folder: Path, **changes: object) -> Path:
@@ -112,25 +114,31 @@ class Submission:
         self.process.wait()
 
 
-def command(*arguments: str) -> list[str]:
-    """Snakemake with the project's own profile, account added and status asked for sooner."""
+def command(
+    *arguments: str,
+    snakefile: Path = ROOT / "Snakefile",
+    profile: Path = ROOT / "profiles" / "slurm",
+    study: str | None = "study.yaml",
+    waits: Sequence[str] = QUICK,
+    resources: Sequence[str] = (),
+) -> list[str]:
+    """Snakemake with the project's own profile, and the account added.
+
+    Args:
+        arguments: targets, and options.
+        snakefile: the project's, or a small one.
+        profile: likewise.
+        study: the config file; None of a workflow without one.
+        waits: options in place of the profile's waits; by default, status is asked for sooner.
+        resources: more defaults, NAME=VALUE.
+    """
     return [
         str(Path(sys.executable).parent / "snakemake"),
         *arguments,  # before the options that take all that follows
-        "--snakefile",
-        str(ROOT / "Snakefile"),
-        "--profile",
-        str(ROOT / "profiles" / "slurm"),
-        "--configfile",
-        "study.yaml",
-        "--slurm-init-seconds-before-status-checks",
-        "2",
-        "--latency-wait",
-        "10",
-        "--default-resources",
-        "mem_mb=1024",
-        "runtime=10",
-        f"slurm_account={ACCOUNT}",
+        *("--snakefile", str(snakefile), "--profile", str(profile)),
+        *(("--configfile", study) if study else ()),
+        *waits,
+        *("--default-resources", "mem_mb=1024", "runtime=10", f"slurm_account={ACCOUNT}", *resources),
     ]
 
 

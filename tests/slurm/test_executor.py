@@ -5,16 +5,14 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from study import ROOT, Submission, command, ledger, write_study
+from study import Submission, command, ledger, write_study
 
 pytestmark = pytest.mark.slow
 
 
 def submit(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Snakemake with the project's profile on the small workflow beside this file."""
-    (folder / "study.yaml").write_text("{}\n")
-    called = command(*arguments)
-    called[called.index(str(ROOT / "Snakefile"))] = str(Path(__file__).parent / "devices.smk")
+    called = command(*arguments, snakefile=Path(__file__).parent / "devices.smk", study=None)
     return subprocess.run(
         called, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=300, check=False
     )
