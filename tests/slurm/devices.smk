@@ -16,3 +16,12 @@ rule some_fail:
         "made-{number}.txt",
     shell:
         "sleep 5; echo {wildcards.number} > {output}; test {wildcards.number} != 1"
+
+
+rule say_where:
+    output:
+        "where-{gpus}.txt",
+    resources:
+        gpu=lambda wildcards: int(wildcards.gpus),
+    shell:
+        "echo $SLURM_JOB_PARTITION > {output}"

@@ -4,6 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from cluster import Cluster
 from study import Submission, command, ledger, write_study
 
@@ -33,6 +34,16 @@ def test_jobs_that_share_a_node_have_a_gpu_each(cluster: Cluster, tmp_path: Path
     ]
     assert together  # else nothing was tested
     assert all(one[2] != other[2] for one, other in together)
+
+
+def test_a_partition_file_sends_each_job_where_it_fits(cluster: Cluster, tmp_path: Path) -> None:
+    limits = {"max_runtime": 1440, "max_threads": 8}
+    listed = {"partitions": {"pair": limits, "gpu": {**limits, "max_gpu": 2}}}
+    (tmp_path / "partitions.yaml").write_text(yaml.safe_dump(listed))
+    file = ("--slurm-partition-config", "partitions.yaml")
+    done = submit(cluster, tmp_path, "where-0.txt", "where-1.txt", *file)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / f"where-{gpus}.txt").read_text().strip() for gpus in (0, 1)] == ["pair", "gpu"]
 
 
 def test_a_model_of_several_processes_trains_in_one_job(cluster: Cluster, folder: Path) -> None:

@@ -141,6 +141,17 @@ def test_two_processes_write_one_ledger_entry_and_leave_no_state(whole: tuple[Pa
     assert not (out.parent / "training").exists()
 
 
+def test_accelerate_launches_the_same_run(whole: tuple[Path, str], study_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "trajectory"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [*launcher, *plain, "-m", "rlstride.cli", *arguments(study_file, "random/grpo/0", out)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert digests(out) == digests(whole[0])
+    [entry] = ledger_of(out)
+    assert entry["processes"] == 2
+
+
 def test_a_finished_run_is_finished_for_every_process(
     whole: tuple[Path, str], study_file: Path, launch: Launch
 ) -> None:
