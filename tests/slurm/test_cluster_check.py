@@ -21,10 +21,17 @@ def _here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.chdir(tmp_path)
 
 
-def check(folder: Path, probe: bool = False, resources: dict[str, Any] | None = None, **study: Any) -> Findings:
-    """The project's profile with an account, and some resources of its training rule changed."""
+def check(
+    folder: Path,
+    probe: bool = False,
+    resources: dict[str, Any] | None = None,
+    partition: str | None = None,
+    **study: Any,
+) -> Findings:
+    """The project's profile with an account and a partition, and some resources of its training rule changed."""
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
     profile["default-resources"]["slurm_account"] = ACCOUNT
+    profile["default-resources"] |= {"slurm_partition": partition} if partition else {}
     profile["set-resources"] = {"train_cell": resources or {}}
     (folder / "profile").mkdir(exist_ok=True)
     (folder / "profile" / "config.yaml").write_text(yaml.safe_dump(profile))
@@ -62,7 +69,11 @@ def test_gpus_and_processes_of_a_study_are_asked_for(tmp_path: Path) -> None:
     said = "\n".join(found.facts)
     assert "train_cell: 3840 MB, 15 min, 2 CPU, 2 GPU; could start in gpu" in said
     assert "not at its last attempt, with 15360 MB" in said  # nodes have 8000 MB
-    assert found.problems == []
+    assert found.problems == []  # the default partition has all nodes, those with GPUs too
+    found = check(
+        tmp_path, device="cuda", processes={"micro": 2}, resources={"slurm_partition": "gpu"}, partition="pair"
+    )
+    assert any("measure (7 rules) could never start" in problem for problem in found.problems)  # no GPU in pair
     found = check(tmp_path, processes={"micro": 4})
     assert ["train_cell could never start" in problem for problem in found.problems] == [True]
     assert "no node has 4 CPUs" in found.problems[0]

@@ -14,6 +14,7 @@ import pytest
 from cluster import ACCOUNT, Cluster, wait_until
 from study import Submission, command, ledger
 
+from rlstride.training.harvest import last_complete_checkpoint, step_of
 from rlstride.trajectory.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -67,10 +68,17 @@ def test_a_training_that_was_killed_without_a_warning_goes_on_from_its_last_kept
 ) -> None:
     sent = Submission(cluster, lone, TABLE)
     sent.when_training(80)
-    lease = json.loads((lone / TRAJECTORY.with_name("training") / "lease.json").read_text())
+    state = lone / TRAJECTORY.with_name("training")
+
+    def is_saved() -> bool:  # a moment after it is kept
+        checkpoint = last_complete_checkpoint(state)
+        return checkpoint is not None and step_of(checkpoint) >= 80
+
+    wait_until(is_saved)
+    lease = json.loads((state / "lease.json").read_text())
     os.kill(lease["pid"], signal.SIGKILL)
     assert ends_well(sent, lone, local)
-    assert ledger(lone)["resumed_from"].iloc[-1] >= 40  # step 80 is kept a moment before its checkpoint is whole
+    assert ledger(lone)["resumed_from"].iloc[-1] >= 80
 
 
 def test_a_cancelled_training_saves_and_its_retry_goes_on_from_there(cluster: Cluster, local: Path, lone: Path) -> None:
