@@ -113,13 +113,7 @@ def profile_without_groups(folder: Path) -> Path:
 
 def submit(cluster: Cluster, folder: Path, profile: Path, *targets: str) -> None:
     """Runs the study on the partition of two nodes, with the waits of the profile itself."""
-    run_to_end(cluster, folder, command(*targets, profile=profile, waits=(), resources=PAIR))
-
-
-def run_to_end(cluster: Cluster, folder: Path, called: list[str]) -> None:
-    done = subprocess.run(called, cwd=folder, env=cluster.environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stdout + done.stderr)
+    cluster.run(folder, *command(*targets, profile=profile, waits=(), resources=PAIR))
 
 
 def job_seconds(folder: Path) -> float:
@@ -141,7 +135,7 @@ def empty_jobs(cluster: Cluster, folder: Path, number: int) -> list[dict[str, ob
     alone = []
     for index in range(LATENCIES):
         began = time.monotonic()
-        run_to_end(cluster, place, called(f"empty/alone{index}"))
+        cluster.run(place, *called(f"empty/alone{index}"))
         alone.append(time.monotonic() - began)
     print(alone, flush=True)
     began = time.monotonic()

@@ -95,7 +95,7 @@ def lines(kept: list[Weights]) -> dict[str, Callable[[float], Weights]]:
     A, B = mean(kept[-3:]), mean(kept[-6:-3])
     momentum = movements[0]
     for movement in movements[1:]:
-        momentum = moved(scaled(momentum, DECAY), movement, 1 - DECAY)
+        momentum = moved(momentum, difference(movement, momentum), 1 - DECAY)
     found = {
         "full": (W, movements[-1]),
         "rank_1": (W, rank_1(movements[-1])),
@@ -164,10 +164,6 @@ def mean(kept: list[Weights]) -> Weights:
 
 def difference(after: Weights, before: Weights) -> Weights:
     return {name: after[name] - before[name] for name in after}
-
-
-def scaled(D: Weights, c: float) -> Weights:
-    return {name: c * tensor for name, tensor in D.items()}
 
 
 def moved(W: Weights, D: Weights, c: float) -> Weights:

@@ -73,12 +73,18 @@ class Cluster:
 
     def ask(self, *command: str, check: bool = True) -> str:
         """What one of Slurm's commands prints."""
+        return self.run(self.folder, *command, check=check, longest=60).stdout
+
+    def run(
+        self, folder: Path, *program: str, check: bool = True, longest: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a program to its end where the cluster's commands are at hand."""
         done = subprocess.run(
-            command, env=self.environment, capture_output=True, text=True, timeout=60, check=False, cwd=self.folder
+            program, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=longest, check=False
         )
         if check and done.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {done.stderr}")
-        return done.stdout
+            raise RuntimeError(f"{' '.join(program)}: {done.stdout}{done.stderr}")
+        return done
 
     def jobs(self) -> list[tuple[str, str, str]]:
         """Number, state and comment of every job that is queued or running, ascending."""

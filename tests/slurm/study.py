@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 from cluster import ACCOUNT, Cluster, wait_until
+from pandas.testing import assert_frame_equal
 
 ROOT = Path(__file__).parents[2]
 STEPS = 240  # some 15 s of training
@@ -162,6 +163,12 @@ def table(folder: Path, name: str) -> pd.DataFrame:
     """A table of the study without the columns that say what it cost."""
     found = pd.read_csv(folder / "results" / "on-slurm" / "tables" / f"{name}.csv")
     return found[[column for column in found.columns if not COSTS.search(column)]]
+
+
+def assert_same_tables(folder: Path, other: Path) -> None:
+    """Whether two runs of the study measured the same."""
+    for name in ("accuracy", "validation", "dominance", "spectra", "dynamics", "drift", "training", "learning"):
+        assert_frame_equal(table(folder, name), table(other, name))
 
 
 def ledger(folder: Path, cell: str = "micro/grpo/seed0") -> pd.DataFrame:

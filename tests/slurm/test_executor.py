@@ -1,6 +1,5 @@
 """What the executor does with the profile: devices of their own, several processes, and why there are no job arrays."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,18 +10,15 @@ from study import Submission, command, ledger, write_study
 pytestmark = pytest.mark.slow
 
 
-def submit(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Snakemake with the project's profile on the small workflow beside this file."""
+def submit(cluster: Cluster, folder: Path, *arguments: str, check: bool = True) -> None:
+    """Runs the small workflow beside this file with the project's profile."""
     called = command(*arguments, snakefile=Path(__file__).parent / "devices.smk", study=None)
-    return subprocess.run(
-        called, cwd=folder, env=cluster.environment, capture_output=True, text=True, timeout=300, check=False
-    )
+    cluster.run(folder, *called, check=check, longest=300)
 
 
 def test_jobs_that_share_a_node_have_a_gpu_each(cluster: Cluster, tmp_path: Path) -> None:
     files = [tmp_path / f"seen-{number}.txt" for number in range(4)]
-    done = submit(cluster, tmp_path, *(file.name for file in files))
-    assert done.returncode == 0, done.stderr
+    submit(cluster, tmp_path, *(file.name for file in files))
     seen = [file.read_text().split() for file in files]
     assert {node for _, node, _, _ in seen} == {"n3", "n4"}
     assert all(device in ("0", "1") for _, _, device, _ in seen)
@@ -41,8 +37,7 @@ def test_a_partition_file_sends_each_job_where_it_fits(cluster: Cluster, tmp_pat
     listed = {"partitions": {"pair": limits, "gpu": {**limits, "max_gpu": 2}}}
     (tmp_path / "partitions.yaml").write_text(yaml.safe_dump(listed))
     file = ("--slurm-partition-config", "partitions.yaml")
-    done = submit(cluster, tmp_path, "where-0.txt", "where-1.txt", *file)
-    assert done.returncode == 0, done.stderr
+    submit(cluster, tmp_path, "where-0.txt", "where-1.txt", *file)
     assert [(tmp_path / f"where-{gpus}.txt").read_text().strip() for gpus in (0, 1)] == ["pair", "gpu"]
 
 
@@ -59,5 +54,7 @@ def test_a_model_of_several_processes_trains_in_one_job(cluster: Cluster, folder
 def test_a_failing_task_of_a_job_array_leaves_the_others_alone(cluster: Cluster, tmp_path: Path) -> None:
     # The profile sends no arrays. When this passes, the plugin has become sound, and the profile may.
     files = [tmp_path / f"made-{number}.txt" for number in range(3)]
-    submit(cluster, tmp_path, "--slurm-array-jobs", "all", "--retries", "0", *(file.name for file in files))
+    submit(
+        cluster, tmp_path, "--slurm-array-jobs", "all", "--retries", "0", *(file.name for file in files), check=False
+    )
     assert [file.is_file() for file in files] == [True, False, True]

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -42,12 +41,6 @@ def details(cluster: Cluster, sent: Submission, field: str) -> list[list[str]]:
 
 def states(cluster: Cluster, before: int) -> list[str]:
     return [state for _, state in cluster.known()[before:]]
-
-
-def run(cluster: Cluster, folder: Path, *program: str) -> str:
-    done = subprocess.run(program, cwd=folder, env=cluster.environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def slow_down(process: int) -> None:
@@ -177,8 +170,8 @@ def test_jobs_of_a_killed_snakemake_are_ended_before_the_next_one_sends_any(
     orphan = first.when_training(80)
     first.kill()
     rlstride = str(Path(sys.executable).parent / "rlstride")
-    assert f"job {orphan}: running" in run(cluster, lone, rlstride, "cluster", "orphans", "results/on-slurm")
-    run(cluster, lone, *command("--unlock"))
+    assert f"job {orphan}: running" in cluster.run(lone, rlstride, "cluster", "orphans", "results/on-slurm").stdout
+    cluster.run(lone, *command("--unlock"))
     second = Submission(cluster, lone, TABLE)
     assert ends_well(second, lone, local)
     assert "that an earlier run left" in second.said

@@ -4,12 +4,9 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster
-from pandas.testing import assert_frame_equal
-from study import Submission, table
+from study import Submission, assert_same_tables
 
 pytestmark = pytest.mark.slow
-
-TABLES = ("accuracy", "validation", "dominance", "spectra", "dynamics", "drift", "training", "learning")
 
 
 def test_a_study_on_a_cluster_ends_with_the_tables_of_a_local_run_in_two_jobs_for_each_run(
@@ -18,8 +15,7 @@ def test_a_study_on_a_cluster_ends_with_the_tables_of_a_local_run_in_two_jobs_fo
     before = len(cluster.known())
     sent = Submission(cluster, folder)
     assert sent.wait() == 0, sent.said
-    for name in TABLES:
-        assert_frame_equal(table(folder, name), table(local, name))
+    assert_same_tables(folder, local)
     jobs = cluster.known()[before:]
     assert [state for _, state in jobs] == ["COMPLETED"] * 4, sent.said  # train and measure, of a cell and its control
     assert (folder / "results" / "on-slurm" / "report" / "index.html").is_file()

@@ -1,14 +1,12 @@
 """benchmarks/late_jumps.py: the points that it tries, and how it chooses among them."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from late_jumps import anderson, by_kind, kind, lines, of_line
+from benchmark_script import benchmark_script
+
+late_jumps = benchmark_script("late_jumps")
 
 
 def test_anderson_mixing_of_three_movements_ends_at_the_fixed_point_of_a_linear_map_of_the_plane():
@@ -17,13 +15,14 @@ def test_anderson_mixing_of_three_movements_ends_at_the_fixed_point_of_a_linear_
     for _ in range(3):
         kept.append(A @ kept[-1] + b)
     fixed = torch.linalg.solve(torch.eye(2) - A, b)
-    found = anderson([{"x": x[:1], "y": x[1:]} for x in kept])
+    found = late_jumps.anderson([{"x": x[:1], "y": x[1:]} for x in kept])
     assert torch.cat([found["x"], found["y"]]) == pytest.approx(fixed, abs=1e-4)
 
 
 def test_along_a_straight_way_a_factor_of_one_is_one_movement():
-    kept = [{"model.layers.0.mlp.up_proj.weight": torch.full((2, 2), float(i))} for i in range(8)]
-    ahead = {name: point(1.0)["model.layers.0.mlp.up_proj.weight"][0, 0] for name, point in lines(kept).items()}
+    name = "model.layers.0.mlp.up_proj.weight"
+    kept = [{name: torch.full((2, 2), float(i))} for i in range(8)]
+    ahead = {line: point(1.0)[name][0, 0] for line, point in late_jumps.lines(kept).items()}
     assert ahead["full"] == ahead["rank_1"] == pytest.approx(8)
     assert ahead["momentum"] == pytest.approx(8)  # the average of equal movements
     assert ahead["mean"] == 6  # of 5, 6 and 7
@@ -34,12 +33,12 @@ def test_along_a_straight_way_a_factor_of_one_is_one_movement():
 def test_the_factor_of_one_half_of_the_problems_is_paid_out_on_the_other():
     # Even problems like the factor 1, odd ones the factor 2; each half has to live with the other's choice.
     gains = {1.0: np.array([0.5, -0.3, 0.5, -0.3]), 2.0: np.array([-0.1, 0.4, -0.1, 0.4])}
-    assert of_line(gains)["gain"] == pytest.approx((-0.3 + -0.1) / 2)
-    assert of_line(gains)["best"] == pytest.approx(0.15)
+    assert late_jumps.of_line(gains)["gain"] == pytest.approx((-0.3 + -0.1) / 2)
+    assert late_jumps.of_line(gains)["best"] == pytest.approx(0.15)
 
 
 def test_where_every_factor_loses_the_run_stays():
-    assert of_line({1.0: np.array([-0.5, -0.3])}) == {"gain": 0.0, "best": 0.0}
+    assert late_jumps.of_line({1.0: np.array([-0.5, -0.3])}) == {"gain": 0.0, "best": 0.0}
 
 
 def test_kinds_that_lose_alone_stay_where_they_are():
@@ -51,8 +50,9 @@ def test_kinds_that_lose_alone_stay_where_they_are():
     D = {name: torch.ones(2) for name in W}
 
     def gains(made):
-        q = sum(float(tensor.sum()) for name, tensor in made.items() if kind(name) == "q_proj")
-        up = sum(float(tensor.sum()) for name, tensor in made.items() if kind(name) == "up_proj")
+        q = sum(float(tensor.sum()) for name, tensor in made.items() if late_jumps.kind(name) == "q_proj")
+        up = sum(float(tensor.sum()) for name, tensor in made.items() if late_jumps.kind(name) == "up_proj")
         return np.full(4, 0.01 * q - 0.02 * up)
 
-    assert by_kind(W, D, gains) == {"gain": pytest.approx(0.12), "best": pytest.approx(0.12)}  # q_proj alone, factor 3
+    # q_proj alone, factor 3
+    assert late_jumps.by_kind(W, D, gains) == {"gain": pytest.approx(0.12), "best": pytest.approx(0.12)}

@@ -1,17 +1,14 @@
 """What striding saves: a striding run beside its plain twin, in the pipeline's tables and in the benchmark alike."""
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from synthetic_study import striding_study, synthetic_study, write_striding_cells
 
+from benchmark_script import benchmark_script
 from rlstride.evaluation.intervals import paired_difference_interval
 from rlstride.evaluation.tables import problems_file
 from rlstride.report.collect import collect, empty_table, tables_of
@@ -25,7 +22,7 @@ from rlstride.study.twins import twins_of
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.manifest import read_manifest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+stride = benchmark_script("stride")
 
 
 def run(*accuracies: float, seconds: float = 2, tokens: float = 5) -> pd.DataFrame:
@@ -230,22 +227,8 @@ def test_a_sentence_says_who_never_gets_there_and_whose_ends_are_unknown() -> No
     assert stride_finding(empty_table("strides")).startswith("No striding run stands beside a plain one")
 
 
-@pytest.fixture(scope="module")
-def benchmark_script() -> ModuleType:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("stride_benchmark", BENCHMARKS / "stride.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return module
-
-
 def test_the_benchmark_finds_what_the_table_finds_from_the_same_scores(
-    tmp_path: Path, benchmark_script: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = write_striding_cells(tmp_path / "demo")
     # The benchmark scores every kept step on the problems that it compares the ends on.
@@ -253,12 +236,12 @@ def test_the_benchmark_finds_what_the_table_finds_from_the_same_scores(
         paths = StudyPaths(tmp_path / "demo").cell(cell)
         for part in (lambda path: path, problems_file):
             frame = pd.read_parquet(part(paths.validation))
-            frame[frame["decoding"] == "t1.0"].to_parquet(part(benchmark_script.progress_file(paths)))
-    monkeypatch.setattr(benchmark_script, "study_paths", lambda study: StudyPaths(tmp_path / "demo"))
-    curves = {twins: [benchmark_script.progress_of(study, cell) for cell in twins.cells] for twins in twins_of(study)}
-    rows = pd.DataFrame([benchmark_script.compare_twins(study, twins, *runs) for twins, runs in curves.items()])
+            frame[frame["decoding"] == "t1.0"].to_parquet(part(stride.progress_file(paths)))
+    monkeypatch.setattr(stride, "study_paths", lambda study: StudyPaths(tmp_path / "demo"))
+    curves = {twins: [stride.progress_of(study, cell) for cell in twins.cells] for twins in twins_of(study)}
+    rows = pd.DataFrame([stride.compare_twins(study, twins, *runs) for twins, runs in curves.items()])
     tabled = table(tmp_path / "demo", study, "strides")
     same = [name for name in rows if not name.startswith(("end", "stride_end", "task", "model", "algorithm"))]
     assert rows[same].to_numpy(float) == pytest.approx(tabled[same].to_numpy(float), rel=1e-5)
     assert rows["end_difference"].to_numpy() == pytest.approx((rows["stride_end"] - rows["end"]).to_numpy())
-    assert benchmark_script.summary(rows)["cells"].tolist() == [2]
+    assert stride.summary(rows)["cells"].tolist() == [2]
