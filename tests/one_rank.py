@@ -36,8 +36,9 @@ def main(kind: str, study_file: Path, out: Path) -> None:
     trainer = TRAINERS["grpo"](run)
     trainer.create_model_card = lambda *args, **kwargs: None
     if kind == "stride":
-        settings = Stride(window=1, longest_window=1, significance=0.49, overlap=0.01, first_reach=8.0)
+        settings = Stride(window=1, longest_window=1, significance=0.99, overlap=0.01, first_reach=8.0)
         stride = StrideCallback(NextBatch(trainer), settings)
+        stride.line_search.investing.wealth = 1e9  # any gain will do
         trainer.add_callback(stride)
     else:
         once = ExtrapolateCallback("linear", out / "window", window=4, then="go_on")

@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.extrapolation.next_batch import NextBatch
-from rlstride.extrapolation.stride import Level
+from rlstride.extrapolation.stride import Evidence, Level
 from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.rollouts import token_logps
 from rlstride.study.load import Cell, Study, load_study
@@ -97,7 +97,7 @@ def test_a_window_longer_than_the_run_leaves_the_run_as_it_was_to_the_bit(
 def test_a_search_that_confirms_nothing_leaves_the_run_as_it_was_to_the_bit(study: Study, tmp_path: Path) -> None:
     plain = trained(trainer_of(study, "grpo", tmp_path / "plain"), None)
     trainer = trainer_of(study, "grpo", tmp_path / "stride")
-    strict = Stride(window=2, longest_window=2, overlap=1.0, significance=1e-12)
+    strict = Stride(window=2, longest_window=2, overlap=1.0, significance=1e-12, fall=0.49)
     callback = StrideCallback(NextBatch(trainer), strict)
     assert equal(trained(trainer, callback), plain)
     assert [entry["factor"] for entry in callback.history] == [1.0, 1.0]  # before steps 3 and 5
@@ -128,13 +128,14 @@ def test_a_jump_goes_on_along_the_windows_movement(study: Study, tmp_path: Path,
 
 @pytest.mark.parametrize("verify", ["weights", "rollouts"])
 def test_a_jump_is_taken_where_the_next_batch_confirms_it(study: Study, tmp_path: Path, verify: str) -> None:
-    """At this level every gain above zero counts, and among several windows some have one."""
+    """Of so rich a search every gain above zero is enough, and among several windows some have one."""
     trainer = trainer_of(study, "grpo", tmp_path, steps=40)
     trainer.args.learning_rate = 1e-2
     settings = Stride(
-        window=1, longest_window=1, verify=verify, first_reach=32.0, significance=0.499, overlap=0.01, fall=1e-9
+        window=1, longest_window=1, verify=verify, first_reach=32.0, significance=0.99, overlap=0.01, fall=1e-9
     )
     callback = StrideCallback(NextBatch(trainer), settings)
+    callback.line_search.investing.wealth = 1e9
     trained(trainer, callback)
     assert len(callback.history) == 39
     jumps = [entry for entry in callback.history if entry["factor"] > 1]
@@ -228,6 +229,29 @@ def test_a_jump_after_which_scores_fall_is_taken_back(study: Study, tmp_path: Pa
     assert not callback.watch(Level(0.0, 0.01)), "once: else a lucky batch could hold a run back for ever"
 
 
+def test_what_rl_did_by_itself_is_never_taken_back(study: Study, tmp_path: Path) -> None:
+    trainer = trainer_of(study, "grpo", tmp_path)
+    callback = StrideCallback(NextBatch(trainer), Stride(verify="rollouts"))
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, optimizer=None)
+    gain, lucky, worse = Evidence(1.0, 0.0, 8), Level(0.9, 0.01), Level(0.0, 0.01)
+
+    def train_and_search(evidence: Evidence) -> dict[str, Tensor]:
+        with torch.no_grad():
+            for tensor in trainer.model.parameters():
+                tensor.add_(0.01)
+        callback.search(lambda factor, movement: evidence, lucky)
+        return weights(trainer.model)
+
+    after = train_and_search(Evidence(0.0, 0.1, 8))
+    assert not callback.watch(worse)
+    assert equal(weights(trainer.model), after)
+    train_and_search(gain)
+    after = train_and_search(Evidence(0.0, 0.1, 8))  # the jump has lasted until a search without one
+    assert not callback.watch(worse)
+    assert equal(weights(trainer.model), after)
+    assert [entry["factor"] > 1 for entry in callback.history] == [False, True, False]
+
+
 def test_adams_averages_are_kept_or_cleared(study: Study, tmp_path: Path) -> None:
     for moments, is_zero in (("keep", False), ("clear", True)):
         trainer = trainer_of(study, "grpo", tmp_path / moments, steps=2)
@@ -293,7 +317,7 @@ def checkpoints(trainer: Trainer) -> Iterator[Path]:
 
 @pytest.mark.parametrize("verify", ["none", "rollouts", "weights"])
 def test_a_resumed_run_ends_as_one_that_was_never_interrupted(study: Study, tmp_path: Path, verify: str) -> None:
-    settings = Stride(window=3, longest_window=3, verify=verify, significance=0.499, overlap=0.01, fall=0.3)
+    settings = Stride(window=3, longest_window=3, verify=verify, significance=0.99, overlap=0.01, fall=0.3)
 
     def striding() -> tuple[Trainer, StrideCallback]:
         trainer = trainer_of(study, "grpo", tmp_path / "state", steps=10)
@@ -301,6 +325,7 @@ def test_a_resumed_run_ends_as_one_that_was_never_interrupted(study: Study, tmp_
         return trainer, StrideCallback(NextBatch(trainer), settings)
 
     trainer, callback = striding()
+    callback.line_search.investing.wealth = 1e9  # of which the resumed one knows from the checkpoint
     whole, history = trained(trainer, callback), callback.history
     middle = next(path for path in checkpoints(trainer) if path.name == "checkpoint-4")  # inside of the second window
     assert load_file(middle / "stride.safetensors")

@@ -25,8 +25,8 @@ from rlstride.zoo.pretraining import encode_batch
 from rlstride.zoo.tokenizer import build_tokenizer
 from token_ids import token_ids
 
-# A jump wherever the next batch shows any gain at all, and a way back at the first sign of a loss.
-STRIDES = {"window": 2, "longest_window": 2, "significance": 0.49, "overlap": 0.01, "fall": 0.3}
+# A jump wherever the next batch shows nearly any gain, and a way back at the first sign of a loss.
+STRIDES = {"window": 2, "longest_window": 2, "significance": 0.99, "overlap": 0.01, "fall": 0.3}
 
 
 def teach_guessing(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, task: Task) -> None:

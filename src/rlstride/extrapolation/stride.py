@@ -4,7 +4,8 @@ A is where the weights were when the window began, B where they are now. Candida
 itself, and P the identity or the rank-1 part of every matrix. What a candidate gains over B is known with an error,
 either from its own answers to held-out problems, or from B's answers, weighted by how much likelier the candidate is
 to give them (importance sampling). A search takes the factor with the largest gain that is beyond its error, and adapts
-the next one to what it found.
+the next one to what it found. A run searches dozens of times, and where there is nothing to find luck confirms one
+search in ten at a level of 0.1: the level adapts as well (alpha-investing).
 """
 
 import math
@@ -15,6 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from rlstride.extrapolation.alpha_investing import AlphaInvesting
 from rlstride.spectra.svd import truncated_svd
 from rlstride.study.stride import Along, Stride
 
@@ -28,19 +30,28 @@ class Evidence:
     Attributes:
         gain: its mean score less that of B, on the same problems.
         error: standard error of the gain.
+        problems: from which both are estimated.
         overlap: the share of the answers that weighing them leaves (effective sample size over n); 1 where the
             candidate gave answers of its own.
     """
 
     gain: float
     error: float
+    problems: int
     overlap: float = 1.0
+
+    @property
+    def p_value(self) -> float:
+        """Of a one-sided t-test that nothing is gained."""
+        if self.gain <= 0 or not math.isfinite(self.error):
+            return 1.0
+        return float(stats.t.sf(self.gain / self.error, self.problems - 1)) if self.error else 0.0
 
 
 def paired_evidence(scores: Tensor, at_end: Tensor) -> Evidence:
     """From a candidate's own scores and those of B on the same problems, (n,) each."""
     differences = (scores - at_end).double()
-    return Evidence(float(differences.mean()), _error_of_mean(differences))
+    return Evidence(float(differences.mean()), _error_of_mean(differences), len(differences))
 
 
 def weighted_evidence(log_ratios: Tensor, rewards: Tensor, group: int, lowest: float = 0.0) -> Evidence:
@@ -61,7 +72,7 @@ def weighted_evidence(log_ratios: Tensor, rewards: Tensor, group: int, lowest: f
     by_problem = ((weights - 1) * worth).view(-1, group).mean(dim=1)
     read = weights[worth != 0]
     overlap = float(read.sum().square() / (len(read) * read.square().sum())) if len(read) else 1.0
-    return Evidence(float(by_problem.mean()), _error_of_mean(by_problem), overlap)
+    return Evidence(float(by_problem.mean()), _error_of_mean(by_problem), len(by_problem), overlap)
 
 
 class Movement:
@@ -120,47 +131,64 @@ class LineSearch:
         settings: the limits.
         reach: how far beyond B the next search tries first, in multiples of the window's movement (c - 1).
         window: steps of RL before the next search.
+        investing: gives the level of its tests.
     """
 
     settings: Stride
     reach: float = field(init=False)
     window: int = field(init=False)
+    investing: AlphaInvesting = field(init=False)
 
     def __post_init__(self) -> None:
         self.reach = self.settings.first_reach
         self.window = self.settings.window
+        self.investing = AlphaInvesting(self.settings.significance)
 
     def run(self, evidence: Callable[[float], Evidence]) -> Found:
         """Goes on in factors of ``growth`` while a candidate is confirmed and better than the one before; where the
         first is not, tries a shorter one instead.
+
+        A test is paid for where its candidate is the first, or the one instead of it. Those that follow a confirmed
+        one are tested at its level: tests in a fixed order, each after the one before has passed, err no more often
+        than the first.
 
         Args:
             evidence: puts the weights at a factor c and says what is known of it; each is asked for once.
         """
         tried: dict[float, Evidence] = {}
 
-        def confirmed(reach: float) -> bool:
+        def confirmed(reach: float, level: float) -> bool:
             found = tried.setdefault(1 + reach, evidence(1 + reach))
-            beyond_error = found.gain > stats.norm.isf(self.settings.significance) * found.error
-            return found.gain > 0 and beyond_error and found.overlap >= self.settings.overlap
+            return found.p_value < level and found.overlap >= self.settings.overlap
+
+        def bet_on(reach: float) -> bool:
+            won = confirmed(reach, self.investing.level)
+            self.investing.settle(won)
+            return won
 
         growth, reach, best = self.settings.growth, self.reach, 0.0
-        if confirmed(reach):
+        level = self.investing.level
+        if bet_on(reach):
             best = reach
             while reach * growth <= self.settings.longest_reach:
                 reach *= growth
-                if not confirmed(reach) or tried[1 + reach].gain <= tried[1 + best].gain:
+                if not confirmed(reach, level) or tried[1 + reach].gain <= tried[1 + best].gain:
                     break
                 best = reach
         else:
             shorter = reach / growth**2
-            if shorter >= _SMALLEST_REACH and confirmed(shorter):
+            if shorter >= _SMALLEST_REACH and bet_on(shorter):
                 best = shorter
         self._adapt(best)
         return Found(1 + best, tried)
 
-    def shorten(self) -> None:
-        """After a search without a jump, or a jump that had to be taken back: half as far; at last, half as often."""
+    def take_back(self) -> None:
+        """After a jump that turned out to lose: searches become shorter, rarer and stricter."""
+        self.investing.refute()
+        self._shorten()
+
+    def _shorten(self) -> None:
+        """Half as far; at last, half as often."""
         if self.reach > _SMALLEST_REACH:
             self.reach = max(_SMALLEST_REACH, self.reach / 2)
         else:
@@ -170,7 +198,7 @@ class LineSearch:
         if taken:
             self.reach, self.window = taken, self.settings.window
         else:
-            self.shorten()
+            self._shorten()
 
 
 @dataclass(frozen=True)

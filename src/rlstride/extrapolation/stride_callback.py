@@ -80,7 +80,7 @@ class StrideCallback(TrainerCallback):
         self._updates_per_step = self._validator.updates_per_step if self._validator else updates_per_step
         self._updates = 0  # since the window began
         self._start: list[Tensor] = []  # A
-        self._safe: list[Tensor] = []  # where the latest jump left from, until it has proved itself
+        self._safe: list[Tensor] = []  # where a jump left from, until it has proved itself
         self._level: Level | None = None  # of the scores there
         self._model: Any = None
         self._optimizer: Any = None
@@ -108,8 +108,9 @@ class StrideCallback(TrainerCallback):
         else:
             found = self.line_search.run(lambda factor: _as_found_by_main(evidence(factor, movement)))
         movement.put(1.0)
-        self._safe, self._level = _copies(tensors), level
+        self._safe, self._level = [], None  # a jump before this one has proved itself
         if found.factor != 1:
+            self._safe, self._level = _copies(tensors), level
             movement.put(found.factor)
             as_in_main_process(tensors)  # whatever the hardware of a process makes of a decomposition
             self._treat_moments()
@@ -138,7 +139,9 @@ class StrideCallback(TrainerCallback):
         return result
 
     def watch(self, level: Level) -> bool:
-        """Takes the latest jump back if scores have fallen since beyond noise; says whether it did.
+        """Takes a jump back if scores fall beyond noise before the next search; says whether it did.
+
+        What RL does by itself is never taken back, however its scores go.
 
         Args:
             level: of the scores that the weights in hand have reached, on other problems than before.
@@ -148,7 +151,7 @@ class StrideCallback(TrainerCallback):
         began = time.perf_counter()
         self._put(self._safe)
         self._treat_moments()
-        self.line_search.shorten()
+        self.line_search.take_back()
         self._level = None  # else a lucky batch could hold a run back for ever
         self._begin_window()
         self._note(factor=0.0, gain=0.0, candidates=0, began=began)
@@ -194,6 +197,7 @@ class StrideCallback(TrainerCallback):
             "updates": self._updates,
             "reach": self.line_search.reach,
             "window": self.line_search.window,
+            "wealth": self.line_search.investing.wealth,
             "level": [self._level.mean, self._level.error] if self._level else None,
             "history": self.history,
         }
@@ -226,6 +230,7 @@ class StrideCallback(TrainerCallback):
         self._safe = [kept[f"safe.{i}"] for i in range(len(self._start)) if f"safe.{i}" in kept]
         self._updates, self.history = facts["updates"], facts["history"]
         self.line_search.reach, self.line_search.window = facts["reach"], facts["window"]
+        self.line_search.investing.wealth = facts["wealth"]
         self._level = Level(*facts["level"]) if facts["level"] else None
 
     def _begin_window(self) -> None:

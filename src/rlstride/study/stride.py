@@ -30,7 +30,11 @@ class Stride(Strict):
     longest_reach: float = Field(default=32.0, gt=0, description="Beyond which no jump goes.")
     growth: float = Field(default=1.5, gt=1, description="Factor between two candidates of a search.")
     significance: float = Field(
-        default=0.1, gt=0, lt=0.5, description="Level of the one-sided test that a jump's gain has to pass."
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="The share of jumps that may be owed to luck. The level of the test that a jump's gain has to pass "
+        "falls while searches find nothing, and rises, up to this, with every jump that they find.",
     )
     lowest_reward: float = Field(
         default=0.0, description="With weights: the reward of a worthless answer, which unseen ones are given."
