@@ -30,7 +30,7 @@ class Stride(Strict):
     longest_reach: float = Field(default=32.0, gt=0, description="Beyond which no jump goes.")
     growth: float = Field(default=1.5, gt=1, description="Factor between two candidates of a search.")
     significance: float = Field(
-        default=0.1,
+        default=0.25,
         gt=0,
         lt=1,
         description="The share of jumps that may be owed to luck. The level of the test that a jump's gain has to pass "
