@@ -240,6 +240,8 @@ SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=5,bf_interval=5,batch_sched_delay=0,sched_min_interval=0
 MinJobAge=3600
 KillWait=15
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 SlurmctldTimeout=30
 SlurmdTimeout=20
 DefMemPerCPU=500
@@ -252,6 +254,7 @@ AccountingStoreFlags=job_comment
 {nodes}
 PartitionName=cpu Nodes={",".join(NODES)} Default=YES MaxTime=24:00:00 State=UP
 PartitionName=pair Nodes={",".join(NODES[:2])} MaxTime=24:00:00 State=UP
+PartitionName=urgent Nodes={",".join(NODES[:2])} MaxTime=24:00:00 PriorityTier=10 State=UP
 PartitionName=gpu Nodes={",".join(NODES[2:])} MaxTime=24:00:00 State=UP
 PartitionName=short Nodes={",".join(NODES)} MaxTime=00:10:00 State=UP
 """)

@@ -100,6 +100,30 @@ def test_a_training_over_its_time_limit_saves_and_its_retry_has_more_time(
     assert ledger(lone)["resumed_from"].iloc[-1] >= 40
 
 
+def test_a_training_that_asked_for_a_signal_saves_before_its_time_limit(
+    cluster: Cluster, local: Path, lone: Path
+) -> None:
+    asked = "--set-resources", "train_cell:runtime=2 * attempt", "train_cell:slurm_extra='--signal=TERM@30'"
+    sent = Submission(cluster, lone, TABLE, *asked)
+    sent.when_training(40)
+    slow_down(json.loads((lone / TRAJECTORY.with_name("training") / "lease.json").read_text())["pid"])
+    assert ends_well(sent, lone, local)
+    attempts = ledger(lone)  # the second one begins in the same job, which Snakemake uses to its end
+    assert attempts["status"].iloc[0] == "failed"
+    assert attempts["seconds"].iloc[0] < 95  # of 120: Slurm sends it 30 to 90 s before the limit
+    assert attempts["resumed_from"].iloc[1] >= 40
+
+
+def test_a_preempted_training_saves_and_goes_on_from_there(cluster: Cluster, local: Path, lone: Path) -> None:
+    sent = Submission(cluster, lone, TABLE, "--set-resources", "train_cell:slurm_partition=pair")
+    sent.when_training(80)
+    cluster.ask("sbatch", "-A", ACCOUNT, "-p", "urgent", "-N", "2", "--exclusive", "-D", str(lone), "--wrap", "sleep 5")
+    assert ends_well(sent, lone, local)
+    attempts = ledger(lone)
+    assert attempts["status"].iloc[0] == "failed"
+    assert attempts["resumed_from"].iloc[1] >= 80
+
+
 def test_a_training_out_of_memory_is_sent_again_with_more(cluster: Cluster, local: Path, lone: Path) -> None:
     memory = "--set-resources", "train_cell:mem_mb=300 * 4 ** (attempt - 1)"
     sent = Submission(cluster, lone, TABLE, *memory)
