@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="optimiser, RNG and data order of an unfinished run (default: DIR/../training)",
     )
     verb.add_argument(
+        "--jump", metavar="NAME", help="cut the run short by this one of the study's jumps (default: train every step)"
+    )
+    verb.add_argument(
         "--processes",
         default="1",
         metavar="N",

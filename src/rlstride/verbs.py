@@ -40,10 +40,11 @@ def train(options: argparse.Namespace) -> None:
         from rlstride.processes import launch_processes
 
         verb = ["train", "--study", options.study, "--cell", cell, "--out", options.out, "--state", state]
+        verb += ["--jump", options.jump] if options.jump else []
         launch_processes(processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
     from rlstride.training.launch import train_cell
 
-    train_cell(study, cell, options.out, state)
+    train_cell(study, cell, options.out, state, options.jump)
 
 
 def ingest(options: argparse.Namespace) -> None:

@@ -97,9 +97,9 @@ def digests(trajectory: Path) -> dict[int, dict[str, str]]:
     return {record.step: record.sha256 for record in read_manifest(trajectory).steps}
 
 
-def train(study_file: Path, cell: str, out: Path) -> None:
+def train(study_file: Path, cell: str, out: Path, jump: str | None = None) -> None:
     study = load_study(study_file)
-    train_cell(study, study.cell(cell), out, out.parent / "training")
+    train_cell(study, study.cell(cell), out, out.parent / "training", jump)
 
 
 @pytest.mark.slow

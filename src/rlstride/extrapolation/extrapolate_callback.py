@@ -56,8 +56,8 @@ class ExtrapolateCallback(TrainerCallback):
             processes see it.
         window: steps after which the method is asked.
         keep_every: steps between two kept ones.
-        validate: scores held-out problems, for methods that need the accuracy of the kept steps; called with draw 0,
-            by all processes, and the main one's scores count.
+        validate: scores held-out problems, for methods that need the accuracy of the kept steps; called with the step
+            as its draw, by all processes, and the main one's scores count.
         then: ``stop`` ends the run, ``go_on`` trains on from the predicted weights, Adam's averages cleared.
         target_accuracy: that AlphaRL extrapolates to.
         target_step: that other methods extrapolate to; the run's last step, if left out.
@@ -129,7 +129,7 @@ class ExtrapolateCallback(TrainerCallback):
                 self._writer.keep(step, model)
             self._began = time.perf_counter()  # keeping weights is no cost of the method's
             if self.method.uses_accuracy and self._validate is not None:
-                self._accuracies[step] = statistics.fmean(self._validate(model, 0))
+                self._accuracies[step] = statistics.fmean(self._validate(model, step))
             self._count("validation")
         if step == self._window:
             self._jump(args, state, model)
@@ -157,7 +157,12 @@ class ExtrapolateCallback(TrainerCallback):
             if self._tokenizer is not None:
                 self._tokenizer.save_pretrained(partial)
 
-    def _resume(self, folder: Path, model: Any) -> None:
+    def restore(self, folder: Path) -> None:
+        """Takes up what one of the trainer's checkpoints holds of this callback's.
+
+        Raises:
+            RequestError: it holds nothing.
+        """
         if not (folder / _FACTS).is_file():
             raise RequestError(
                 f"{folder}: holds nothing of ExtrapolateCallback's; resume a run that had it, in its own output folder"
@@ -165,6 +170,9 @@ class ExtrapolateCallback(TrainerCallback):
         facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         self._accuracies = {int(step): accuracy for step, accuracy in facts["accuracies"].items()}
         self._seconds, self.report = facts["seconds"], facts["report"]
+
+    def _resume(self, folder: Path, model: Any) -> None:
+        self.restore(folder)
         if self.report and self._then == "stop":
             raise RequestError(f"{folder}: this run ended at its window, step {self._window}; nothing is left to train")
         if self.report and isinstance(model, PeftModel):

@@ -6,6 +6,7 @@ from pydantic import Field, RootModel, SerializerFunctionWrapHandler, model_seri
 
 from rlstride.study.adapters import Adapter
 from rlstride.study.algorithms import Algorithm
+from rlstride.study.jumps import Jump
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.section import Name, Share, Strict, Window
 from rlstride.study.tasks import TaskSpec
@@ -138,6 +139,10 @@ class Extrapolation(Strict):
         default=[0.2, 0.4], description="Shares of the steps that a method may see, in (0, 1]."
     )
     target_accuracy: Share = Field(default=1.0, description="The raw accuracy that AlphaRL extrapolates to.")
+    jumps: dict[Name, Jump] = Field(
+        default={},
+        description="Runs beside each RL run that really stop at a window, or jump there and go on: jump_NAME.",
+    )
 
 
 class Decoding(Strict):

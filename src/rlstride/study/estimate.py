@@ -9,6 +9,7 @@ from rlstride.study.plan import (
     edited_steps,
     edits_of_step,
     kept_steps,
+    planned_jumps,
     predictions,
     tried_models,
 )
@@ -52,6 +53,7 @@ def _plan(study: Study) -> list[str]:
         f"Each cell: {len(predictions(spec))} predicted models, scored at {', '.join(spec.evaluation.decodings)}, and "
         f"{edits_of_run(study)} edited ones, at {', '.join(edit_decodings(spec))}, "
         f"on {spec.evaluation.test_problems} test problems.",
+        *_jumps_plan(study),
         *_strides_plan(study),
         *_drift_plan(study),
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
@@ -91,6 +93,7 @@ def tiny_seconds(study: Study, model: str) -> float:
     scored = (cells + controls) * validation + cells * (test + tried_in_cell(study) * look)
     drift = (cells + controls) * drift_models(study) * spec.drift.problems
     work = (cells + controls) * train + len(spec.seeds) * _search_seconds(study)
+    work += _steps_of_jumps(study) / len(study.models) / spec.training.steps * train
     work += scored * SCORING_SECONDS
     work += drift * DRIFT_SECONDS
     exists = (base_folder(study, model) / "pretraining.json").is_file()
@@ -109,7 +112,8 @@ def _describe_model(study: Study, model: str) -> str:
         return "neither its name nor a local config.json tells its size, so disk and time are unknown"
     text = f"{_count(parameters)} parameters; {_disk(study, parameters, _trained_parameters(study, model))}"
     if isinstance(made_from, PublishedModel):
-        flop = FLOP_PER_PARAMETER_AND_TOKEN * study.spec.training.steps * _runs_of_model(study)
+        steps = study.spec.training.steps * _runs_of_model(study) + _steps_of_jumps(study) / len(study.models)
+        flop = FLOP_PER_PARAMETER_AND_TOKEN * steps
         flop += _FLOP_PER_PASS * _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
         tokens = completions_per_step(study) * _tokens_per_sequence(study)
         text += f"; about {flop * parameters * tokens / FLOP_PER_SECOND / 3600:.2g} GPU-hours of RL"
@@ -141,7 +145,8 @@ def disk_bytes(study: Study) -> float:
 
 def _lasting_bytes(study: Study, parameters: float, trained: float) -> float:
     """Of a model's base, and of what all of its runs keep."""
-    kept = _runs_of_model(study) * len(kept_steps(study.spec.training))
+    kept: float = _runs_of_model(study) * len(kept_steps(study.spec.training))
+    kept += _steps_of_jumps(study) / len(study.models) / study.spec.training.keep_every
     return _FP32_BYTES * (parameters + trained * kept)
 
 
@@ -181,6 +186,22 @@ def tried_in_cell(study: Study) -> int:
     return sum(tried_models(prediction, study.spec.training) for prediction in predictions(study.spec))
 
 
+def _jumps_plan(study: Study) -> list[str]:
+    """One line for each way to cut the RL runs short."""
+    lines = []
+    for name, planned in planned_jumps(study.spec).items():
+        then = "the end" if planned.jump.until is None else f"trained on to step {planned.last_step}"
+        about = f"{planned.jump.method} after step {planned.window_step}, then {then}"
+        lines.append(f"Beside each of {len(study.jumping_cells)} RL runs one that is cut short, {name}: {about}.")
+    return lines
+
+
+def _steps_of_jumps(study: Study) -> float:
+    """Of all runs that are cut short together, in steps of one run."""
+    steps = sum(planned.last_step for planned in planned_jumps(study.spec).values())
+    return steps * len(study.jumping_cells)
+
+
 def _strides_plan(study: Study) -> list[str]:
     return [f"Each run of {name}: up to {searches} searches for a jump." for name, searches in _searches(study).items()]
 
@@ -191,8 +212,9 @@ def scored_steps(study: Study) -> int:
 
 
 def scored_models(study: Study) -> int:
-    """The models of a cell that are scored on test problems: base, full run, controls and predictions; edits apart."""
-    return 2 + len(study.controls) + len(predictions(study.spec))
+    """The models of a cell that are scored on test problems: base, full run, runs that are cut short, controls and
+    predictions; edits apart."""
+    return 2 + len(study.spec.extrapolation.jumps) + len(study.controls) + len(predictions(study.spec))
 
 
 def edits_of_run(study: Study) -> int:

@@ -16,6 +16,7 @@ from rlstride.errors import RequestError
 from rlstride.study.algorithms import Algorithm, Distillation, PolicyGradient
 from rlstride.study.config import AlgorithmsFile, Definitions, ModelsFile, StudyFile, TasksFile
 from rlstride.study.models import PublishedModel, TinyModel
+from rlstride.study.plan import why_not_jump
 from rlstride.study.tasks import TaskSpec
 
 _SHORT_NAMES = {"learning_rate": "lr", "epsilon": "eps", "warmup_steps": "warmup", "max_grad_norm": "clip"}
@@ -55,6 +56,14 @@ class Study:
     def rl_cells(self) -> list[Cell]:
         """The cells that learn from a reward; supervised runs, which a study may list too, are not among them."""
         return [cell for cell in self.cells if isinstance(self.algorithm(cell), PolicyGradient)]
+
+    @property
+    def jumping_cells(self) -> list[Cell]:
+        """The RL cells beside which the study's jumps are run: those that do not stride."""
+        if not self.spec.extrapolation.jumps:
+            return []
+        algorithms = {cell: self.algorithm(cell) for cell in self.rl_cells}
+        return [cell for cell, found in algorithms.items() if isinstance(found, PolicyGradient) and not found.stride]
 
     @property
     def control_cells(self) -> list[Cell]:
@@ -122,6 +131,7 @@ def resolve_study(data: Any, path: Path) -> Study:
     expanded = expand_sweep(path, spec, algorithms)
     _check_minibatches(path, spec, expanded | controls)
     _check_teachers(path, spec, expanded | controls)
+    _check_jumps(path, spec)
     return Study(path=path, spec=spec, task=tasks[spec.task], models=models, algorithms=expanded, controls=controls)
 
 
@@ -177,6 +187,13 @@ def _check_teachers(path: Path, spec: StudyFile, algorithms: Mapping[str, Algori
                 f"{path}: algorithms: {name}: teacher: {algorithm.teacher!r} is neither an algorithm of the study nor "
                 f"a folder{_hint(algorithm.teacher, algorithms)}"
             )
+
+
+def _check_jumps(path: Path, spec: StudyFile) -> None:
+    """Each jump's window holds what its method needs."""
+    for name in spec.extrapolation.jumps:
+        if reason := why_not_jump(spec, name):
+            raise RequestError(f"{path}: extrapolation: jumps: {name}: {reason}")
 
 
 def expand_sweep(path: Path, spec: StudyFile, catalogue: dict[str, Algorithm]) -> dict[str, Algorithm]:

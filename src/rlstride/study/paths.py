@@ -88,6 +88,10 @@ class CellPaths:
         """An empty file, there once all of the above is."""
         return self.root / "measured.done"
 
+    def jump(self, variant: str) -> "CellPaths":
+        """A run of this cell that is cut short: it has a trajectory, a training state and a ledger of its own."""
+        return CellPaths(self.root / variant)
+
     @property
     def ledger(self) -> Path:
         """One JSONL file for each stage, so that parallel jobs never write to the same file."""

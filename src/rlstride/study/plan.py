@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlstride.study.config import StudyFile, Training
-from rlstride.study.variants import window_variant
+from rlstride.study.jumps import Jump
+from rlstride.study.variants import jump_variant, window_variant
 
 # Kept steps that a window must hold for a method to work with it; for any other method, one.
 _FEWEST_STEPS = {
@@ -34,6 +35,16 @@ class Prediction:
     method: str
     window: float
     step: int  # the window's last kept step
+
+
+@dataclass(frozen=True)
+class PlannedJump:
+    """A jump of a study, in steps of its runs."""
+
+    variant: str
+    jump: Jump
+    window_step: int  # the last kept step before it, after which the method is asked
+    last_step: int  # at which the run ends
 
 
 def kept_steps(training: Training) -> list[int]:
@@ -125,3 +136,22 @@ def predictions(spec: StudyFile) -> list[Prediction]:
             if not why_not(method, window, len(steps)):
                 found.append(Prediction(window_variant(window, method), method, window, steps[-1]))
     return found
+
+
+def planned_jumps(spec: StudyFile) -> dict[str, PlannedJump]:
+    """The jumps of a study by name. A window or an end that is no kept step is the last one before."""
+    found = {}
+    for name, jump in spec.extrapolation.jumps.items():
+        steps = window_steps(spec.training, jump.window)
+        last = steps if jump.until is None else window_steps(spec.training, jump.until)
+        found[name] = PlannedJump(jump_variant(name), jump, max(steps, default=0), max(last, default=0))
+    return found
+
+
+def why_not_jump(spec: StudyFile, name: str) -> str | None:
+    """Why a jump of a study cannot be taken; None where it can."""
+    planned = planned_jumps(spec)[name]
+    reason = why_not(planned.jump.method, planned.jump.window, len(window_steps(spec.training, planned.jump.window)))
+    if reason is None and planned.jump.until is not None and planned.last_step <= planned.window_step:
+        return f"no step is kept between the window {planned.jump.window:g} and the end {planned.jump.until:g}"
+    return reason

@@ -70,7 +70,7 @@ def job_request(study: Study, rule: str, model: str, algorithm: str | None = Non
         attempt: 1 at first; see :func:`grown`.
     """
     copies, seconds = RULES[rule](_Work(study, model, algorithm))
-    processes = study.spec.processes.get(model, 1) if rule == "train_cell" else 1
+    processes = study.spec.processes.get(model, 1) if rule in ("train_cell", "train_jump") else 1
     on_gpu = study.spec.device == "cuda" and rule in _ON_DEVICE
     weights_mb = 4e-6 * _parameters(study, model)
     mem_mb = _BLOCK_MB * math.ceil((_LEAST_MB + copies * weights_mb) * processes / _BLOCK_MB)
@@ -178,6 +178,7 @@ def _drift(work: _Work) -> _Cost:
 RULES: Mapping[str, Callable[[_Work], _Cost]] = {
     "pretrain_base": _pretrain,
     "train_cell": _train,
+    "train_jump": _train,
     "evaluate_steps": _evaluate_steps,
     "measure_spectra": _spectra,
     "ablate_update": _ablate,

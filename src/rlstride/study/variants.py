@@ -144,3 +144,8 @@ def read_variants(text: str, flag: str = "--variants") -> list[AblationVariant]:
 def window_variant(window: float, method: str) -> str:
     """The variant name of a model that a method predicts from a window, such as window_0.4_alpharl."""
     return f"window_{window:g}_{method}"
+
+
+def jump_variant(name: str) -> str:
+    """The variant name of a run that was cut short by a jump, such as jump_alpharl."""
+    return f"jump_{name}"

@@ -23,6 +23,7 @@ from rlstride.tasks import build_task
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.training.adapters import AdaLoRACallback
 from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
+from rlstride.training.jump import CutShort, StopAfter, cut_short, jump_settings, planned_jump
 from rlstride.training.lease import Lease, lease
 from rlstride.training.lines import LogLines
 from rlstride.training.registry import TRAINERS
@@ -37,7 +38,7 @@ _JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # in a job of
 _PATIENCE_SECONDS = 300.0  # of a job of a cluster, with one that was told to end and still saves
 
 
-def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
+def train_cell(study: Study, cell: Cell, out: Path, state: Path, jump: str | None = None) -> Manifest:
     """Trains a cell and keeps its trajectory in ``out``. A finished trajectory of the same settings is left as it is.
 
     Launched as several processes (torchrun, accelerate), they share the sequences of every step; the main one writes.
@@ -45,17 +46,19 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
     Args:
         state: the trainer's own checkpoints. A rerun with the same settings goes on from the last complete one; they
             are removed once the trajectory is whole.
+        jump: the name of one of the study's jumps: the run is the cell's up to its window, and cut short by it.
 
     Raises:
-        RequestError: the base, the teacher or the GPU is missing, ``out`` holds a finished trajectory of other
-            settings, or the processes cannot share a step equally.
+        RequestError: the base, the teacher or the GPU is missing, the study has no such jump beside this cell, ``out``
+            holds a finished trajectory of other settings, or the processes cannot share a step equally.
         WorkError: another run writes to ``state``, or a signal ended this one.
     """
     processes = join_processes(study.spec.device)
     with failing_together():
         base, teacher = base_folder(study, cell.model), teacher_folder(study, cell)
         _require_models(study, cell, base, teacher)
-        config_hash = digest(cell_settings(study, cell))
+        planned = None if jump is None else planned_jump(study, cell, jump)
+        config_hash = digest(cell_settings(study, cell) | (jump_settings(study, planned) if planned else {}))
         if (finished := _finished(out, config_hash)) is not None:
             if processes.is_main_process:
                 _say_finished(cell, out)
@@ -72,7 +75,9 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
             teacher_folder=teacher,
             processes=processes.num_processes,
         )
+    cut = cut_short(study, cell, planned, run) if planned else None
     about = {"cell": str(cell), "config_hash": config_hash, "device": run.device, "processes": run.processes}
+    about |= {} if jump is None else {"jump": jump}
     ledger = ledger_entry(out.parent / "ledger", "train", **about)
     with ExitStack() as whole_run:
         held = None
@@ -84,7 +89,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
             _say_finished(cell, out)
         if manifest is None:
             with failing_together(), ledger if processes.is_main_process else nullcontext(dict[str, Any]()) as found:
-                manifest = _train(run, cell, out, config_hash, held, found)
+                manifest = _train(run, cell, out, config_hash, held, found, cut)
         if held is not None and held.is_ours():
             held.rest()
             _remove(state)
@@ -92,10 +97,17 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path) -> Manifest:
 
 
 def _train(
-    run: Run[Any], cell: Cell, out: Path, config_hash: str, held: Lease | None, found: dict[str, Any]
+    run: Run[Any],
+    cell: Cell,
+    out: Path,
+    config_hash: str,
+    held: Lease | None,
+    found: dict[str, Any],
+    cut: CutShort | None,
 ) -> Manifest:
-    """Trains to the last step. What becomes known on the way is for the ledger."""
+    """Trains to the last step, or to that of a run that is cut short. What becomes known is for the ledger."""
     updates = run.algorithm.updates_per_step
+    last_update = cut.last_update if cut else run.updates
     _quieten_libraries()
     transformers.set_seed(cell.seed)
     checkpoint = from_main_process(lambda: _checkpoint_to_resume(out, config_hash, run))
@@ -108,6 +120,9 @@ def _train(
     # What writes into a checkpoint comes before the harvest, which marks it as complete.
     if stride is not None:
         trainer.add_callback(stride)
+    if cut is not None:
+        trainer.add_callback(cut.callback)
+        trainer.add_callback(StopAfter(last_update))
     if isinstance(run.training.adapter, AdaLoRA):
         trainer.add_callback(AdaLoRACallback())
     trainer.add_callback(harvest)
@@ -117,9 +132,10 @@ def _train(
     trainer.remove_callback(transformers.PrinterCallback)
     # TRL writes a model card with every checkpoint; these checkpoints are nobody's model.
     trainer.create_model_card = lambda *args, **kwargs: None
-    with stop.listening():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step < trainer.state.max_steps:
+    if not (cut and checkpoint and cut.resumes_at_its_end(trainer, checkpoint)):
+        with stop.listening():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.state.global_step < last_update:
         reached = trainer.state.global_step // updates
         raise WorkError(f"{cell}: stopped by SIGTERM after step {reached}; the same command goes on from there")
     records = training_records(trainer.state.log_history, run.batch_size, updates)
@@ -129,6 +145,7 @@ def _train(
         "harvest_seconds": round(harvest.harvest_seconds, 4),
         "completion_tokens": sum(record.tokens for record in records),
         **(stride.summary() if stride else {}),
+        **(cut.callback.report if cut else {}),
     }
     return from_main_process(
         lambda: harvest.writer.finish(
