@@ -20,6 +20,8 @@ TABLES = {
 }
 if DRIFT_STEPS:
     TABLES |= {"drift": of_all_runs("drift"), "tokens": of_all_runs("drift_tokens")}
+if JUMPS:
+    TABLES["jumps"] = [*of_cells("accuracy", STUDY.jumping_cells), *of_cells("validation", STUDY.jumping_cells)]
 if TWIN_CELLS:
     SCORED_STEPS = [*of_cells("validation", TWIN_CELLS), *of_cells("manifest", TWIN_CELLS)]
     TABLES |= {"strides": [*SCORED_STEPS, *of_cells("accuracy", TWIN_CELLS)], "stride-progress": SCORED_STEPS}

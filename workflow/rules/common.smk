@@ -10,7 +10,7 @@ from snakemake.utils import update_config
 
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, predictions, step_folder
+from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder
 from rlstride.study.twins import twins_of
 from rlstride.trajectory.files import write_text
 
@@ -73,6 +73,8 @@ def drift_values():
 def pooled_values(table):
     """What decides a table that its inputs do not tell."""
     headline, asked = STUDY.spec.evaluation.headline, STUDY.spec.extrapolation
+    if table == "jumps":
+        return leaf_values(headline=headline, jumps=asked.model_dump(mode="json")["jumps"])
     if table in ("extrapolation", "extrapolation-pooled"):
         return leaf_values(headline=headline, methods=asked.methods, windows=asked.windows)
     of_headline = ("recovery", "ranks", "strides", "stride-progress")
@@ -96,13 +98,15 @@ def control_manifests(wildcards):
 
 
 def labelled_models(wildcards, input):
-    """NAME@STEP=FOLDER for every model of a cell that is a folder: the base, the controls' and the run's last step, and
-    those predicted from it."""
+    """NAME@STEP=FOLDER for every model of a cell that is a folder: the base, the controls' and the run's last step, the
+    last steps of its runs that are cut short, and the models predicted from it."""
     last = STUDY.spec.training.steps
     models = {"base@0": base_folder(STUDY, wildcards.model)}
     for control, manifest in zip(STUDY.controls, input.controls):
         models[f"{control}@{last}"] = Path(manifest).parent / step_folder(last)
     models[f"full@{last}"] = Path(input.manifest).parent / step_folder(last)
+    for planned, manifest in zip(JUMPS.values(), input.jumps):
+        models[f"{planned.variant}@{planned.last_step}"] = Path(manifest).parent / step_folder(planned.last_step)
     steps = {prediction.variant: prediction.step for prediction in PREDICTIONS}
     models |= {f"{Path(folder).name}@{steps[Path(folder).name]}": folder for folder in input.predicted}
     return [f"{name}={folder}" for name, folder in models.items()]

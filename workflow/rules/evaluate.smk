@@ -1,4 +1,5 @@
-# Needs: a trajectory; for the test problems also the controls' trajectories and every model predicted from this one.
+# Needs: a trajectory; for the test problems also the controls' trajectories, those of the runs that are cut short, and every
+#        model predicted from this one.
 # Makes: validation.parquet, all that methods may look at (the base and the kept steps, at the headline decoding), and
 #        accuracy.parquet, what is reported (every variant, at every decoding); beside each, its scores by problem.
 
@@ -37,6 +38,7 @@ rule evaluate_variants:
     input:
         manifest=CELL.manifest,
         controls=control_manifests,
+        jumps=jump_manifests,
         predicted=PREDICTED,
     output:
         table=CELL.accuracy,

@@ -14,6 +14,7 @@ from rlstride.study.load import load_study
 STAGES = (
     "pretrain_base",
     "train_cell",
+    "train_jump",
     "evaluate_steps",
     "measure_spectra",
     "ablate_update",

@@ -13,12 +13,12 @@ from rlstride.dynamics.table import BY_STEP, by_step, summary
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import asked_drift, read_table, read_tests
-from rlstride.report import extrapolation, linearity, ranks, recovery, striding_tables
+from rlstride.report import extrapolation, jumps, linearity, ranks, recovery, striding_tables
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
-from rlstride.study.plan import drift_steps
+from rlstride.study.plan import drift_steps, planned_jumps
 from rlstride.study.twins import twins_of
 from rlstride.tracking.ledger import read_ledger
 from rlstride.trajectory.files import atomic_file
@@ -38,6 +38,7 @@ _EMPTY = {
         *extrapolation.POOLED_COLUMNS,
         *(column for name in extrapolation.POOLED_MEASURES for column in interval_columns(name)),
     ],
+    "jumps": [*jumps.COLUMNS],
     "validation": ["variant", "step", "task", "split", "decoding", "n", "samples", "accuracy", "low", "high"],
     "spectra": ["step", "layer", "kind", "modules", "rows", "cols", "frobenius", "share_1", "stable_rank"],
     "drift": [
@@ -62,6 +63,7 @@ _ORDER = {
     "learning": ["decoding"],
     "dominance": ["step", "decoding", "variant"],
     "extrapolation": ["window", "method", "decoding"],
+    "jumps": ["jump", "decoding"],
     "validation": ["step", "decoding"],
     "spectra": ["step", "layer", "kind"],
     "drift": ["variant", "step"],
@@ -72,7 +74,12 @@ _ORDER = {
     "ledger": ["stage", "started"],
 }
 TABLES = tuple(_EMPTY)
+_WHOLE = (
+    *("seed", "step", "window_step", "last_step", "n", "samples", "tokens"),
+    *("layer", "modules", "token_id", "positions"),
+)
 _OF_DRIFT = ("drift", "tokens")
+_OF_JUMPS = ("jumps",)
 _OF_STRIDES = ("strides", "stride-progress")
 # Tables whose rows are of several cells.
 _POOLED: dict[str, Callable[[Path, Study], pd.DataFrame]] = {
@@ -123,7 +130,11 @@ def collect(results_dir: Path, study: Study | None, tables: Collection[str] = TA
 
 def tables_of(study: Study) -> list[str]:
     """Those of :data:`TABLES` that a study's pipeline makes; the others are about stages that the study leaves out."""
-    asked = {_OF_DRIFT: bool(drift_steps(study.spec)), _OF_STRIDES: bool(twins_of(study))}
+    asked = {
+        _OF_DRIFT: bool(drift_steps(study.spec)),
+        _OF_JUMPS: bool(study.jumping_cells),
+        _OF_STRIDES: bool(twins_of(study)),
+    }
     left_out = {name for names, made in asked.items() if not made for name in names}
     return [name for name in TABLES if name not in left_out]
 
@@ -169,6 +180,11 @@ def _dominance(paths: CellPaths, study: Study | None) -> pd.DataFrame:
 def _extrapolation(paths: CellPaths, study: Study | None) -> pd.DataFrame:
     """Without a study nothing tells which methods and windows were asked for."""
     return pd.DataFrame() if study is None else extrapolation.extrapolation_rows(paths, study)
+
+
+def _jumps(paths: CellPaths, study: Study | None) -> pd.DataFrame:
+    """Without a study nothing tells how its runs were cut short."""
+    return pd.DataFrame() if study is None else jumps.jump_rows(paths, study)
 
 
 def _validation(paths: CellPaths, study: Study | None) -> pd.DataFrame:
@@ -219,7 +235,8 @@ def _training(paths: CellPaths, study: Study | None) -> pd.DataFrame:
 
 
 def _ledger(paths: CellPaths, study: Study | None) -> pd.DataFrame:
-    return _ledger_frame(paths.ledger)
+    cut_short = [] if study is None else [paths.jump(planned.variant) for planned in planned_jumps(study.spec).values()]
+    return pd.concat([_ledger_frame(run.ledger) for run in (paths, *cut_short)], ignore_index=True)
 
 
 _READERS: dict[str, Callable[[CellPaths, Study | None], pd.DataFrame]] = {
@@ -227,6 +244,7 @@ _READERS: dict[str, Callable[[CellPaths, Study | None], pd.DataFrame]] = {
     "learning": _learning,
     "dominance": _dominance,
     "extrapolation": _extrapolation,
+    "jumps": _jumps,
     "validation": _validation,
     "spectra": _spectra,
     "drift": _drift,
@@ -265,7 +283,7 @@ def _joined(frames: list[pd.DataFrame], table: str) -> pd.DataFrame:
     if not full:
         return empty_table(table)
     joined = pd.concat(full, ignore_index=True)
-    for name in ("seed", "step", "n", "samples", "tokens", "layer", "modules", "token_id", "positions"):
+    for name in _WHOLE:
         if name in joined:
             joined[name] = joined[name].astype("Int64")
     joined = joined[CELL_COLUMNS + [name for name in joined if name not in CELL_COLUMNS]]

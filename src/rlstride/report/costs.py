@@ -74,8 +74,11 @@ def speed_ups(costs: dict[str, float]) -> dict[str, float]:
 
 def _looks(paths: CellPaths, method: str, last: int, decoding: str) -> pd.DataFrame | None:
     """The scored kept steps that a method was told the accuracy of; None where they were not scored."""
-    if not METHODS[method].uses_accuracy:
-        return pd.DataFrame()
+    return validation_of_steps(paths, last, decoding) if METHODS[method].uses_accuracy else pd.DataFrame()
+
+
+def validation_of_steps(paths: CellPaths, last: int, decoding: str) -> pd.DataFrame | None:
+    """The kept steps of a cell up to ``last``, as scored on validation problems; None where none was scored."""
     table = read_table(paths.validation)
     if table.empty:
         return None

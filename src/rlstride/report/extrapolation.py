@@ -52,7 +52,7 @@ def extrapolation_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
     table = read_table(paths.accuracy)
     if table.empty:
         return pd.DataFrame()
-    scores = _scores(problems_file(paths.accuracy))
+    scores = scores_by_variant(problems_file(paths.accuracy))
     rows = []
     for window, method in asked(study):
         about = {"window": window, "method": method, "oracle": METHODS[method].oracle}
@@ -64,8 +64,8 @@ def extrapolation_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
         variant = window_variant(window, method)
         for found in table[table["variant"] == variant].to_dict("records"):
             known = ("step", "decoding", "n", "samples", "accuracy", "low", "high")
-            beside = _beside(scores, window, variant, found["decoding"])
-            rows.append({**about, **{name: found[name] for name in known}, **beside, **spent, **costs.speed_ups(spent)})
+            others = beside(scores, window, variant, found["decoding"])
+            rows.append({**about, **{name: found[name] for name in known}, **others, **spent, **costs.speed_ups(spent)})
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).replace([np.inf, -np.inf], np.nan)
 
 
@@ -110,7 +110,7 @@ def asked(study: Study) -> list[tuple[float, str]]:
     return [(window, method) for window in spec.windows for method in spec.methods]
 
 
-def _scores(problems: Path) -> dict[tuple[str, str], Floats]:
+def scores_by_variant(problems: Path) -> dict[tuple[str, str], Floats]:
     """Scores (problems,) by variant and decoding."""
     frame = read_table(problems)
     if frame.empty:
@@ -121,8 +121,19 @@ def _scores(problems: Path) -> dict[tuple[str, str], Floats]:
     }
 
 
-def _beside(scores: dict[tuple[str, str], Floats], window: float, variant: str, decoding: str) -> dict[str, float]:
-    """A predicted model beside the window's last step, the base and the full run, on the same problems."""
+def beside(scores: dict[tuple[str, str], Floats], window: float, variant: str, decoding: str) -> dict[str, float]:
+    """A predicted model beside the window's last step, the base and the full run, on the same problems.
+
+    Args:
+        scores: those of :func:`scores_by_variant`.
+        window: the share of the steps that the model's method saw.
+        variant: the model's.
+        decoding: at which all of them are compared.
+
+    Returns:
+        ``last``, ``base`` and ``full``, the mean scores, and ``relative``, ``gain`` and ``over_last`` with their paired
+        95 % intervals; what was not scored is missing.
+    """
     own = scores.get((variant, decoding))
     last, base, full = (scores.get((name, decoding)) for name in (window_variant(window, _LAST), "base", "full"))
     means = {

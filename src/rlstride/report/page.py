@@ -17,10 +17,11 @@ from rlstride.report.collect import TABLES, empty_table, tables_of, write_table
 from rlstride.report.drawings import Tables
 from rlstride.report.figures import FigureFile, write_figures
 from rlstride.report.findings import headline_findings, stride_finding
+from rlstride.report.jumps import jump_findings
 from rlstride.study.load import Study
 from rlstride.study.models import TinyModel
 from rlstride.study.paths import StudyPaths
-from rlstride.study.plan import predictions
+from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.variants import window_variant
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.manifest import read_manifest
@@ -56,6 +57,8 @@ def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
         run=_what_was_run(paths, study, tables),
         findings=headline_findings(results_dir, study, claims, tables["ranks"]),
         claims=_by_claim(claims),
+        jumps=tables["jumps"][tables["jumps"]["decoding"] == study.spec.evaluation.headline].to_dict("records"),
+        jump_findings=jump_findings(results_dir, study, tables["jumps"]),
         strides=tables["strides"].to_dict("records"),
         strides_finding=stride_finding(tables["strides"]),
         figures=[_embedded(figure, out_dir) for figure in figures],
@@ -120,9 +123,11 @@ def _accuracy_tables(frame: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
         for method in study.spec.extrapolation.methods
     ]
     applicable = {prediction.variant for prediction in predictions(study.spec)}
-    expected = ["base", "frozen", "full", *study.spec.ablation.variants, *predicted]
+    always = ["base", "frozen", "full", *study.spec.ablation.variants, *predicted]
+    jumps, jumping = [planned.variant for planned in planned_jumps(study.spec).values()], set(study.jumping_cells)
     tables = []
     for cell in study.cells:
+        expected = [*always, *(jumps if cell in jumping else [])]
         rows = frame[
             (frame["model"] == cell.model) & (frame["algorithm"] == cell.algorithm) & (frame["seed"] == cell.seed)
         ]

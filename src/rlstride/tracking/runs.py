@@ -14,7 +14,7 @@ import pandas as pd
 from rlstride.evaluation.tables import asked_drift, read_table, read_tests
 from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
-from rlstride.study.plan import predictions
+from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.variants import parse_ablation
 from rlstride.tracking.ledger import read_ledger
 from rlstride.trajectory.files import sha256
@@ -126,6 +126,10 @@ def _variant_params(study: Study, variant: str) -> dict[str, str]:
     for prediction in predictions(study.spec):
         if prediction.variant == variant:
             return {"method": prediction.method, "window": f"{prediction.window:g}"}
+    for name, planned in planned_jumps(study.spec).items():
+        if planned.variant == variant:
+            jump, until = planned.jump, planned.jump.until or planned.jump.window
+            return {"jump": name, "method": jump.method, "window": f"{jump.window:g}", "until": f"{until:g}"}
     try:
         edit = parse_ablation(variant)
     except ValueError:  # base, frozen, full: not an edit
