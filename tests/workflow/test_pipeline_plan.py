@@ -49,7 +49,9 @@ def test_the_default_study_plans_one_job_of_each_stage_for_each_cell() -> None:
 
 def test_a_requested_study_is_not_merged_over_the_default_one(tmp_path: Path) -> None:
     jobs = planned_jobs("--configfile", SMOKE_STUDY, "--config", f"results={tmp_path}")
-    assert jobs == {**dict.fromkeys(DEFAULT_JOBS, 1), **dict.fromkeys(EVERY_RUN, 2)} | GATHER
+    tables = {"collect_table": len(tables_of(load_study(SMOKE_STUDY)))}
+    once = dict.fromkeys([*DEFAULT_JOBS, "train_jump"], 1)
+    assert jobs == once | dict.fromkeys(EVERY_RUN, 2) | tables
 
 
 def test_a_key_on_the_command_line_overrides_the_requested_study(tmp_path: Path) -> None:
@@ -101,7 +103,7 @@ def test_drift_can_be_left_out_with_its_tables(tmp_path: Path) -> None:
     study = write_study(tmp_path, SMOKE_STUDY, drift={"at": []}, results=str(tmp_path))
     jobs = planned_jobs("--configfile", study)
     assert "measure_drift" not in jobs
-    assert jobs["collect_table"] == len(TABLES) - 2
+    assert jobs["collect_table"] == len(tables_of(load_study(SMOKE_STUDY))) - 2
     edited = write_study(tmp_path, SMOKE_STUDY, drift={"variants": []}, results=str(tmp_path))
     assert planned_jobs("--configfile", edited)["measure_drift"] == 2
 
@@ -113,6 +115,19 @@ def test_a_study_of_striding_runs_and_their_plain_twins_has_two_tables_of_them(t
     assert jobs["collect_table"] == len(TABLES) + 2
     needed = {"pretrain_base": 4, "train_cell": 24, "evaluate_steps": 24, "collect_table": 1}
     assert planned_jobs(f"{tmp_path}/stride/tables/stride-progress.csv", *study) == needed
+
+
+def test_a_jump_adds_a_training_beside_every_rl_run_and_one_table(tmp_path: Path) -> None:
+    jump = {"jumps": {"stop": {"method": "linear", "window": 0.4}}}
+    changes = {"algorithms": ["grpo", "sft"], "extrapolation": jump, "results": str(tmp_path)}
+    study = ("--configfile", write_study(tmp_path, **changes))
+    jobs = planned_jobs(*study)
+    assert jobs["train_cell"] == RUNS
+    assert jobs["train_jump"] == MODELS, "supervised runs and controls have none"
+    assert jobs["collect_table"] == len(TABLES) + 1
+    asked = planned_jobs(f"{tmp_path}/demo/tables/jumps.csv", *study)
+    needed = {"pretrain_base": 2, "train_cell": 4, "train_jump": 2, "evaluate_steps": 2, "evaluate_variants": 2}
+    assert asked == needed | {"extrapolate_trajectory": 2, "collect_table": 1}
 
 
 def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from rlstride.report.collect import tables_of
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.config import AlgorithmsFile
 from rlstride.study.load import Study, load_study, validate_entries
-from rlstride.study.plan import drift_steps, kept_steps, predictions, step_folder
+from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,13 @@ class Finished:
     @property
     def study(self) -> Study:
         return load_study(self.root / "study.yaml")
+
+    @property
+    def variants(self) -> list[str]:
+        """Everything that is scored on the test problems of the cell."""
+        spec = self.study.spec
+        made = [model.variant for model in (*predictions(spec), *planned_jumps(spec).values())]
+        return ["base", "frozen", "full", *spec.ablation.variants, *made]
 
     def table(self, name: str) -> pd.DataFrame:
         return pd.read_csv(self.root / "tables" / f"{name}.csv")
@@ -119,7 +126,7 @@ def test_the_rank_1_model_beats_random_directions_of_the_same_norm(finished: Fin
 
 def test_every_variant_is_scored_at_every_decoding_on_the_same_problems(finished: Finished) -> None:
     spec, table = finished.study.spec, finished.table("accuracy")
-    names = ["base", "frozen", "full", *spec.ablation.variants, *(made.variant for made in predictions(spec))]
+    names = finished.variants
     assert sorted(zip(table.variant, table.decoding, strict=True)) == sorted(
         (name, decoding) for name in names for decoding in spec.evaluation.decodings
     )
@@ -171,6 +178,19 @@ def test_edited_and_predicted_models_are_gone_once_scored(finished: Finished) ->
     assert not list((finished.cell / "models").glob("*/model.safetensors"))
 
 
+def test_a_run_that_really_stopped_at_its_window_is_the_model_that_was_predicted_from_the_full_run(
+    finished: Finished,
+) -> None:
+    stopped, predicted = (finished.accuracy(name, "greedy") for name in ("jump_stop", "window_0.4_alpharl"))
+    assert (stopped.accuracy, stopped.step) == (predicted.accuracy, predicted.step)
+    (row,) = [row for row in finished.table("jumps").itertuples() if row.decoding == "t1.0"]
+    assert (row.window_step, row.last_step) == (16, 16)
+    parts = row.train_seconds + row.validation_seconds + row.extrapolation_seconds
+    assert row.window_seconds == pytest.approx(parts, rel=1e-4)
+    assert row.saved_seconds == pytest.approx(row.full_seconds - row.window_seconds, abs=1e-3)
+    assert min(row.train_seconds, row.validation_seconds, row.extrapolation_seconds, row.window_tokens) > 0
+
+
 def test_each_claim_has_a_verdict_that_its_numbers_allow(finished: Finished) -> None:
     claims = finished.table("claims")
     assert set(claims.verdict) <= {"reproduced", "not reproduced", "inconclusive", "not run"}
@@ -199,10 +219,8 @@ def _runs(finished: Finished) -> list[str]:
 
 
 def test_mlflow_has_a_run_for_each_cell_and_variant_and_none_twice(finished: Finished) -> None:
-    spec = finished.study.spec
     cell, control = "smoke/tiny-llama/grpo/0", "smoke/tiny-llama/frozen/0"
-    names = ["base", "frozen", "full", *spec.ablation.variants, *(made.variant for made in predictions(spec))]
-    expected = sorted(["smoke", cell, control, *(f"{cell}/{name}" for name in names)])
+    expected = sorted(["smoke", cell, control, *(f"{cell}/{name}" for name in finished.variants)])
     assert _runs(finished) == expected
     again = run("rlstride", "track", finished.root)
     assert again.returncode == 0, again.stderr
@@ -234,7 +252,7 @@ def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Fi
 def test_every_job_leaves_its_benchmark_and_stays_within_2_gib(finished: Finished) -> None:
     files = list((finished.root / "benchmarks").rglob("*.tsv"))
     # One of each stage, a second run to train, to score its steps and to measure, and a job for each table.
-    assert len(files) == 11 + 3 + len(tables_of(finished.study))
+    assert len(files) == 12 + 3 + len(tables_of(finished.study))
     rows = [row for file in files for row in csv.DictReader(file.open(newline=""), delimiter="\t")]
     rows = [row for row in rows if row["max_rss"] not in ("-", "NA")]  # over before Snakemake looked
     memory = [float(row["max_rss"]) for row in rows]
@@ -250,6 +268,7 @@ def trained_and_scored(finished: Finished, folder: Path, algorithm: str, device:
         algorithms=[algorithm],
         define={"algorithms": {algorithm: settings}},  # in place of the smoke study's own
         training={"keep_every": 40},
+        extrapolation={"jumps": {}},  # which need kept steps
         results=str(finished.results),  # where the base is
         device=device,
     )

@@ -1,6 +1,5 @@
 # Needs: nothing.
 # Makes: the functions that the other rules files share; no rule.
-import json
 import os
 import re
 import sys
@@ -12,6 +11,7 @@ from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder
 from rlstride.study.twins import twins_of
+from rlstride.study.variants import jump_variant
 from rlstride.trajectory.files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
@@ -49,38 +49,6 @@ def cell_of(wildcards):
     return Cell(wildcards.model, wildcards.algorithm, int(wildcards.seed))
 
 
-def leaf_values(**values):
-    """Resolved values as one line of JSON: a param that changes when, and only when, one of them does."""
-    return json.dumps(values, sort_keys=True)
-
-
-def training_values(wildcards):
-    algorithm = STUDY.algorithm(cell_of(wildcards)).model_dump(mode="json")
-    return leaf_values(algorithm=algorithm, training=STUDY.spec.training.model_dump(mode="json"))
-
-
-def evaluation_values(decodings, problems):
-    specs = {name: STUDY.spec.evaluation.decodings[name].model_dump(mode="json") for name in decodings}
-    return leaf_values(decodings=specs, problems=problems)
-
-
-def drift_values():
-    """The decoding that drift is measured at."""
-    headline = STUDY.spec.evaluation.headline
-    return leaf_values(headline=headline, temperature=STUDY.spec.evaluation.decodings[headline].temperature)
-
-
-def pooled_values(table):
-    """What decides a table that its inputs do not tell."""
-    headline, asked = STUDY.spec.evaluation.headline, STUDY.spec.extrapolation
-    if table == "jumps":
-        return leaf_values(headline=headline, jumps=asked.model_dump(mode="json")["jumps"])
-    if table in ("extrapolation", "extrapolation-pooled"):
-        return leaf_values(headline=headline, methods=asked.methods, windows=asked.windows)
-    of_headline = ("recovery", "ranks", "strides", "stride-progress")
-    return leaf_values(headline=headline) if table in of_headline else ""
-
-
 def base_report(wildcards):
     """What a base's folder receives last."""
     return base_folder(STUDY, wildcards.model) / "pretraining.json"
@@ -95,6 +63,13 @@ def teacher_manifest(wildcards):
 def control_manifests(wildcards):
     """Each control of this cell's model and seed."""
     return [PATHS.cell(Cell(wildcards.model, control, wildcards.seed)).manifest for control in STUDY.controls]
+
+
+def jump_manifests(wildcards):
+    """The trajectories of a cell's runs that are cut short."""
+    cell = cell_of(wildcards)
+    jumps = JUMPS.values() if cell in STUDY.jumping_cells else []
+    return [PATHS.cell(cell).jump(planned.variant).manifest for planned in jumps]
 
 
 def labelled_models(wildcards, input):

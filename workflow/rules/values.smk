@@ -1,0 +1,43 @@
+# Needs: nothing.
+# Makes: the values of a study that a rule depends on, as its params have them; no rule.
+import json
+
+
+def leaf_values(**values):
+    """Resolved values as one line of JSON: a param that changes when, and only when, one of them does."""
+    return json.dumps(values, sort_keys=True)
+
+
+def training_values(wildcards):
+    algorithm = STUDY.algorithm(cell_of(wildcards)).model_dump(mode="json")
+    return leaf_values(algorithm=algorithm, training=STUDY.spec.training.model_dump(mode="json"))
+
+
+def jump_values(wildcards):
+    """What a run that is cut short depends on: its cell's values, its jump, and what its method is told on the way."""
+    spec = STUDY.spec
+    values = {"jump": JUMPS[wildcards.jump].jump.model_dump(mode="json")}
+    told = evaluation_values([spec.evaluation.headline], spec.evaluation.validation_problems)
+    return leaf_values(cell=training_values(wildcards), told=told, target=spec.extrapolation.target_accuracy, **values)
+
+
+def evaluation_values(decodings, problems):
+    specs = {name: STUDY.spec.evaluation.decodings[name].model_dump(mode="json") for name in decodings}
+    return leaf_values(decodings=specs, problems=problems)
+
+
+def drift_values():
+    """The decoding that drift is measured at."""
+    headline = STUDY.spec.evaluation.headline
+    return leaf_values(headline=headline, temperature=STUDY.spec.evaluation.decodings[headline].temperature)
+
+
+def pooled_values(table):
+    """What decides a table that its inputs do not tell."""
+    headline, asked = STUDY.spec.evaluation.headline, STUDY.spec.extrapolation
+    if table == "jumps":
+        return leaf_values(headline=headline, jumps=asked.model_dump(mode="json")["jumps"])
+    if table in ("extrapolation", "extrapolation-pooled"):
+        return leaf_values(headline=headline, methods=asked.methods, windows=asked.windows)
+    of_headline = ("recovery", "ranks", "strides", "stride-progress")
+    return leaf_values(headline=headline) if table in of_headline else ""
