@@ -7,7 +7,13 @@ from pathlib import Path
 
 from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
-from huggingface_hub.errors import CacheNotFound, HFValidationError
+from huggingface_hub.errors import (
+    CacheNotFound,
+    GatedRepoError,
+    HFValidationError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from rlstride.errors import RequestError, first_line
 
@@ -102,5 +108,11 @@ def _cached_references(address: HubAddress, cache: Path | None) -> set[str]:
 
 
 def _sentence(error: Exception) -> str:
-    """The first sentence of a message that may be a page."""
+    """What is wrong; of a message that may be a page, the first sentence."""
+    if isinstance(error, RevisionNotFoundError):
+        return "there is no such branch, tag or commit"
+    if isinstance(error, GatedRepoError):  # a kind of the next one
+        return "it is gated: ask for access on its page, then hf auth login"
+    if isinstance(error, RepositoryNotFoundError):
+        return "there is no such repository, or it is private: hf auth login"
     return first_line(error).split(". ")[0].rstrip(".")
