@@ -10,10 +10,10 @@ from rlstride.cluster.orphans import announced_run, end_orphans, note_run
 from rlstride.errors import RlstrideError
 from rlstride.study.requests import job_request
 
-# Slurm's commands that wait for a controller that is away come first.
+# Slurm's commands that wait for a controller that is away come first; those of profiles/kubernetes have names of their own.
 HERE = os.path.abspath(workflow.current_basedir.get_path_or_uri(secret_free=True))
-PATIENT = Path(HERE).parents[1] / "profiles" / "slurm" / "bin"
-os.environ.update(PATH=os.pathsep.join([str(PATIENT), os.environ.get("PATH", os.defpath)]))
+COMMANDS = [str(Path(HERE).parents[1] / "profiles" / name / "bin") for name in ("slurm", "kubernetes")]
+os.environ.update(PATH=os.pathsep.join([*COMMANDS, os.environ.get("PATH", os.defpath)]))
 
 
 def asked(rule, resource):
