@@ -10,7 +10,8 @@ from torch import Tensor
 
 _MAX_BLOCKS = 40
 # A guess may lack a direction that is new: random rows beside it find one, but not before their third power (of 120
-# new directions at ranks 1 to 8 of an update, 59 were missed with two blocks, none with three).
+# new directions at ranks 1 to 8 of an update, 59 were missed with two blocks, none with three). From random rows alone,
+# fewer blocks do not tell either that no larger s_(k + 1) is hidden.
 _RANDOM_ROWS = 4
 _SETTLED_BLOCKS = 3
 _SMALLEST = 1e-30  # |A|F below which a block over it is not far from what float32 can hold
@@ -34,7 +35,7 @@ def leading_subspace(
         near_tie: the ratio below which two neighbouring values count as tied.
 
     Returns:
-        Orthonormal rows (width, n), width > k, the leading direction first.
+        Orthonormal rows (k + 2, n) or more, the leading direction first.
     """
     n, known = A.shape[1], 0 if guess is None else min(guess.shape[1], k + 2)
     width = max(8, max(known, k) + _RANDOM_ROWS)
@@ -47,7 +48,7 @@ def leading_subspace(
     most = max(1, min(_MAX_BLOCKS, n // (2 * width)))
     basis = torch.empty(most * width, n, dtype=wide, device=A.device)
     T = torch.empty(most * width, most * width, dtype=torch.float64)  # the basis' Rayleigh quotient of A^T A
-    unit, over, checked, check = 1.0, math.inf, 0, _SETTLED_BLOCKS if known else 1
+    unit, over, checked, check = 1.0, math.inf, 0, _SETTLED_BLOCKS
     for blocks in range(1, most + 1):
         old, new = (blocks - 1) * width, blocks * width
         basis[old:new] = block
@@ -70,15 +71,14 @@ def leading_subspace(
             squares, y = (part.double() for part in torch.linalg.eigh(T[:new, :new].to(torch.float32 if rough else T)))
             theta = squares[-k - 1 :].flip(0).clamp(min=0).sqrt()  # (k + 1,): the last one tells whether s_k is tied
             left_over = torch.linalg.vector_norm(R @ y[-width:, -k - 1 :].flip(1), dim=0)  # s_i r_i
-            settled = blocks >= _SETTLED_BLOCKS
-            before, over = over, _over(theta, left_over, _rounding(A.dtype), settled, residual, near_tie)
+            before, over = over, _over(theta, left_over, _rounding(A.dtype), residual, near_tie)
             if over <= 1:
-                return _ritz_vectors(y, V, width), True
+                return _ritz_vectors(y, V, k + 2), True
             check = blocks + _blocks_to_go(before, over, blocks - checked, most=blocks // 2)
             checked = blocks
         if float(R.diagonal().abs().min()) < _LOST:
             block = _orthonormal(block - (block @ V.mT) @ V)[0]
-    return _ritz_vectors(y, V, width), False
+    return _ritz_vectors(y, V, k + 2), False
 
 
 def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,8 +95,8 @@ def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     return (inverse.to(precise) @ precise).to(rows), L.mT
 
 
-def _ritz_vectors(y: Tensor, V: Tensor, width: int) -> Tensor:
-    return _orthonormal(y[:, -width:].flip(1).mT.to(V) @ V)[0]
+def _ritz_vectors(y: Tensor, V: Tensor, count: int) -> Tensor:
+    return _orthonormal(y[:, -count:].flip(1).mT.to(V) @ V)[0]
 
 
 def _rounding(dtype: torch.dtype) -> float:
@@ -105,7 +105,7 @@ def _rounding(dtype: torch.dtype) -> float:
     return eps**2 if dtype == torch.bfloat16 else 4 * eps
 
 
-def _over(theta: Tensor, left_over: Tensor, rounding: float, settled: bool, residual: float, near_tie: float) -> float:
+def _over(theta: Tensor, left_over: Tensor, rounding: float, residual: float, near_tie: float) -> float:
     """How far the worst of the first k of k + 1 Ritz values is over the bar; at most 1 where all meet it.
 
     The last must be known well enough to call s_k tied or not.
@@ -114,7 +114,6 @@ def _over(theta: Tensor, left_over: Tensor, rounding: float, settled: bool, resi
         theta: Ritz values (k + 1,), descending.
         left_over: |A^T A v_i - theta_i^2 v_i| (k + 1,).
         rounding: of s_1^2. What lies below is left to the caller's own residuals.
-        settled: whether there are blocks enough to trust that no larger s_(k + 1) is hidden.
         residual: of theta_i.
         near_tie: of theta_i / theta_(i + 1).
     """
@@ -122,7 +121,7 @@ def _over(theta: Tensor, left_over: Tensor, rounding: float, settled: bool, resi
     over = float((left_over / (residual * theta**2).clamp(min=floor))[:-1].max())
     last, following, uncertain = float(theta[-2]), float(theta[-1]), float(left_over[-1])
     tied = last < near_tie * following  # a Ritz value is never above its singular value
-    untied = settled and last * following > near_tie * (following**2 + uncertain)
+    untied = last * following > near_tie * (following**2 + uncertain)
     known = tied or untied or uncertain <= max(floor, 0.05 * following**2)
     return over if known else max(over, 2.0)
 
