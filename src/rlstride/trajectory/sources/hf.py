@@ -40,6 +40,7 @@ class HFFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._headers: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
+        self._last: tuple[Path, safe_open] | None = None  # parsing a header of many tensors anew for each costs more
         if (self.path / INDEX).is_file():
             self._files = _weight_map(self.path / INDEX)
         elif (self.path / SINGLE).is_file():
@@ -107,11 +108,12 @@ class HFFolder:
         if name not in self._files:
             raise RequestError(f"{self.path}: there is no tensor {name!r}")
         path = self.path / self._files[name]
-        with open_safetensors(path) as file:
-            try:
-                yield file
-            except SafetensorError as error:
-                raise RequestError(f"{path}: {name!r} should be in this file, but cannot be read ({error})") from error
+        if self._last is None or self._last[0] != path:
+            self._last = path, open_safetensors(path)
+        try:
+            yield self._last[1]
+        except SafetensorError as error:
+            raise RequestError(f"{path}: {name!r} should be in this file, but cannot be read ({error})") from error
 
 
 def open_safetensors(path: Path) -> safe_open:
