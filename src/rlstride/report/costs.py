@@ -4,15 +4,13 @@ Seconds are of work alone, on both sides: RL steps as the manifest has them, sco
 and a method's fitting, choosing and writing as its ledger entry has them. Starting a process is in none of them.
 """
 
-from typing import Any
-
 import pandas as pd
 
 from rlstride.evaluation.tables import read_table
 from rlstride.extrapolation.registry import METHODS
 from rlstride.study.paths import CellPaths
 from rlstride.study.plan import window_limit
-from rlstride.tracking.ledger import read_ledger
+from rlstride.tracking.ledger import last_done
 from rlstride.trajectory.manifest import read_manifest
 
 UNITS = ("steps", "seconds", "tokens")
@@ -48,13 +46,14 @@ def window_costs(paths: CellPaths, window: float, method: str, decoding: str) ->
         return {}
     costs = {"full_steps": float(full), "window_steps": float(last)}
     training = pd.DataFrame([record.model_dump() for record in manifest.training])
-    looks, fit = _looks(paths, method, last, decoding), _fit(paths, window, method)
+    seen = looks(paths, method, last, decoding)
+    fit = last_done(paths.ledger, "extrapolate", method=method, window=window, not_applicable=None)
     for unit in ("seconds", "tokens"):
         if len(training):
             costs[f"train_{unit}"] = float(training.loc[training["step"] <= last, unit].sum())
             costs[f"full_{unit}"] = float(training[unit].sum())
-        if looks is not None:
-            costs[f"validation_{unit}"] = float(looks[unit].sum()) if len(looks) else 0.0
+        if seen is not None:
+            costs[f"validation_{unit}"] = float(seen[unit].sum()) if len(seen) else 0.0
         if fit is not None:
             costs[f"fit_{unit}"] = float(fit.get(unit, 0))
         parts = [f"{part}_{unit}" for part in PARTS]
@@ -72,26 +71,11 @@ def speed_ups(costs: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _looks(paths: CellPaths, method: str, last: int, decoding: str) -> pd.DataFrame | None:
-    """The scored kept steps that a method was told the accuracy of; None where they were not scored."""
-    return validation_of_steps(paths, last, decoding) if METHODS[method].uses_accuracy else pd.DataFrame()
-
-
-def validation_of_steps(paths: CellPaths, last: int, decoding: str) -> pd.DataFrame | None:
-    """The kept steps of a cell up to ``last``, as scored on validation problems; None where none was scored."""
+def looks(paths: CellPaths, method: str, last: int, decoding: str) -> pd.DataFrame | None:
+    """The scored kept steps, up to ``last``, that a method is told the accuracy of; None where they were not scored."""
+    if not METHODS[method].uses_accuracy:
+        return pd.DataFrame()
     table = read_table(paths.validation)
     if table.empty:
         return None
     return table[(table["decoding"] == decoding) & (table["step"] > 0) & (table["step"] <= last)]
-
-
-def _fit(paths: CellPaths, window: float, method: str) -> dict[str, Any] | None:
-    """The method's last finished ledger entry of the window."""
-    done = [
-        entry
-        for entry in read_ledger(paths.ledger)
-        if (entry["stage"], entry["status"], entry.get("method"), entry.get("window"))
-        == ("extrapolate", "done", method, window)
-        and "not_applicable" not in entry
-    ]
-    return done[-1] if done else None

@@ -8,17 +8,15 @@ import pandas as pd
 
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import problems_file, read_table
-from rlstride.extrapolation.registry import METHODS
-from rlstride.report.costs import UNITS, speed_ups, validation_of_steps
+from rlstride.report.costs import UNITS, looks, speed_ups
 from rlstride.report.evidence import format_interval, last_scores
 from rlstride.report.extrapolation import MEASURES, beside, scores_by_variant
 from rlstride.report.pooling import difference, having, mean_of, pooled_interval, recovered_gain
-from rlstride.study.jumps import Jump
 from rlstride.study.load import Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import PlannedJump, planned_jumps
 from rlstride.study.variants import window_variant
-from rlstride.tracking.ledger import read_ledger
+from rlstride.tracking.ledger import last_done
 from rlstride.trajectory.manifest import read_manifest
 
 _PARTS = ("train", "validation", "extrapolation", "after")
@@ -53,14 +51,9 @@ def jump_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
         spent = jump_costs(paths, planned, study.spec.evaluation.headline)
         for found in table[table["variant"] == planned.variant].to_dict("records"):
             known = {key: found[key] for key in ("decoding", "n", "samples", "accuracy", "low", "high")}
-            others = beside(scores, ends_at(jump), planned.variant, known["decoding"])
+            others = beside(scores, jump.end, planned.variant, known["decoding"])
             rows.append(about | known | others | spent | speed_ups(spent))
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).replace([np.inf, -np.inf], np.nan)
-
-
-def ends_at(jump: Jump) -> float:
-    """The share of the steps at which a run that takes a jump ends."""
-    return jump.window if jump.until is None else jump.until
 
 
 def jump_costs(paths: CellPaths, planned: PlannedJump, decoding: str) -> dict[str, float]:
@@ -79,25 +72,24 @@ def jump_costs(paths: CellPaths, planned: PlannedJump, decoding: str) -> dict[st
         are in none of them. Empty where one of the runs is not there.
     """
     cut = paths.jump(planned.variant)
-    done = [entry for entry in read_ledger(cut.ledger) if (entry["stage"], entry["status"]) == ("train", "done")]
-    if not paths.manifest.is_file() or not cut.manifest.is_file() or not done:
+    told = last_done(cut.ledger, "train")
+    if not paths.manifest.is_file() or not cut.manifest.is_file() or told is None:
         return {}
     full, own = read_manifest(paths.trajectory).training, read_manifest(cut.trajectory).training
     spent = {
-        "train": float(done[-1]["training_seconds"]),
-        "validation": float(done[-1]["validation_seconds"]),
-        "extrapolation": float(done[-1]["extrapolation_seconds"]),
+        "train": float(told["training_seconds"]),
+        "validation": float(told["validation_seconds"]),
+        "extrapolation": float(told["extrapolation_seconds"]),
         "after": sum(record.seconds for record in own if record.step > planned.window_step),
     }
     spent |= {"window": sum(spent.values()), "full": sum(record.seconds for record in full)}
     costs = {f"{part}_seconds": seconds for part, seconds in spent.items()}
     costs["saved_seconds"] = spent["full"] - spent["window"]
     costs |= {"window_steps": float(planned.last_step), "full_steps": float(len(full))}
-    looks = validation_of_steps(paths, planned.window_step, decoding)
-    told = METHODS[planned.jump.method].uses_accuracy
-    if not told or looks is not None:  # the same steps, scored in the same way, in a job of their own
-        costs["window_tokens"] = float(sum(record.tokens for record in own))
-        costs["window_tokens"] += float(looks["tokens"].sum()) if told and looks is not None else 0.0
+    seen = looks(paths, planned.jump.method, planned.window_step, decoding)
+    if seen is not None:  # the same steps, scored in the same way, in a job of their own
+        validation = float(seen["tokens"].sum()) if len(seen) else 0.0
+        costs["window_tokens"] = validation + sum(record.tokens for record in own)
         costs["full_tokens"] = float(sum(record.tokens for record in full))
     return costs
 
@@ -119,7 +111,7 @@ def jump_findings(results_dir: Path, study: Study, table: pd.DataFrame) -> list[
             found.append(f"{name} was not run.")
             continue
         then = "ends there" if planned.jump.until is None else f"trains on to step {planned.last_step}"
-        last = window_variant(ends_at(planned.jump), "last")
+        last = window_variant(planned.jump.end, "last")
         more = pooled_interval(having(cells, last), difference(planned.variant, last))
         over = f" (less the full run's at that step: {format_interval(more)})" if np.isfinite(more.value) else ""
         share = 1 / rows["seconds_speed_up"].astype(float)

@@ -5,8 +5,6 @@ goal is plain RL's at its last step. Seconds and tokens are the training's, sear
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from rlstride.evaluation.intervals import paired_difference_interval
 from rlstride.report.pooling import Floats
 from rlstride.study.paths import CellPaths
-from rlstride.tracking.ledger import read_ledger
+from rlstride.tracking.ledger import last_done
 from rlstride.trajectory.manifest import Manifest
 
 EARLIER = (0.5, 0.8, 0.9)  # of plain RL's gain: where in a run the steps are saved
@@ -115,10 +113,9 @@ def searches(paths: CellPaths, seconds: float) -> dict[str, float]:
     Returns:
         ``jumps``, ``jumps_taken_back``, ``searches``; ``search_share``, the searches' share of the training's time.
     """
-    done = [entry for entry in read_ledger(paths.ledger) if (entry["stage"], entry["status"]) == ("train", "done")]
-    if not done or "search_seconds" not in done[-1]:
+    entry = last_done(paths.ledger, "train")
+    if entry is None or "search_seconds" not in entry:
         return {}
-    entry: Mapping[str, Any] = done[-1]
     return {name: entry[name] for name in _SEARCHES} | {"search_share": _ratio(entry["search_seconds"], seconds)}
 
 

@@ -33,6 +33,11 @@ class Jump(Strict):
         default=None, description="Share of the steps at which training ends, counted on from the window; null: at it."
     )
 
+    @property
+    def end(self) -> float:
+        """The share of the steps at which training ends."""
+        return self.window if self.until is None else self.until
+
     @model_validator(mode="after")
     def _goes_on_from_its_window(self) -> "Jump":
         if self.until is not None and self.until <= self.window:

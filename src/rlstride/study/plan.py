@@ -142,9 +142,8 @@ def planned_jumps(spec: StudyFile) -> dict[str, PlannedJump]:
     """The jumps of a study by name. A window or an end that is no kept step is the last one before."""
     found = {}
     for name, jump in spec.extrapolation.jumps.items():
-        steps = window_steps(spec.training, jump.window)
-        last = steps if jump.until is None else window_steps(spec.training, jump.until)
-        found[name] = PlannedJump(jump_variant(name), jump, max(steps, default=0), max(last, default=0))
+        asked, ended = (max(window_steps(spec.training, share), default=0) for share in (jump.window, jump.end))
+        found[name] = PlannedJump(jump_variant(name), jump, asked, ended)
     return found
 
 

@@ -61,3 +61,10 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
             except json.JSONDecodeError:
                 continue
     return sorted(entries, key=lambda entry: str(entry["started"]))
+
+
+def last_done(folder: Path, stage: str, **about: Any) -> dict[str, Any] | None:
+    """The last entry of a stage that was done and says this of itself; a None asks for one that does not say it."""
+    asked = {"stage": stage, "status": "done", **about}
+    found = [entry for entry in read_ledger(folder) if all(entry.get(name) == value for name, value in asked.items())]
+    return found[-1] if found else None

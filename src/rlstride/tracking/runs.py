@@ -128,8 +128,8 @@ def _variant_params(study: Study, variant: str) -> dict[str, str]:
             return {"method": prediction.method, "window": f"{prediction.window:g}"}
     for name, planned in planned_jumps(study.spec).items():
         if planned.variant == variant:
-            jump, until = planned.jump, planned.jump.until or planned.jump.window
-            return {"jump": name, "method": jump.method, "window": f"{jump.window:g}", "until": f"{until:g}"}
+            jump = planned.jump
+            return {"jump": name, "method": jump.method, "window": f"{jump.window:g}", "until": f"{jump.end:g}"}
     try:
         edit = parse_ablation(variant)
     except ValueError:  # base, frozen, full: not an edit
