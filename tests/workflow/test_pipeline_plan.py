@@ -8,6 +8,7 @@ from pipeline import DEFAULT_STUDY, ROOT, SMOKE_STUDY, planned_jobs, snakemake, 
 
 from rlstride.report.collect import tables_of
 from rlstride.study.load import load_study
+from rlstride.study.requests import RULES, rules_of
 
 # Of 2 models x 2 algorithms x 1 seed, and a control for each model and seed.
 CELLS, RUNS, MODELS = 4, 6, 2
@@ -128,6 +129,20 @@ def test_a_jump_adds_a_training_beside_every_rl_run_and_one_table(tmp_path: Path
     asked = planned_jobs(f"{tmp_path}/demo/tables/jumps.csv", *study)
     needed = {"pretrain_base": 2, "train_cell": 4, "train_jump": 2, "evaluate_steps": 2, "evaluate_variants": 2}
     assert asked == needed | {"extrapolate_trajectory": 2, "collect_table": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"extrapolation": {"jumps": {}}},
+        {"ablation": {"variants": []}, "drift": {"at": []}, "extrapolation": {"windows": [], "jumps": {}}},
+    ],
+    ids=["everything", "no jump", "no edit, drift or prediction"],
+)
+def test_a_cluster_is_asked_about_the_rules_that_have_jobs(tmp_path: Path, changes: dict[str, object]) -> None:
+    study = write_study(tmp_path, SMOKE_STUDY, **changes, results=str(tmp_path))
+    assert set(rules_of(load_study(study))) == planned_jobs("--configfile", study).keys() & RULES.keys()
 
 
 def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rlstride.errors import RequestError
 from rlstride.study.estimate import disk_bytes
 from rlstride.study.load import Study, read_yaml
 from rlstride.study.paths import study_paths
-from rlstride.study.requests import RULES, JobRequest, grown, job_request
+from rlstride.study.requests import JobRequest, grown, job_request, rules_of
 
 _PROBE_SECONDS = 60.0
 
@@ -126,10 +126,10 @@ def check_cluster(study: Study, profile: Profile, probe: bool = True) -> Finding
 
 
 def largest_jobs(study: Study, profile: Profile) -> Iterator[Job]:
-    """The largest job of every rule, and of every group, at its first attempt."""
+    """The largest job of every rule that a study has jobs of, and of every group, at its first attempt."""
     cells = {(cell.model, cell.algorithm) for cell in [*study.cells, *study.control_cells]}
     grouped: dict[str, list[Job]] = {}
-    for rule in RULES:
+    for rule in rules_of(study):
         requests = [job_request(study, rule, model, algorithm) for model, algorithm in sorted(cells)]
         resources = profile.resources(rule)
         asked = _with_overrides(_largest(requests), profile.of_rule.get(rule, {}))

@@ -26,7 +26,7 @@ from rlstride.study.estimate import (
 )
 from rlstride.study.load import Study
 from rlstride.study.models import TinyModel
-from rlstride.study.plan import edit_decodings, kept_steps, predictions
+from rlstride.study.plan import drift_steps, edit_decodings, kept_steps, planned_jumps, predictions
 from rlstride.study.sizes import model_parameters
 
 _MARGIN = 4  # a cluster's cores may be half as fast, and shared
@@ -188,6 +188,17 @@ RULES: Mapping[str, Callable[[_Work], _Cost]] = {
     "measure_drift": _drift,
 }
 _ON_DEVICE = RULES.keys() - {"pretrain_base", "measure_dynamics"}
+
+
+def rules_of(study: Study) -> list[str]:
+    """Those of ``RULES`` that a study has jobs of: no jump is sent where none is planned."""
+    planned = {
+        "train_jump": planned_jumps(study.spec),
+        "ablate_update": study.spec.ablation.variants,
+        "extrapolate_trajectory": predictions(study.spec),
+        "measure_drift": drift_steps(study.spec),
+    }
+    return [rule for rule in RULES if planned.get(rule, True)]
 
 
 def _parameters(study: Study, model: str) -> float:
