@@ -13,14 +13,15 @@ import torch
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
 
-def write_section(name: str, text: str) -> None:
+def write_section(name: str, text: str, script: str | None = None) -> None:
     """Puts ``text`` between the marks of a section, or at the end under new marks.
 
     Args:
         name: of the section, such as ``spectra``.
         text: Markdown.
+        script: that writes it, where it is not called as the section is.
     """
-    begin, end = f"<!-- {name}: written by benchmarks/{name}.py -->", f"<!-- {name}: end -->"
+    begin, end = f"<!-- {name}: written by benchmarks/{script or name}.py -->", f"<!-- {name}: end -->"
     whole = DOCUMENT.read_text(encoding="utf-8")
     section = f"{begin}\n{text.strip()}\n{end}"
     if begin in whole:
