@@ -20,7 +20,7 @@ demo: .venv/installed ## run the default study (or STUDY=...); print where its r
 	echo "done in $$SECONDS s"
 
 test: lint ## run every test, the smoke study included
-	@$(BIN)/python -m pytest -n $(CORES) --dist loadfile
+	@$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder # those of a cluster wait most of the time
 
 bench: .venv/installed ## run the smoke study from scratch and print what each stage cost
 	@rm -rf build/bench

@@ -2,11 +2,11 @@
 
 Starts a Slurm of its own (tests/slurm/cluster.py, as root), with a partition of two nodes of one core each, and trains
 and measures eight small cells, bases given: with profiles/local on two cores, with profiles/slurm, with that profile
-and the measurements of four runs to a job, with that profile asking for states after 10 s, without its groups, and once
-more with profiles/local. The overhead is the wall-clock beyond that of the local runs (their mean), as a share of the
-sum of the local jobs' times, and of half of it, as there are two cores. On a busy machine that flatters Slurm, whose
-waits the others fill; so a further figure needs no other run: the wall-clock beyond half of a run's own jobs' times,
-over those. Then 400 empty jobs are sent, and one empty job alone is timed three times.
+and the measurements of four runs to a job, without its groups, and once more with profiles/local. The overhead is the
+wall-clock beyond that of the local runs (their mean), as a share of the sum of the local jobs' times, and of half of
+it, as there are two cores. On a busy machine that flatters Slurm, whose waits the others fill; so a further figure
+needs no other run: the wall-clock beyond half of a run's own jobs' times, over those. Then 400 empty jobs are sent, and
+one empty job alone is timed three times.
 
     python benchmarks/cluster.py [--cells 8] [--jobs 400] [--out FILE.csv] [--document [--read FILE.csv]]
 
@@ -40,7 +40,6 @@ WAYS: list[tuple[str, tuple[str, ...] | None]] = [  # with options of Snakemake'
     ("local", None),
     ("slurm, grouped", ()),
     ("slurm, four runs to a job", ("--group-components", "measure=4")),
-    ("slurm, first asked after 10 s", ("--slurm-init-seconds-before-status-checks", "10")),
     ("slurm, one job for each rule", ()),
     ("local, at the end", None),
 ]
@@ -204,16 +203,15 @@ def write_document(table: pd.DataFrame, cells: int) -> None:
 Slurm of two nodes with one core each, and on the same two cores without it. Overhead: wall-clock beyond the local
 runs', over the sum of the local jobs' times, and over half of it, which is what two cores need at least; of the two
 local runs, one before and one after, the mean. Target: {TARGET} of the sum with the profile's groups.
-beyond_its_jobs: wall-clock beyond half of a run's own job_seconds, over those. Others used the machine too, a load of
-{load:.1f} before the benchmark began, and overhead then flatters Slurm: they fill its waits, and slow local jobs down.
-beyond_its_jobs is the one to go by where they differ.
+beyond_its_jobs: wall-clock beyond half of a run's own job_seconds, over those; other work on the machine hides in
+overhead (it fills Slurm's waits, and slows local jobs down), and not in this. Load before the benchmark: {load:.1f}.
 
 {markdown(shown)}
 
-Where it comes from, seen on one cell: some 5 s around every job and 1.6 s around every stage in it (Slurm starts a
-Snakemake for the job, which starts another one for each rule), and the wait for its end to be seen: the executor plugin
-asks 2 s after a job's end was seen, then after 12, 22, ... (180 at most) as long as nothing ends, and Snakemake's own
-end waits for the first of these. None of it grows with the cell, but for the last.
+Where it comes from, seen on one cell: some 5 s around a training (Slurm starts a Snakemake, which starts another one by
+srun), 2 s around a job that measures (one Snakemake runs all its rules), and the wait for a job's end to be seen: the
+executor plugin asks 2 s after a job's end was seen, then after 12, 22, ... (180 at most) as long as nothing ends, and
+Snakemake's own end waits for the first of these. None of it grows with the cell, but for the last.
 """,
     )
 

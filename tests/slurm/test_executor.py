@@ -16,9 +16,10 @@ def submit(cluster: Cluster, folder: Path, *arguments: str, check: bool = True) 
     cluster.run(folder, *called, check=check, longest=300)
 
 
-def test_jobs_that_share_a_node_have_a_gpu_each(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("groups", [(), ("--groups", "see=measure")], ids=["rules", "groups"])
+def test_jobs_that_share_a_node_have_a_gpu_each(cluster: Cluster, tmp_path: Path, groups: tuple[str, ...]) -> None:
     files = [tmp_path / f"seen-{number}.txt" for number in range(4)]
-    submit(cluster, tmp_path, *(file.name for file in files))
+    submit(cluster, tmp_path, *(file.name for file in files), *groups)
     seen = [file.read_text().split() for file in files]
     assert {node for _, node, _, _ in seen} == {"n3", "n4"}
     assert all(device in ("0", "1") for _, _, device, _ in seen)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from cluster import ACCOUNT, Cluster, wait_until
-from study import Submission, command, ledger
+from pandas.testing import assert_frame_equal
+from study import Submission, command, ledger, table
 
 from rlstride.training.harvest import last_complete_checkpoint, step_of
 from rlstride.trajectory.manifest import read_manifest
@@ -83,6 +84,19 @@ def test_a_cancelled_training_saves_and_its_retry_goes_on_from_there(cluster: Cl
     attempts = ledger(lone)
     assert list(attempts["status"]) == ["failed", "done"]
     assert attempts["resumed_from"].iloc[-1] >= 80
+
+
+def test_a_cancelled_measurement_is_sent_again_and_finds_the_same(cluster: Cluster, local: Path, lone: Path) -> None:
+    names, before = ("validation", "spectra", "drift"), len(cluster.known())
+    sent = Submission(cluster, lone, *(f"results/on-slurm/tables/{name}.csv" for name in names))
+    job = sent.job_of("measure")
+    wait_until(lambda: any((lone / TRAJECTORY.parent).glob("*.parquet")), 120)  # between two of its stages
+    cluster.ask("scancel", job)
+    assert sent.wait() == 0, sent.said
+    assert states(cluster, before).count("CANCELLED") == 1
+    for name in names:
+        expected = table(local, name).query("algorithm == 'grpo'").reset_index(drop=True)
+        assert_frame_equal(table(lone, name), expected)
 
 
 def test_a_training_over_its_time_limit_saves_and_its_retry_has_more_time(
