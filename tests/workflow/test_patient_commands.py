@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from pipeline import ROOT
 BIN = ROOT / "profiles" / "slurm" / "bin"
 
 
-def call(tmp_path: Path, name: str, script: str, patience: int = 60) -> subprocess.CompletedProcess[str]:
+def call(
+    tmp_path: Path, name: str, script: str, patience: int = 60, arguments: Sequence[str] = ("a b", "c")
+) -> subprocess.CompletedProcess[str]:
     """A command of BIN, behind which the real one is a script."""
     real = tmp_path / name
     real.write_text(f"#!/bin/sh\n{script}\n")
@@ -21,10 +24,33 @@ def call(tmp_path: Path, name: str, script: str, patience: int = 60) -> subproce
         "RLSTRIDE_SLURM_PATIENCE": str(patience),
         "COUNT": str(tmp_path / "count"),
     }
-    return subprocess.run([name, "a b", "c"], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([name, *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 AWAY = 'echo x >>"$COUNT"; echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+
+
+STEP = "srun -n1 -N1 -c ${SLURM_CPUS_PER_TASK:-1} --cpu-bind=q"
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (
+            "--wrap=/py=3/bin/python -m snakemake --config 'a=$b' --local-groupid 7 --executor slurm-jobstep --jobs 1",
+            f"--wrap={STEP} /py=3/bin/python -m snakemake --config 'a=$b' --local-groupid 7 --executor local --jobs 1",
+        ),
+        (
+            "--wrap=module load x && python -m snakemake --local-groupid 7 --executor slurm-jobstep --jobs 1",
+            f"--wrap=module load x && {STEP} python -m snakemake --local-groupid 7 --executor local --jobs 1",
+        ),
+        *[(argument, argument) for argument in ("--wrap=python -m snakemake --executor slurm-jobstep", "-J a  b")],
+    ],
+    ids=["group", "group after a command", "single rule", "other"],
+)
+def test_a_group_is_one_step_with_one_snakemake(tmp_path: Path, given: str, sent: str) -> None:
+    done = call(tmp_path, "sbatch", 'printf "%s\n" "$@"', arguments=["--parsable", given])
+    assert done.stdout == f"--parsable\n{sent}\n"
 
 
 @pytest.mark.parametrize("name", ["sbatch", "sinfo", "sacct", "sacctmgr", "squeue", "scancel"])
