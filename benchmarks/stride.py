@@ -50,9 +50,11 @@ def main() -> None:
     parser.add_argument("--document", action="store_true", help="write docs/benchmarks.md")
     options = parser.parse_args()
     study = load_study(options.study)
-    tuned = pd.read_csv(options.tuned) if options.tuned else None
     seeds, models = options.seeds or study.spec.seeds, options.models or study.spec.models
     asked = [twins for twins in twins_of(study) if twins.plain.seed in seeds and twins.plain.model in models]
+    tuned = plain_runs(options.tuned) if options.tuned else None
+    if missing := [str(twins.plain) for twins in asked if tuned is not None and twins.plain not in tuned]:
+        parser.error(f"--tuned has no plain run of {', '.join(missing)}")
     rows, curves = [], []
     for twins in sorted(asked, key=lambda twins: seeds.index(twins.plain.seed)):  # a whole seed before the next
         for cell in twins.cells:
@@ -60,7 +62,7 @@ def main() -> None:
         plain, striding = (progress_of(study, cell) for cell in twins.cells)
         rows.append(compare_twins(study, twins, plain, striding))
         if tuned is not None:
-            rows[-1] |= compare_with_tuned(twins, plain, tuned)
+            rows[-1] |= compare_with_tuned(plain, tuned[twins.plain])
         curves += [labelled(twins, plain, False), labelled(twins, striding, True)]
         print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1), flush=True)
         if options.out:
@@ -120,22 +122,18 @@ def compare_twins(study: Study, twins: Twins, plain: pd.DataFrame, striding: pd.
     }
 
 
-def compare_with_tuned(twins: Twins, plain: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, float]:
-    """What plain RL at a tuned rate takes to the last accuracy of plain RL at another one: no jump is in this.
+def plain_runs(file: Path) -> dict[Cell, pd.DataFrame]:
+    """The progress of every plain run in a table of many, see :func:`labelled`."""
+    table = pd.read_csv(file)
+    runs = table[~table["stride"]].groupby(["model", "algorithm", "seed"])
+    return {Cell(model, algorithm, seed): run for (model, algorithm, seed), run in runs}
 
-    Args:
-        twins: names the cell.
-        plain: the untuned run's progress.
-        tuned: progress of many cells, as :func:`labelled`.
-    """
-    cell = twins.plain
-    same = (tuned["model"] == cell.model) & (tuned["algorithm"] == cell.algorithm) & (tuned["seed"] == cell.seed)
-    run = tuned[same & ~tuned["stride"]]
-    if run.empty:
-        raise SystemExit(f"--tuned has no plain run of {cell.model}/{cell.algorithm}/{cell.seed}")
-    found = compare(plain, run)
+
+def compare_with_tuned(plain: pd.DataFrame, tuned: pd.DataFrame) -> dict[str, float]:
+    """What plain RL at a tuned rate takes to the last accuracy of plain RL at another one: no jump is in this."""
+    found = compare(plain, tuned)
     ratios = {f"tuned_{name}": found[name] for name in ("steps_ratio", "tokens_ratio")}
-    return ratios | {"tuned_end": float(run["accuracy"].iloc[-1])}
+    return ratios | {"tuned_end": float(tuned["accuracy"].iloc[-1])}
 
 
 def last_scores(paths: CellPaths) -> Floats:
@@ -191,11 +189,11 @@ def write_untuned_document(table: pd.DataFrame) -> None:
 ## Verified stride, learning rates not tuned
 
 {machine()} `python benchmarks/stride.py --study config/studies/stride-untuned.yaml --tuned
-results/published/stride-progress.csv`: as for the [verified
-stride](#verified-stride) above, but plain RL has the learning rate that the striding run has too,
-instead of its own best one. This flatters striding, as it would any accelerator, and no target is about it: plain RL at
-its tuned rate, without a jump, takes {tuned["tuned_steps_ratio"]:.2f} of the steps and
-{tuned["tuned_tokens_ratio"]:.2f} of the tokens to the same accuracy (medians; `tuned_steps_ratio`).
+results/published/stride-progress.csv`: as for the [verified stride](#verified-stride) above, but plain RL has the
+learning rate that the striding run has too, instead of its own best one. This flatters striding, as it would any
+accelerator, and no target is about it: plain RL at its tuned rate, without a jump, takes
+{tuned["tuned_steps_ratio"]:.2f} of the steps and {tuned["tuned_tokens_ratio"]:.2f} of the tokens to the same accuracy
+(medians; `tuned_steps_ratio`).
 
 {markdown(shown_summary(table))}
 

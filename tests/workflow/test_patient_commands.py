@@ -49,7 +49,7 @@ STEP = "srun -n1 -N1 -c ${SLURM_CPUS_PER_TASK:-1} --cpu-bind=q"
     ids=["group", "group after a command", "single rule", "other"],
 )
 def test_a_group_is_one_step_with_one_snakemake(tmp_path: Path, given: str, sent: str) -> None:
-    done = call(tmp_path, "sbatch", 'printf "%s\n" "$@"', arguments=["--parsable", given])
+    done = call(tmp_path, "sbatch", 'printf "%s\\n" "$@"', arguments=["--parsable", given])
     assert done.stdout == f"--parsable\n{sent}\n"
 
 
