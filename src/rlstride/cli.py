@@ -16,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0 when done, 1 when the work failed, 2 when the request was wrong."""
     # Verbs report their own progress; the bars of the libraries under them would fill a log.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    # TRL would import MLflow, which takes a second, to see whether a run is open there; `rlstride track` writes to it.
+    os.environ.setdefault("DISABLE_MLFLOW_INTEGRATION", "TRUE")
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:

@@ -4,6 +4,9 @@ Modules are imported where they are needed: torch, TRL and lm-eval take seconds 
 """
 
 import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,8 +26,9 @@ def check(options: argparse.Namespace) -> None:
 
 def pretrain(options: argparse.Namespace) -> None:
     """Makes a base."""
-    from rlstride.study.load import load_study
-    from rlstride.zoo.bases import make_base
+    with _imports():
+        from rlstride.study.load import load_study
+        from rlstride.zoo.bases import make_base
 
     make_base(load_study(options.study), options.model, options.out)
 
@@ -42,7 +46,8 @@ def train(options: argparse.Namespace) -> None:
         verb = ["train", "--study", options.study, "--cell", cell, "--out", options.out, "--state", state]
         verb += ["--jump", options.jump] if options.jump else []
         launch_processes(processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
-    from rlstride.training.launch import train_cell
+    with _imports():
+        from rlstride.training.launch import train_cell
 
     train_cell(study, cell, options.out, state, options.jump)
 
@@ -73,7 +78,8 @@ def inspect(options: argparse.Namespace) -> None:
 
 def spectra(options: argparse.Namespace) -> None:
     """Measures every kept update of a trajectory."""
-    from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
+    with _imports():
+        from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
 
     rank = None if options.rank == "full" else _positive(options.rank, "--rank")
     write_spectra(
@@ -87,9 +93,10 @@ def spectra(options: argparse.Namespace) -> None:
 
 def ablate(options: argparse.Namespace) -> None:
     """Writes edited models of one kept step."""
-    from rlstride.study.variants import AblationVariant, read_variants
-    from rlstride.surgery.ablate import write_ablations
-    from rlstride.trajectory.store import Trajectory
+    with _imports():
+        from rlstride.study.variants import AblationVariant, read_variants
+        from rlstride.surgery.ablate import write_ablations
+        from rlstride.trajectory.store import Trajectory
 
     trajectory = Trajectory(options.trajectory)
     step = trajectory.full_last_step if options.step == "last" else _positive(options.step, "--step")
@@ -107,16 +114,18 @@ def ablate(options: argparse.Namespace) -> None:
 
 def dynamics(options: argparse.Namespace) -> None:
     """Measures how linear a trajectory is."""
-    from rlstride.dynamics.table import write_dynamics
+    with _imports():
+        from rlstride.dynamics.table import write_dynamics
 
     write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding)
 
 
 def drift(options: argparse.Namespace) -> None:
     """Measures how far a run's models are from its base in what they say."""
-    from rlstride.evaluation.drift import write_drift
-    from rlstride.study.load import load_study
-    from rlstride.study.variants import read_variants
+    with _imports():
+        from rlstride.evaluation.drift import write_drift
+        from rlstride.study.load import load_study
+        from rlstride.study.variants import read_variants
 
     study = load_study(options.study)
     write_drift(
@@ -133,9 +142,10 @@ def drift(options: argparse.Namespace) -> None:
 
 def extrapolate(options: argparse.Namespace) -> None:
     """Predicts later models from a first part of a trajectory."""
-    from rlstride.extrapolation.predict import write_predictions
-    from rlstride.study.variants import window_variant
-    from rlstride.trajectory.store import Trajectory
+    with _imports():
+        from rlstride.extrapolation.predict import write_predictions
+        from rlstride.study.variants import window_variant
+        from rlstride.trajectory.store import Trajectory
 
     pairs = [(method, window) for window in options.window for method in options.method]
     single = len(pairs) == 1
@@ -156,9 +166,10 @@ def extrapolate(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Scores models, on a study's task or on any that lm-eval knows."""
-    from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
-    from rlstride.study.load import load_study
-    from rlstride.study.variants import read_variants
+    with _imports():
+        from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
+        from rlstride.study.load import load_study
+        from rlstride.study.variants import read_variants
 
     if (options.study is None) == (options.tasks is None):
         raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")
@@ -178,8 +189,9 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def collect(options: argparse.Namespace) -> None:
     """Gathers the cells' Parquet files into a study's tables."""
-    from rlstride.report.collect import TABLES, collect
-    from rlstride.study.load import load_study
+    with _imports():
+        from rlstride.report.collect import TABLES, collect
+        from rlstride.study.load import load_study
 
     tables = options.tables.split(",") if options.tables else TABLES
     collect(options.results, load_study(options.study) if options.study else None, tables)
@@ -187,16 +199,18 @@ def collect(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Writes claims, figures and the page."""
-    from rlstride.report.page import write_report
-    from rlstride.study.load import load_study
+    with _imports():
+        from rlstride.report.page import write_report
+        from rlstride.study.load import load_study
 
     write_report(options.results, load_study(options.study or options.results / "study.yaml"), options.out)
 
 
 def track(options: argparse.Namespace) -> None:
     """Writes what was measured to MLflow."""
-    from rlstride.study.load import load_study
-    from rlstride.tracking.mlflow_writer import track
+    with _imports():
+        from rlstride.study.load import load_study
+        from rlstride.tracking.mlflow_writer import track
 
     study = load_study(options.study or options.results / "study.yaml")
     track(
@@ -232,6 +246,21 @@ def cluster_orphans(options: argparse.Namespace) -> None:
         end_orphans(options.results, elsewhere=True)
     left = orphans(options.results)
     print("\n".join(f"job {job}: {state.lower()}" for job, state in sorted(left.items())) or "none")
+
+
+@contextmanager
+def _imports() -> Iterator[None]:
+    """Imports torch and its like a quarter faster: nothing that a module holds is garbage.
+
+    Nor is it looked at again by later collections, which takes another second off a run of 40 steps.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():  # once: a caller from Python may have garbage by then
+            gc.freeze()
+        gc.enable()
 
 
 def _validation_scorer(options: argparse.Namespace) -> "ValidationScorer":

@@ -65,3 +65,13 @@ def test_checking_a_study_does_not_wait_for_torch(default_study_file: str) -> No
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, default_study_file], check=True, capture_output=True)
+
+
+def test_training_does_not_wait_for_mlflow(default_study_file: str, tmp_path: Path) -> None:
+    code = (
+        "import sys; from rlstride.cli import main; "
+        "status = main(['train', '--study', sys.argv[1], '--cell', 'tiny-qwen3/grpo/0', '--out', 'trajectory']); "
+        "assert status == 2 and 'trl' in sys.modules and 'mlflow' not in sys.modules"  # 2: the base is not there
+    )
+    file = Path(default_study_file).resolve()
+    subprocess.run([sys.executable, "-c", code, file], check=True, capture_output=True, cwd=tmp_path)
