@@ -84,7 +84,8 @@ def write_document(cell: str, steps: int, seeds: int, apart: float, together: fl
 | saved | {1 - together / apart:.0%} |
 
 Both end with the same bits. That much is what it takes to import PyTorch, transformers and TRL again. The pipeline
-keeps a process for each seed: seeds then run side by side, and one that fails is made again alone.
+keeps a process, and so a job, for each seed: seeds run side by side, one that fails is made again alone, and one that
+is added to a study later does not have Snakemake measure the others again.
 """,
     )
 
