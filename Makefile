@@ -36,6 +36,7 @@ lint: .venv/installed ## check style, types and rules
 
 ui: .venv/installed ## show the MLflow runs on http://127.0.0.1:5000 (PORT=..., RESULTS=...)
 	@test -f $(RESULTS)/mlflow.db || { echo "$(RESULTS)/mlflow.db is not there yet: run make demo first" >&2; exit 2; }
+	@$(BIN)/python workflow/scripts/experiments.py sqlite:///$(abspath $(RESULTS))/mlflow.db http://127.0.0.1:$(PORT)
 	@$(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
 
 help: ## list the targets

@@ -180,3 +180,12 @@ def test_a_killed_tracking_is_completed_by_the_next(
 def test_a_plain_folder_is_refused_as_tracking_uri(results: Path, study: Study) -> None:
     with pytest.raises(RequestError, match="use a server"):
         track(results, study, "mlruns")
+
+
+def test_the_address_of_each_studys_runs_is_said(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    script = Path(__file__).parents[2] / "workflow/scripts/experiments.py"
+    asked = [sys.executable, script, uri_of(results), "http://127.0.0.1:5000"]
+    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    number = MlflowClient(uri_of(results)).get_experiment_by_name("demo").experiment_id
+    assert said == f"demo   http://127.0.0.1:5000/#/experiments/{number}/runs\n"

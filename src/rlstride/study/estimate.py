@@ -25,7 +25,7 @@ PRETRAINING_SECONDS = 0.11
 SCORING_SECONDS = 0.001
 DRIFT_SECONDS = 0.003  # drawn once, then read by two models, as are the base's
 _SEARCH_SECONDS = 0.15 / 128  # all candidates of a stride's search that reads one batch's rollouts
-_SECONDS_PER_PROCESS = 7  # imports, loading and writing of a job
+_SECONDS_PER_PROCESS = 5  # imports, loading and writing of a job
 
 # A published model's RL on GPUs: sampling costs 2 FLOP for each parameter and token, forward and backward 6.
 FLOP_PER_PARAMETER_AND_TOKEN = 8
