@@ -70,6 +70,18 @@ class Cluster:
         run = self.folder / "run"
         for file in [*sorted(run.glob("slurm*.pid")), run / "mariadbd.pid", run / "munged.pid"]:
             self._end(file, signal.SIGTERM)
+        self._end_what_is_left()
+
+    def _end_what_is_left(self) -> None:
+        """A node that is lost takes its jobs' processes along; here they live on, with nobody to end them."""
+        ours = f"SLURM_CONF={self.folder / 'etc' / 'slurm.conf'}".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                variables = (process / "environ").read_bytes().split(b"\0")
+                if ours in variables and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables):
+                    os.kill(int(process.name), signal.SIGKILL)
+            except OSError:
+                continue  # it has ended
 
     def ask(self, *command: str, check: bool = True) -> str:
         """What one of Slurm's commands prints."""
