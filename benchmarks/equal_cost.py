@@ -6,6 +6,8 @@ clock and in tokens, so that studies run at different times compare. The stridin
 accuracy made monotone, at its end where the share is beyond it. Gains are shares of the plain run's own gain, each on
 its study's test problems.
 
+Cells whose seconds are left out of the table are compared in tokens alone.
+
     python benchmarks/equal_cost.py [--extrapolation CSV] [--progress CSV] [--out FILE.csv] [--document]
 """
 
@@ -45,6 +47,8 @@ def compare(predicted: pd.DataFrame, progress: pd.DataFrame) -> pd.DataFrame:
         cell = (predicted["model"] == key[0]) & (predicted["algorithm"] == key[1]) & (predicted["seed"] == key[2])
         models = predicted[cell & (predicted["decoding"] == "t1.0") & predicted["method"].isin(METHODS)]
         for (_, model), (unit, speed_up) in ((m, u) for m in models.iterrows() for u in UNITS.items()):
+            if np.isnan(model[speed_up]):  # seconds of a machine that was too busy to tell
+                continue
             cost = 1 / model[speed_up]
             reached = np.interp(cost * plain[unit].iloc[-1], striding[unit], striding["monotone"])
             rows.append(
