@@ -19,8 +19,9 @@ from rlstride.errors import RequestError
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.config import Training
 from rlstride.study.load import digest, load_study
+from rlstride.study.paths import base_folder
 from rlstride.training import harvest
-from rlstride.training.adapters import peft_config, rising_ranks
+from rlstride.training.adapters import hold_rank_numbers, peft_config, rising_ranks
 from rlstride.training.launch import cell_settings
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.sources import HFFolder
@@ -287,3 +288,18 @@ def test_a_circulant_block_turns_its_kernel_by_one_place_in_each_row() -> None:
     expected = torch.tensor([[1.0, 2.0, 3.0], [3.0, 1.0, 2.0], [2.0, 3.0, 1.0]]) / 3
     torch.testing.assert_close(circulant_rows(kernel, 0, 3), expected)
     torch.testing.assert_close(circulant_rows(kernel, 1, 2), expected[1:2])
+
+
+def test_the_number_of_ranks_is_not_trained_where_the_adapter_was_cast_or_moved(study_file: Path) -> None:
+    base = base_folder(load_study(study_file), "random")
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.bfloat16
+    )  # PEFT casts what it has made, as it moves it
+    config = AdaLoraConfig(target_modules=["q_proj"], init_r=3, target_r=2, total_step=10, tinit=1, tfinal=2)
+    adapted = get_peft_model(model, config)
+    numbers = [parameter for name, parameter in adapted.named_parameters() if ".ranknum." in name]
+    assert [number.requires_grad for number in numbers] == [True], "PEFT holds it itself now: hold_rank_numbers can go"
+    hold_rank_numbers(adapted)
+    assert [number.requires_grad for number in numbers] == [False]
+    trained = {name.split(".")[-2] for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    assert trained == {"lora_A", "lora_B", "lora_E"}

@@ -139,6 +139,16 @@ class AdaLoRACallback(TrainerCallback):
         )
 
 
+def hold_rank_numbers(model: Any) -> None:
+    """Keeps AdaLoRA's numbers of ranks, which divide its updates and are saved with no adapter, out of training.
+
+    PEFT (0.21) means them to be constant, but moves them to another device or dtype as new parameters, which train.
+    """
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:
+            parameter.requires_grad_(False)
+
+
 def orthogonality(model: Any) -> Tensor:
     """|P^T P - I|F or |Q Q^T - I|F, the mean over all P (out, r) and Q (r, in) of a model; a scalar with a gradient."""
     grams = [

@@ -21,7 +21,7 @@ from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.tasks import build_task
 from rlstride.tracking.ledger import ledger_entry
-from rlstride.training.adapters import AdaLoRACallback
+from rlstride.training.adapters import AdaLoRACallback, hold_rank_numbers
 from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
 from rlstride.training.jump import CutShort, StopAfter, cut_short, jump_settings, planned_jump
 from rlstride.training.lease import Lease, lease
@@ -124,6 +124,7 @@ def _train(
         trainer.add_callback(cut.callback)
         trainer.add_callback(StopAfter(last_update))
     if isinstance(run.training.adapter, AdaLoRA):
+        hold_rank_numbers(trainer.model)
         trainer.add_callback(AdaLoRACallback())
     trainer.add_callback(harvest)
     trainer.add_callback(LogLines(str(cell), updates))
