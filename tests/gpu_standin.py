@@ -87,6 +87,8 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if device is not None:
         on_gpu = torch.device(device).type == "cuda"
         kwargs = {**kwargs, "device": torch.device("cpu") if on_gpu else device}
+    if kwargs.get("pin_memory"):  # for copies that need not wait; here none does
+        kwargs = {**kwargs, "pin_memory": False}
     found = func(*tree_map(on_host, args), **tree_map(on_host, kwargs))
     if func is aten.copy_.default:
         return args[0]

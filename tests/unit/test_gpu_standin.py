@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import yaml
 from safetensors.torch import load_file
 from test_adapters import ALGORITHMS, KINDS, with_adapter
 from test_jumps import with_jumps
-from test_training import study_file, train
+from test_training import digests, study_file, train
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gpu_standin
@@ -116,6 +117,31 @@ def test_a_run_on_cuda_samples_the_same_and_ends_with_the_same_weights(
 def weights_of(run: Trajectory, step: int) -> dict[str, torch.Tensor]:
     files = [file for file in run.files(step) if file.suffix == ".safetensors"]
     return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+
+@pytest.mark.parametrize("run", ["strides", "adalora"])  # with state of their own in a checkpoint
+def test_a_killed_run_on_cuda_ends_with_the_weights_of_an_uninterrupted_one(
+    gpu: Path, environment: dict[str, str], study_file: Path, tmp_path: Path, run: str
+) -> None:
+    _, which = study_of(run, study_file, tmp_path)
+    out = tmp_path / "trajectory"
+    verb = ["train", "--study", str(gpu / run / "on-cuda.yaml"), *which, "--out", str(out)]
+    command = [sys.executable, gpu_standin.__file__]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
+    assert process.stdin is not None
+    process.stdin.write(json.dumps([verb]))
+    process.stdin.close()
+    deadline = time.monotonic() + 120
+    while not (out / "step_000006").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (out / "manifest.json").exists(), "the run ended before it could be killed"
+
+    done = subprocess.run(command, input=json.dumps([verb]), env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "resumes from step" in done.stdout
+    assert digests(out) == digests(gpu / run / "trajectory")
 
 
 def test_every_verb_measures_on_cuda_what_it_measures_on_the_cpu(gpu: Path, study_file: Path, tmp_path: Path) -> None:

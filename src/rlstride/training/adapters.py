@@ -101,7 +101,7 @@ class AdaLoRACallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, *, model: Any, **kwargs: Any
     ) -> None:
         if state.global_step:
-            found = load_file(checkpoint_folder(args, state) / IMPORTANCE_FILE)
+            found = load_file(checkpoint_folder(args, state) / IMPORTANCE_FILE, device=str(args.device))
             allocator = model.base_model.rankallocator
             for scores in _SCORES:
                 setattr(allocator, scores, _under(found, scores))
