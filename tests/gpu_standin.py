@@ -101,8 +101,8 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 def _require_one_device(func: Any, args: Any, tensors: list[torch.Tensor]) -> None:
     """Numbers (0-d) may be anywhere, and indices of a tensor on the GPU on the CPU; all else is an error of CUDA's."""
     name = func._schema.name
-    if name.startswith(("aten::index.", "aten::index_put")) or name in ("aten::index", "aten::_unsafe_index"):
-        tensors = [args[0]] if isinstance(args[0], OnGpu) else tensors
+    if name in ("aten::index", "aten::index_put", "aten::index_put_") and isinstance(args[0], OnGpu):
+        tensors = [part for part in (args[0], *args[2:]) if isinstance(part, torch.Tensor)]
     elsewhere = [tensor for tensor in tensors if not isinstance(tensor, OnGpu) and tensor.dim() > 0]
     if elsewhere:
         raise RuntimeError(f"{name}: Expected all tensors to be on the same device, but found cuda:0 and cpu")

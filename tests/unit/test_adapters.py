@@ -292,9 +292,8 @@ def test_a_circulant_block_turns_its_kernel_by_one_place_in_each_row() -> None:
 
 def test_the_number_of_ranks_is_not_trained_where_the_adapter_was_cast_or_moved(study_file: Path) -> None:
     base = base_folder(load_study(study_file), "random")
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=torch.bfloat16
-    )  # PEFT casts what it has made, as it moves it
+    # PEFT casts what it has made, as it would move it to a GPU.
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     config = AdaLoraConfig(target_modules=["q_proj"], init_r=3, target_r=2, total_step=10, tinit=1, tfinal=2)
     adapted = get_peft_model(model, config)
     numbers = [parameter for name, parameter in adapted.named_parameters() if ".ranknum." in name]

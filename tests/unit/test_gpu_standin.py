@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from test_adapters import ALGORITHMS, KINDS, with_adapter
 from test_jumps import with_jumps
-from test_training import digests, study_file, train
+from test_training import digests, kill_in_training, study_file, train
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import gpu_standin
@@ -36,6 +35,7 @@ FULL = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "strid
 JUMPS = ["stop", "relex", "on"]
 RUNS = [*FULL, *KINDS, *JUMPS]
 EDITS = "in_scope_full,rank_1,rank_1_random,rank_10pct,single_2"
+COMMAND = [sys.executable, gpu_standin.__file__]
 METHODS = "last,linear_validated,first_update_validated,alpharl,relex,logits_validated"
 
 
@@ -77,6 +77,12 @@ def measuring(trajectory: Path, study: Path, device: str, out: Path) -> list[lis
     return [[str(word) for word in verb] for verb in verbs]
 
 
+def run_on_standin(verbs: list[list[str]], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(COMMAND, input=json.dumps(verbs), env=environment, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done
+
+
 @pytest.fixture(scope="module")
 def gpu(study_file: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all runs, made and measured on the stand-in in one process."""
@@ -88,9 +94,7 @@ def gpu(study_file: Path, environment: dict[str, str], tmp_path_factory: pytest.
         verbs.append(["train", "--study", str(on_cuda(study, root / run)), *which, "--out", out])
     study = on_cuda(with_jumps(study_file, root), root)  # with few problems to score
     verbs += measuring(root / "grpo/trajectory", study, "cuda", root)
-    command = [sys.executable, gpu_standin.__file__]
-    done = subprocess.run(command, input=json.dumps(verbs), env=environment, text=True, capture_output=True)
-    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    run_on_standin(verbs, environment)
     return root
 
 
@@ -126,20 +130,13 @@ def test_a_killed_run_on_cuda_ends_with_the_weights_of_an_uninterrupted_one(
     _, which = study_of(run, study_file, tmp_path)
     out = tmp_path / "trajectory"
     verb = ["train", "--study", str(gpu / run / "on-cuda.yaml"), *which, "--out", str(out)]
-    command = [sys.executable, gpu_standin.__file__]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
+    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
     assert process.stdin is not None
     process.stdin.write(json.dumps([verb]))
     process.stdin.close()
-    deadline = time.monotonic() + 120
-    while not (out / "step_000006").is_dir() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert not (out / "manifest.json").exists(), "the run ended before it could be killed"
+    kill_in_training(process, out)
 
-    done = subprocess.run(command, input=json.dumps([verb]), env=environment, text=True, capture_output=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_on_standin([verb], environment)
     assert "resumes from step" in done.stdout
     assert digests(out) == digests(gpu / run / "trajectory")
 
@@ -165,7 +162,8 @@ host = torch.randn(600, 300, generator=torch.Generator().manual_seed(0))
 there = host.to("cuda")
 assert there.is_cuda and (there @ there.mT).is_cuda and not there.cpu().is_cuda
 assert there[[0, 2]].is_cuda and there[torch.tensor([1])].is_cuda and (there * torch.tensor(2.0)).is_cuda
-for wrong in (lambda: there @ host.mT, lambda: there + host, lambda: host[there[:, 0] > 0], lambda: there.numpy()):
+for wrong in (lambda: there @ host.mT, lambda: there + host, lambda: host[there[:, 0] > 0], lambda: there.numpy(),
+              lambda: there.index_put_((torch.tensor([0]),), host[:1])):
     try:
         wrong()
     except (RuntimeError, TypeError):

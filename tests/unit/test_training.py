@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -102,6 +103,16 @@ def train(study_file: Path, cell: str, out: Path, jump: str | None = None) -> No
     train_cell(study, study.cell(cell), out, out.parent / "training", jump)
 
 
+def kill_in_training(process: subprocess.Popen[Any], out: Path) -> None:
+    """Kills a run of ten steps, every second one kept, after its sixth."""
+    deadline = time.monotonic() + 120
+    while not (out / "step_000006").is_dir() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "manifest.json").exists(), "the run ended before it could be killed"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])  # all of them: test_restart.py
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
@@ -113,12 +124,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
 
     command = [sys.executable, "-m", "rlstride.cli", "train", "--study", study_file, "--cell", cell, "--out", broken]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 120
-    while not (broken / "step_000006").is_dir() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (broken / "manifest.json").exists(), "the run ended before it could be killed"
+    kill_in_training(process, broken)
 
     train(study_file, cell, broken)
     ledger = [json.loads(line) for line in (broken.parent / "ledger" / "train.jsonl").read_text().splitlines()]

@@ -3,16 +3,16 @@
 Usage: python workflow/scripts/experiments.py TRACKING_URI ADDRESS
 """
 
-import os
 import sys
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow import MlflowClient
+from rlstride.tracking.mlflow_writer import keep_mlflow_silent
 
 
 def experiments(tracking_uri: str, address: str) -> str:
     """One line for each study that has runs there."""
+    keep_mlflow_silent()
+    from mlflow import MlflowClient
+
     client = MlflowClient(tracking_uri=tracking_uri)
     found = [found for found in client.search_experiments() if client.search_runs([found.experiment_id], max_results=1)]
     width = max((len(one.name) for one in found), default=0)

@@ -39,9 +39,7 @@ def track(results_dir: Path, study: Study, tracking_uri: str) -> None:
         raise RequestError(
             f"tracking URI {tracking_uri!r}: use a server (http://...) or a database (sqlite:///{tracking_uri}.db)"
         )
-    # MLflow reports its use to its makers unless told not to, before it is imported.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
+    keep_mlflow_silent()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -59,6 +57,12 @@ def track(results_dir: Path, study: Study, tracking_uri: str) -> None:
         writer.write(study_run(results_dir, study))
     except MlflowException as error:
         raise WorkError(f"tracking URI {tracking_uri}: {' '.join(str(error).split())}") from error
+
+
+def keep_mlflow_silent() -> None:
+    """MLflow reports its use to its makers unless told not to, before it is imported."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
 
 
 class _Writer:
