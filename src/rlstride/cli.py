@@ -11,6 +11,8 @@ from rlstride import verbs as run
 from rlstride.errors import RlstrideError
 from rlstride.study.variants import SCOPES
 
+_MODEL_KEY = "which of several models inside each checkpoint: what precedes its tensors' names, such as model or ema"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns 0 when done, 1 when the work failed, 2 when the request was wrong."""
@@ -101,11 +103,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--algorithm", default="unknown", metavar="NAME", help="what trained it, as tables shall say it")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="likewise (default: 0)")
+    verb.add_argument("--model-key", metavar="KEY", help=_MODEL_KEY)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where manifest.json is written")
 
     verb = _verb(verbs, "inspect", run.inspect, "say what a path is, and what is wrong with it; weights are not read")
     verb.add_argument("path", metavar="PATH", help="a trajectory, a run's folder, a checkpoint, hf://org/repo@revision")
     verb.add_argument("--base", metavar="BASE", help="the model that the checkpoints should fit")
+    verb.add_argument("--model-key", metavar="KEY", help=_MODEL_KEY)
 
     verb = _verb(verbs, "spectra", run.spectra, "norms, singular triplets, ranks and sparsity of every kept update")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")

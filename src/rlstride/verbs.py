@@ -63,6 +63,7 @@ def ingest(options: argparse.Namespace) -> None:
         steps=options.steps,
         algorithm=options.algorithm,
         seed=options.seed,
+        model_key=options.model_key,
     )
 
 
@@ -70,7 +71,7 @@ def inspect(options: argparse.Namespace) -> None:
     """Prints what a path is, and what is wrong with it."""
     from rlstride.trajectory.inspect import inspect
 
-    findings = inspect(options.path, options.base)
+    findings = inspect(options.path, options.base, options.model_key)
     print("\n".join([*findings.facts, *(f"problem: {problem}" for problem in findings.problems)]))
     if findings.problems:
         raise WorkError(f"{options.path}: problems found: {len(findings.problems)}")

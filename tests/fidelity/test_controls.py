@@ -15,9 +15,9 @@ from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.spectra.scope import Weight
 from rlstride.study.variants import parse_ablation, read_variants
 from rlstride.surgery.ablate import StepEdits
+from rlstride.trajectory.scope import Weight
 
 LAST = STEPS[-1]
 

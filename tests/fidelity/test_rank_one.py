@@ -19,10 +19,10 @@ from rlstride.extrapolation.alpharl import AlphaRL, fit_line
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
-from rlstride.spectra.scope import describe_tensor
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.study.variants import AblationVariant, parse_ablation
 from rlstride.surgery.ablate import Decomposition, rank_k_update, write_ablations
+from rlstride.trajectory.scope import describe_tensor
 
 LAST = STEPS[-1]
 

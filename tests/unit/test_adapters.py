@@ -24,7 +24,7 @@ from rlstride.training import harvest
 from rlstride.training.adapters import hold_rank_numbers, peft_config, rising_ranks
 from rlstride.training.launch import cell_settings
 from rlstride.trajectory.manifest import read_manifest
-from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.c3a import circulant_rows, open_adapter
 from rlstride.trajectory.store import Trajectory
 
@@ -255,7 +255,8 @@ def moved(root: Path, config: Any) -> tuple[Path, PeftModel]:
 def test_an_adapter_that_peft_saved_is_read_as_peft_merges_it(tmp_path: Path, config: Any) -> None:
     base, model = moved(tmp_path, config)
     model.save_pretrained(tmp_path / "adapter")
-    source, start = open_adapter(tmp_path / "adapter", HFFolder(base)), HFFolder(base)
+    start = ModelFolder(base).tensors
+    source = open_adapter(tmp_path / "adapter", start)
     merged = model.merge_and_unload().state_dict()
     changed = 0
     for name in source.names():
@@ -275,7 +276,7 @@ def test_adalora_with_fewer_ranks_keeps_the_scaling_of_its_start(tmp_path: Path)
     model.peft_config["default"].rank_pattern = pattern
     model.save_pretrained(tmp_path / "adapter")
     merged = model.merge_and_unload().state_dict()
-    source = open_adapter(tmp_path / "adapter", HFFolder(base))
+    source = open_adapter(tmp_path / "adapter", ModelFolder(base).tensors)
     for name in source.names():
         torch.testing.assert_close(source.tensor(name), merged[name], rtol=0, atol=1e-6)
     factors = source.factors("model.layers.0.self_attn.q_proj.weight")  # type: ignore[attr-defined]

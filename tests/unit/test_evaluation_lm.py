@@ -5,9 +5,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rlstride.evaluation.lm import count_tokens, put_weights
+from rlstride.errors import RequestError
+from rlstride.evaluation.lm import count_tokens
 from rlstride.evaluation.models import UNKNOWN_STEP, parse_models
-from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.filling import fill, load_model
+from rlstride.trajectory.layout import read_layout
+from rlstride.trajectory.model_folder import ModelFolder
 
 END, PAD = 1, 0
 
@@ -54,23 +57,21 @@ def test_weights_put_in_place_compute_what_the_checkpoint_computes(folder: Path)
     ids = torch.arange(12)[None]  # (1, 12)
     with torch.no_grad():
         assert not torch.equal(other(ids).logits, loaded(ids).logits)
-        assert put_weights(other, HFFolder(folder))
+        fill(other, ModelFolder(folder).source, read_layout(folder))
         assert torch.equal(other(ids).logits, loaded(ids).logits)
 
 
-def test_weights_of_another_dtype_shape_or_name_are_not_put_in_place(folder: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
+def test_a_model_that_lacks_a_tensor_or_has_another_shape_is_refused_by_name(folder: Path) -> None:
     file = folder / "model.safetensors"
     tensors = load_file(file)
     name = "model.layers.0.mlp.up_proj.weight"
-    for changed in (
-        {key: tensor.bfloat16() for key, tensor in tensors.items()},
-        tensors | {name: torch.zeros(3, 3)},
-        tensors | {"model.more": torch.zeros(3)},
-        {key: tensor for key, tensor in tensors.items() if key != name},
+    for changed, sentence in (
+        (tensors | {name: torch.zeros(3, 3)}, rf"{name}: its shape is \(3, 3\), but config.json says \(12, 8\)"),
+        ({key: tensor for key, tensor in tensors.items() if key != name}, f"no file holds {name}"),
     ):
         save_file(changed, file, metadata={"format": "pt"})
-        assert not put_weights(model, HFFolder(folder))
+        with pytest.raises(RequestError, match=sentence):
+            load_model(folder, torch.float32)
 
 
 @pytest.mark.parametrize(

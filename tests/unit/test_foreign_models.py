@@ -16,10 +16,10 @@ from foreign_runs import FAMILIES, stored_tensors, tiny_model
 from owner_runs import ADAPTER, BASE, DCP, HF, STEPS, TRL, VERL
 from rlstride.cli import main
 from rlstride.errors import RequestError
-from rlstride.evaluation.lm import Bench, put_step
+from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.trajectory.layout import InLayout, read_layout
-from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.filling import fill
+from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.store import Trajectory
 
 pytestmark = pytest.mark.slow  # two processes and a trainer write the runs
@@ -74,8 +74,8 @@ def test_an_adapter_computes_what_peft_computes(owned: Path, trajectories: dict[
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_is_put_into_a_model_that_fuses_its_matrices(family: str, tmp_path: Path) -> None:
     tiny_model(family, seed=1).save_pretrained(tmp_path)
-    model, layout = tiny_model(family, seed=2), read_layout(tmp_path)
-    put_step(model, InLayout(HFFolder(tmp_path), layout), layout)
+    model, step = tiny_model(family, seed=2), ModelFolder(tmp_path)
+    fill(model, step.source, step.layout)
     expected = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
     assert model.state_dict().keys() == expected.keys()
     for name, tensor in model.state_dict().items():

@@ -114,7 +114,7 @@ def test_an_edited_model_is_stored_as_its_family_stores_it(root: Path, tmp_path:
 
 def test_the_manifest_points_at_the_files_and_has_their_digests(root: Path, tmp_path: Path) -> None:
     out = run(root, tmp_path, kind="verl")
-    assert [file.name for file in out.iterdir()] == ["manifest.json"]
+    assert sorted(file.name for file in out.iterdir()) == [".verified.json", "manifest.json"]
     manifest = read_manifest(out)
     assert (manifest.format_version, manifest.base.name) == (FORMAT_VERSION, "base")
     assert [(record.step, record.kind, record.dtype) for record in manifest.steps] == [
@@ -261,7 +261,7 @@ def test_a_tensor_that_the_base_lacks_is_left_out_and_told(
     step = shutil.copytree(root / "glm4" / "hf" / "checkpoint-10", tmp_path / "step_1")
     save_file(stored_tensors(step) | {"v_head.weight": torch.ones(1, 16)}, step / "model.safetensors")
     ingest([str(step)], str(root / "glm4" / "base"), tmp_path / "t")
-    assert "step 1: 1 tensors are not the base's: v_head.weight" in capsys.readouterr().err
+    assert "step_1: 1 tensors are none of the model's and are left out: v_head.weight" in capsys.readouterr().err
 
 
 def test_a_step_without_a_whole_checkpoint_is_named(root: Path, tmp_path: Path) -> None:
@@ -282,7 +282,7 @@ def test_a_quantised_base_is_refused(root: Path, tmp_path: Path) -> None:
     base = shutil.copytree(root / "glm4" / "base", tmp_path / "base")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
-    assert "base/config.json: this base is quantised" in refusal(root / "glm4" / "hf", base, tmp_path)
+    assert "base/config.json: this model is quantised" in refusal(root / "glm4" / "hf", base, tmp_path)
 
 
 def test_a_folder_of_something_else_is_not_written_into(root: Path, tmp_path: Path) -> None:

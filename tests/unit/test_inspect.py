@@ -46,7 +46,7 @@ def test_each_dtype_is_counted(base: Path) -> None:
 def test_a_trajectory_is_described_with_its_steps(small_run: SmallRun, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(small_run.path)]) == 0
     said = capsys.readouterr().out
-    assert "trajectory, format 2: planted, seed 0" in said
+    assert "trajectory, format 3: planted, seed 0" in said
     assert "steps: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20" in said
     assert "step 12: Hugging Face folder (safetensors); " in said
 
@@ -120,10 +120,11 @@ def test_a_step_that_is_not_the_bases_is_told_tensor_by_tensor(small_run: SmallR
     save_file(tensors | {GATE: torch.ones(24, 15)}, file, metadata={"format": "pt"})
     (run.trajectory.model_folder(4) / "model.safetensors").unlink()
     found = problems(run.path)
-    assert len(found) == 3
-    assert found[0].endswith("step_000004/model.safetensors: in the manifest, but missing")
-    assert f"{GATE}: its shape is (24, 15), but the base's is (24, 16)" in found[1]
-    assert "there is no tensor 'model.norm.weight', which the base has" in found[2]
+    assert len(found) == 4
+    assert found[0].endswith("step_000004/model.safetensors: in the trajectory's manifest, but missing")
+    assert "step_000012/model.safetensors: changed since the manifest was written" in found[1]
+    assert f"{GATE}: its shape is (24, 15), but the base's is (24, 16)" in found[2]
+    assert "there is no tensor 'model.norm.weight', which the base has" in found[3]
 
 
 def test_a_run_is_described_step_by_step(small_run: SmallRun, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from foreign_runs import FAMILIES, moved, stored_tensors, tiny_model
 from rlstride.errors import RequestError
-from rlstride.trajectory.layout import InLayout, Layout, as_stored, read_layout
+from rlstride.trajectory.layout import InLayout, Layout
+from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.recognise import Kind, find_checkpoint
 
@@ -32,7 +33,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def split(folder: Path) -> InLayout:
-    return InLayout(HFFolder(folder), read_layout(folder))
+    return ModelFolder(folder).source
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -114,7 +115,7 @@ def test_a_stack_of_experts_has_the_names_of_single_experts(
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parts_go_back_to_the_tensors_that_the_family_stores(folders: dict[str, Path], family: str) -> None:
     source, stored = split(folders[family]), stored_tensors(folders[family])
-    back = as_stored({name: source.tensor(name) for name in source.names()}, folders[family])
+    back = ModelFolder(folders[family]).as_stored({name: source.tensor(name) for name in source.names()})
     assert back.keys() == stored.keys()
     for name, tensor in stored.items():
         assert torch.equal(back[name], tensor)

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from foreign_runs import tiny_model
 from rlstride.errors import RequestError
 from rlstride.trajectory.layout import InLayout, read_layout
+from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.lora import LoRAAdapter
 
@@ -67,7 +68,7 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def adapter(root: Path) -> LoRAAdapter:
-    return LoRAAdapter(root / "adapter", HFFolder(root / "base"))
+    return LoRAAdapter(root / "adapter", ModelFolder(root / "base").tensors)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -120,7 +121,7 @@ def test_the_scaling_is_alpha_over_the_matrix_own_rank(adapters: dict[str, Path]
 def test_factors_of_a_fused_matrix_are_divided_with_it(adapters: dict[str, Path]) -> None:
     root = adapters["fused"]
     source = InLayout(adapter(root), read_layout(root / "base"))
-    start = InLayout(HFFolder(root / "base"), read_layout(root / "base"))
+    start = ModelFolder(root / "base").source
     for part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj"):
         name = f"model.layers.1.{part}.weight"
         factors = source.factors(name)
@@ -132,7 +133,7 @@ def test_factors_of_a_fused_matrix_are_divided_with_it(adapters: dict[str, Path]
 
 def test_a_bfloat16_base_does_not_round_the_update_away(adapters: dict[str, Path], tmp_path: Path) -> None:
     tiny_model("qwen3").bfloat16().save_pretrained(tmp_path / "base")
-    start = HFFolder(tmp_path / "base")
+    start = ModelFolder(tmp_path / "base").tensors
     source = LoRAAdapter(adapters["plain"] / "adapter", start)
     name = "model.layers.0.mlp.up_proj.weight"
     assert (start.dtype(name), source.dtype(name), source.tensor(name).dtype) == (torch.bfloat16, *[torch.float32] * 2)
@@ -165,7 +166,7 @@ def test_adapters_of_other_kinds_are_refused(
 ) -> None:
     folder = with_config(adapters["plain"], tmp_path / "adapter", **changes)
     with pytest.raises(RequestError, match=sentence):
-        LoRAAdapter(folder, HFFolder(adapters["plain"] / "base"))
+        LoRAAdapter(folder, ModelFolder(adapters["plain"] / "base").tensors)
 
 
 @pytest.mark.parametrize(
@@ -203,9 +204,9 @@ def test_what_does_not_fit_the_base_is_named(
     change(tensors)
     save_file(tensors, folder / "adapter_model.safetensors")
     with pytest.raises(RequestError, match=sentence):
-        LoRAAdapter(folder, HFFolder(adapters["plain"] / "base"))
+        LoRAAdapter(folder, ModelFolder(adapters["plain"] / "base").tensors)
 
 
 def test_an_adapter_over_another_base_is_refused(adapters: dict[str, Path]) -> None:
     with pytest.raises(RequestError, match=r"lora_A\.weight: the base .*/fused/base has no tensor 'model\.layers"):
-        LoRAAdapter(adapters["plain"] / "adapter", HFFolder(adapters["fused"] / "base"))
+        LoRAAdapter(adapters["plain"] / "adapter", ModelFolder(adapters["fused"] / "base").tensors)

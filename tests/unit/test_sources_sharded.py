@@ -15,7 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from foreign_runs import Sharding, moved, save_sharded, stored_tensors, tiny_model
 from rlstride.errors import RequestError
-from rlstride.trajectory.layout import InLayout, read_layout
+from rlstride.trajectory.layout import InLayout, Layout
+from rlstride.trajectory.model_folder import ModelFolder
+from rlstride.trajectory.names import ModelTensors
 from rlstride.trajectory.sources.dcp import DCPFolder
 from rlstride.trajectory.sources.fsdp import FSDPShards, _ranks_of
 from rlstride.trajectory.sources.recognise import find_checkpoint
@@ -56,10 +58,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(root: Path, case: str) -> tuple[InLayout, InLayout]:
     """The checkpoint and the model that was sharded."""
     folder = root / "models" / CASES[case][0]
-    found, model = find_checkpoint(root / case), find_checkpoint(folder)
+    found, model = find_checkpoint(root / case), ModelFolder(folder)
     assert found is not None
-    assert model is not None
-    return InLayout(found.open(None), read_layout(folder)), InLayout(model.open(None), read_layout(folder))
+    return model.step(found), model.source
 
 
 def copied(root: Path, case: str, tmp_path: Path) -> Path:
@@ -104,7 +105,7 @@ def test_rows_are_read_without_the_rest_of_their_piece(root: Path, tmp_path: Pat
 
 def test_an_optimisers_state_is_no_part_of_the_model(root: Path) -> None:
     names = DCPFolder(root / "dcp-nested").names()
-    assert names == sorted(stored_tensors(root / "models" / "glm4"))
+    assert names == [f"model.{name}" for name in sorted(stored_tensors(root / "models" / "glm4"))]
 
 
 def test_a_mesh_of_an_older_torch_is_understood() -> None:
@@ -243,11 +244,11 @@ def test_an_adapter_inside_the_shards_points_to_its_own_folder(tmp_path: Path) -
     state: dict[str, Tensor] = {"base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight": torch.ones(2, 2)}
     torch.save(state, tmp_path / "model_world_size_1_rank_0.pt")
     with pytest.raises(RequestError, match="give the adapter's own folder"):
-        FSDPShards(tmp_path)
+        ModelTensors(FSDPShards(tmp_path), Layout({}))
 
 
 @pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module.", ""])
 def test_names_lose_what_compiling_and_wrapping_put_into_them(tmp_path: Path, wrapper: str) -> None:
     state = {f"{wrapper}model.layers.0.{wrapper}mlp.up_proj.weight": torch.ones(2, 3)}
     torch.save(state, tmp_path / "model_world_size_1_rank_0.pt")
-    assert FSDPShards(tmp_path).names() == ["model.layers.0.mlp.up_proj.weight"]
+    assert ModelTensors(FSDPShards(tmp_path), Layout({})).names() == ["model.layers.0.mlp.up_proj.weight"]

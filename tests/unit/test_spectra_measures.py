@@ -13,8 +13,8 @@ from rlstride.spectra.measures import (
     sparsity_column,
     stable_rank,
 )
-from rlstride.spectra.scope import describe_tensor
 from rlstride.spectra.updates import aligned_signs
+from rlstride.trajectory.scope import describe_tensor
 
 
 @pytest.mark.parametrize(

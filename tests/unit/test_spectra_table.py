@@ -13,9 +13,9 @@ import rlstride.spectra.updates as updates_module
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.errors import WorkError
-from rlstride.spectra.scope import Weight
 from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
 from rlstride.spectra.updates import UpdateReader
+from rlstride.trajectory.scope import Weight
 
 
 @pytest.fixture(scope="module")

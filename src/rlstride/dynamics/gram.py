@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlstride.dynamics.pls import Array
-from rlstride.spectra.scope import Weight
+from rlstride.trajectory.scope import Weight
 from rlstride.spectra.updates import UpdateReader
 
 Indices = NDArray[np.int_]

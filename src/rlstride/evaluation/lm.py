@@ -1,7 +1,5 @@
 """lm-eval's Hugging Face model, loaded once, with other models' weights put into it in place."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,23 +9,20 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.contrast import Contrast, ContrastProcessor
 from rlstride.evaluation.models import Candidate
 from rlstride.progress import quiet
+from rlstride.trajectory.architecture import build_model
 from rlstride.trajectory.compare import widest_dtype
-from rlstride.trajectory.layout import Layout, read_layout
-from rlstride.trajectory.sources import HFFolder
-from rlstride.trajectory.sources.source import NamedTensors
+from rlstride.trajectory.filling import fill, state_endings
+from rlstride.trajectory.layout import read_layout
 
 _TINY_PARAMETERS = 10_000_000
 _TINY_BATCH = 1024  # on one core a larger batch gains nothing for models this small
 _GPU_BATCH = 64  # completions drawn at once, where lm-eval would look for the largest batch by trial
-_DESCRIBES_NO_COMPUTATION = ("_name_or_path", "transformers_version")
-_CONFIGURATION = ("config.json", "generation_config.json")
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 @dataclass(frozen=True)
@@ -128,15 +123,19 @@ def already_over(completions: torch.Tensor, end_tokens: list[int]) -> torch.Tens
 class Bench:
     """Holds one model at a time. Models that compute alike share it: only the weights are exchanged.
 
+    A model is built from config.json alone and filled from the reader that spectra and edits use
+    (:class:`rlstride.trajectory.model_folder.ModelFolder`): no adapter, dtype or generation default that lies in a
+    folder changes what is scored.
+
     Args:
         device: cpu or cuda.
-        dtype: what every model computes in; by default what its own weights are stored in.
+        dtype: what every model computes in; by default the widest that one of its own parameters is stored in.
     """
 
     def __init__(self, device: str, dtype: torch.dtype | None = None) -> None:
         self._device, self._dtype = device, dtype
         self._lm: CountingHFLM | None = None
-        self._fingerprint: str | None = None
+        self._fingerprint: tuple[str, torch.dtype] | None = None
         self._seated: Candidate | None = None
         self._base: tuple[str, PreTrainedModel] | None = None
 
@@ -144,7 +143,7 @@ class Bench:
         """lm-eval's model with the candidate's weights in it.
 
         Raises:
-            RequestError: transformers cannot load the model or its tokenizer, or a step's files are damaged.
+            RequestError: transformers cannot build the model or load its tokenizer, or a file is missing or damaged.
         """
         before, self._seated = self._seated, None
         if self._lm is not None and before is candidate:
@@ -152,15 +151,13 @@ class Bench:
             return self._lm
         if before is not None and before.edits is not None and before.edits is not candidate.edits:
             before.edits.forget()  # the decompositions of a large model are many gigabytes
-        step = candidate.tensors()
-        dtype = self._dtype or ("auto" if step is None else widest_dtype(step))  # so that nothing is rounded
-        fingerprint = _fingerprint(candidate)
-        alike = fingerprint is not None and fingerprint == self._fingerprint
-        if self._lm is None or not alike or not _takes(self._lm.model, candidate, dtype):
+        tensors = candidate.tensors()
+        dtype = self._dtype or widest_dtype(tensors)  # so that nothing is rounded
+        fingerprint = candidate.description_digest(), dtype
+        if self._lm is None or fingerprint != self._fingerprint:
             self._lm = self._fingerprint = None  # frees the old model before the new one takes its memory
-            self._lm, self._fingerprint = _load(candidate, self._device, dtype), fingerprint
-        if step is not None:
-            put_step(self._lm.model, step, read_layout(Path(candidate.source)))
+            self._lm, self._fingerprint = _build(candidate, self._device, dtype), fingerprint
+        fill(self._lm.model, tensors, read_layout(candidate.folder))
         self._lm.contrast = self._contrast(candidate, self._lm.model)
         self._seated = candidate
         return self._lm
@@ -171,58 +168,15 @@ class Bench:
             return None
         base, factor = candidate.logits
         if self._base is None or self._base[0] != base.source or self._base[1].dtype != model.dtype:
-            self._base = base.source, load_model(base.source, self._device, model.dtype)
+            self._base = base.source, loaded_model(base, self._device, model.dtype)
         return Contrast(self._base[1], factor)
 
 
-def _takes(model: PreTrainedModel, candidate: Candidate, dtype: torch.dtype | str) -> bool:
-    """Whether the model can take a candidate that computes alike; one with a folder of its own is in it then."""
-    if candidate.trajectory is not None:
-        return bool(model.dtype == dtype)
-    return put_weights(model, HFFolder(candidate.source))
-
-
-@torch.no_grad()
-def put_weights(model: PreTrainedModel, source: HFFolder) -> bool:
-    """Copies a checkpoint's tensors into a model of the same architecture.
-
-    Returns:
-        False if names, shapes or dtypes differ: the model then has to be loaded by itself.
-    """
-    places = model.state_dict()
-    names = source.names()
-    if any(name not in places or source.shape(name) != tuple(places[name].shape) for name in names):
-        return False
-    filled = {places[name].data_ptr() for name in names}
-    if any(place.data_ptr() not in filled for place in places.values()):  # tied tensors share one place
-        return False
-    for name in names:
-        tensor = source.tensor(name)
-        if tensor.dtype != places[name].dtype:
-            return False
-        places[name].copy_(tensor)
-    return True
-
-
-@torch.no_grad()
-def put_step(model: PreTrainedModel, step: NamedTensors, layout: Layout) -> None:
-    """Copies the tensors of a kept step, or of an edited one, into the model of its base, whichever it fuses.
-
-    Args:
-        model: the base's architecture.
-        step: the tensors, fused matrices apart.
-        layout: the base's, which says what the model fuses.
-
-    Raises:
-        RequestError: the step lacks one of the model's tensors, or its files are damaged.
-    """
-    for name, place in model.state_dict().items():
-        parts = layout.parts(name, tuple(place.shape)) if layout.may_split(name) else []
-        if not parts:
-            place.copy_(step.tensor(name))
-        for part in parts:
-            whole = place if part.expert is None else place[part.expert]
-            whole[part.start : part.stop].copy_(step.tensor(part.name))
+def loaded_model(candidate: Candidate, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A candidate's model by itself, ready to score; errors are those of :meth:`Bench.seat`."""
+    model = build_model(candidate.folder, dtype).to(device)
+    fill(model, candidate.tensors(), read_layout(candidate.folder))
+    return model
 
 
 def quiet_lm_eval() -> AbstractContextManager[None]:
@@ -230,42 +184,19 @@ def quiet_lm_eval() -> AbstractContextManager[None]:
     return quiet("lm_eval")
 
 
-def _load(candidate: Candidate, device: str, dtype: torch.dtype | str) -> CountingHFLM:
+def _build(candidate: Candidate, device: str, dtype: torch.dtype) -> CountingHFLM:
     if device == "cuda" and not torch.cuda.is_available():
         raise RequestError("--device cuda: this machine has no CUDA device that torch can use; use cpu")
     try:
         tokenizer = AutoTokenizer.from_pretrained(candidate.tokenizer)
-        model = load_model(candidate.source, device, dtype)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{candidate.source}: transformers cannot load this model ({first_line(error)})") from error
+        raise RequestError(
+            f"{candidate.tokenizer}: transformers cannot load this tokenizer ({first_line(error)})"
+        ) from error
+    model = build_model(candidate.folder, dtype).to(device)
+    state_endings(model, Path(candidate.tokenizer), candidate.folder)
     with quiet_lm_eval():  # it warns of every preloaded model
         return CountingHFLM(model, tokenizer)
-
-
-def load_model(source: str, device: str, dtype: torch.dtype | str) -> PreTrainedModel:
-    """A causal language model of a folder, or of a repository's name on the hub; errors are those of transformers."""
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
-    return model
-
-
-def _fingerprint(candidate: Candidate) -> str | None:
-    """A digest of all but the weights: equal for models that only differ in them. None where files cannot tell."""
-    if candidate.folder is None or not any(candidate.folder.glob("*.safetensors")):
-        return None
-    digest = hashlib.sha256()
-    for name in _CONFIGURATION:
-        digest.update(_configuration(candidate.folder / name))
-    for name in _TOKENIZER:
-        file = Path(candidate.tokenizer) / name
-        digest.update(file.read_bytes() if file.is_file() else b"-")
-    return digest.hexdigest()
-
-
-def _configuration(file: Path) -> bytes:
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return json.dumps(
-        {key: value for key, value in content.items() if key not in _DESCRIBES_NO_COMPUTATION}, sort_keys=True
-    ).encode()
 
 
 def _on_gpu(model: PreTrainedModel) -> bool:

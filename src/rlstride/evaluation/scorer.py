@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 
 from rlstride.evaluation.benchmark import StudyBenchmark, sampling_seed
 from rlstride.evaluation.contrast import Contrast
-from rlstride.evaluation.lm import Bench, load_model, put_step
+from rlstride.evaluation.lm import Bench, loaded_model
 from rlstride.evaluation.models import parse_models
 from rlstride.evaluation.tables import Measurement
 from rlstride.study.load import Study
-from rlstride.trajectory.layout import read_layout
+from rlstride.trajectory.filling import fill
 from rlstride.trajectory.store import Trajectory
 
 
@@ -37,8 +37,8 @@ class ValidationScorer:
         (base,) = parse_models([str(trajectory.folder)], steps=[0])
         self._benchmark = StudyBenchmark(study, "validation")
         self._lm = Bench(device, torch.float32).seat(base)
-        self._load_base = partial(load_model, base.source, device, torch.float32)
-        self._source, self._layout = trajectory.source(0), read_layout(trajectory.base_folder)
+        self._load_base = partial(loaded_model, base, device, torch.float32)
+        self._source, self._layout = trajectory.source(0), trajectory.base.layout
         self._decoding = evaluation.decodings[evaluation.headline]
         self._seed = sampling_seed(manifest.base.name, manifest.seed, "candidate", evaluation.headline, "validation")
 
@@ -54,7 +54,7 @@ class ValidationScorer:
             logit_factor: c of logits l_0 + c (l - l_0), l_0 being the base's; 1 leaves them as they are.
         """
         self._lm.contrast = None if logit_factor == 1 else Contrast(self._base, logit_factor)
-        put_step(self._lm.model, _InMemory(tensors, self._source.own_name), self._layout)
+        fill(self._lm.model, _InMemory(tensors, self._source.own_name), self._layout)
         return self._benchmark.score(self._lm, self._decoding, self._seed)
 
 

@@ -31,7 +31,6 @@ from rlstride.extrapolation.stride_callback import Validate, clear_moments
 from rlstride.processes import as_in_main_process, failing_together, from_main_process
 from rlstride.trajectory.adapted import Adapted, mark_base_as_moved
 from rlstride.trajectory.files import atomic_folder, write_text
-from rlstride.trajectory.layout import as_stored
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
@@ -209,7 +208,7 @@ class ExtrapolateCallback(TrainerCallback):
         prediction = self.method.fit(window, accuracies).predict(target)
         if prediction.logit_factor is not None:
             raise RequestError(f"{self.method.name}: has no weights to train on from")
-        put_tensors(model, as_stored(predicted_tensors(window, prediction.deltas), window.base_folder))
+        put_tensors(model, window.base.as_stored(predicted_tensors(window, prediction.deltas)))
         self._count("extrapolation")
         left = steps - self._window
         spent = self._seconds["validation"] + self._seconds["extrapolation"]

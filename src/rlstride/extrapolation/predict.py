@@ -13,6 +13,7 @@ from rlstride.errors import RequestError
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Deltas, Method, Prediction, Score, Target
 from rlstride.extrapolation.registry import method_named
+from rlstride.trajectory.scope import scope_of, weights_of
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.plan import why_not
 from rlstride.surgery.logits import write_logits
@@ -98,7 +99,8 @@ def _write(
         with written_folder(out, card) as partial:
             write_logits(partial, window.folder, window.steps[-1], prediction.logit_factor, out)
     else:
-        write_model(out, window.base_folder, predicted_tensors(window, prediction.deltas), card)
+        tensors = predicted_tensors(window, prediction.deltas)
+        write_model(out, window.base_folder, tensors, card, window.tokenizer_folder)
     if prediction.info.get("fallbacks"):
         fallbacks = prediction.info["fallbacks"]
         note = f"{len(fallbacks)} matrices could not be fitted; the window's last update stands in"
@@ -128,6 +130,7 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
         "window": f"{share:g} of the run: up to step {last} of {window.full_last_step}",
         "kept steps seen": ", ".join(map(str, window.steps)),
         "target": f"step {last}, the window's last",
+        "in scope": scope_of(weights_of(window.source(0))),
     }
     if "target_step" in info:
         facts["target"] = f"step {info['target_step']:g}"
@@ -145,7 +148,7 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
             f"**Of several models this one was best on validation problems, with {info['validation_accuracy']:.3f}**, "
             "which flatters it, and its accuracy is not measured on any others: evaluate it before use."
         )
-    return model_card(window, facts | {"prediction": json.dumps(info)}, standing)
+    return model_card(window, facts | {"prediction": json.dumps(info)}, window.steps, standing)
 
 
 def _accuracies(

@@ -12,7 +12,8 @@ norm, max_abs and sparsity only; one with NaN or infinite entries has no row at 
 """
 
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from rlstride.spectra.measures import (
     stable_rank,
 )
 from rlstride.spectra.parts import Parts
-from rlstride.spectra.scope import Weight
+from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.tracking.ledger import ledger_entry
@@ -89,8 +90,28 @@ def write_spectra(
                 table(rows, tolerances).to_parquet(partial, index=False)
         parts.delete()
         found |= {"steps": len(trajectory.steps), "matrices": len(reader.in_scope)}
+        for sentence in scope_sentences(reader, rows):
+            print(f"spectra: {sentence}", file=sys.stderr)
         if problems:
             raise WorkError(f"{'; '.join(problems)}; {out_parquet} holds the rest")
+
+
+def scope_sentences(reader: UpdateReader, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much of the model is in scope, what moved outside of it by the last step, and at which steps nothing moved."""
+    last = reader.trajectory.steps[-1]
+    moved = {row["module"]: row["frobenius"] for row in rows if row["step"] == last and row["frobenius"] > 0}
+    inside = {weight.module for weight in reader.in_scope}
+    squares = {module: norm**2 for module, norm in moved.items()}
+    found = [f"in scope: {scope_of(reader.weights)}"]
+    if moved:
+        share = sum(square for module, square in squares.items() if module in inside) / sum(squares.values())
+        outside = sorted(moved.keys() - inside, key=lambda module: -moved[module])
+        rest = f"outside of it: {listed(outside)}" if outside else "nothing moved outside of it"
+        found.append(f"step {last}: {100 * share:.1f} % of the squared norm of the update is in scope; {rest}")
+    still = {row["step"] for row in rows} - {row["step"] for row in rows if row["frobenius"] > 0}
+    return found + [
+        f"step {step}: every tensor is equal to the base's, so its shares are undefined" for step in sorted(still)
+    ]
 
 
 def measure(

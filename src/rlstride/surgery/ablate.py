@@ -5,6 +5,7 @@ a = |D|F / |D_k|F (rescale ``frobenius``) or 1 (``none``). Every tensor that is 
 base; only in the scope ``all`` those outside of the decoder layers' matrices are the step's.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ from torch import Tensor
 from rlstride.errors import RequestError
 from rlstride.progress import track
 from rlstride.spectra.measures import frobenius
-from rlstride.spectra.scope import Weight
+from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.variants import AblationVariant, Scope
@@ -79,6 +80,12 @@ class StepEdits:
         return found
 
     @cached_property
+    def moved(self) -> set[str]:
+        """The tensors that differ from the base's, by name."""
+        panels = {weight.name: self.reader.panels(weight, self.step) for weight in self.reader.weights}
+        return {name for name, pieces in panels.items() if any(bool(D.any()) for D in pieces)}
+
+    @cached_property
     def layers(self) -> int:
         """How many decoder layers the model has."""
         return 1 + max(weight.layer for weight in self.reader.in_scope)
@@ -128,6 +135,21 @@ class EditedModel:
             return reader.stored(weight, self._whence(weight))
         return edited(reader, weight, self._edits.step, self._variant, self._edits.decompositions)
 
+    def moves(self) -> bool:
+        """Whether any of the matrices that it edits moved."""
+        return not self._edited.isdisjoint(self._edits.moved)
+
+    def scope_facts(self) -> dict[str, object]:
+        """For a card: how much of the model is edited, and what else moved, which is the base's in this model."""
+        edited = [weight for weight in self._weights.values() if weight.name in self._edited]
+        share = sum(weight.size for weight in edited) / sum(weight.size for weight in self._weights.values())
+        left = [w for w in self._weights.values() if w.name not in self._edited and self._whence(w) == 0]
+        moved = [weight.module for weight in left if weight.name in self._edits.moved]
+        facts: dict[str, object] = {"edited": f"{len(edited)} matrices, {100 * share:.1f} % of the parameters"}
+        if fused := scope_of(edited).fused:
+            facts["edited without taking apart"] = ", ".join(fused)
+        return facts | {"moved outside of it": listed(moved) if moved else "nothing"}
+
     def _whence(self, weight: Weight) -> int:
         """The step of a tensor that is not edited."""
         return self._edits.step if self._variant.scope == "all" and not weight.in_scope else 0
@@ -163,12 +185,21 @@ def write_ablations(trajectory: Trajectory, step: int, variants: Mapping[Path, A
     for out in variants:
         check_replaceable(out.resolve())
     edits = StepEdits(trajectory, step, list(variants.values()))
+    if not edits.moved:
+        raise RequestError(
+            f"{trajectory.model_folder(step)}: every tensor is equal to the base's, so there is no update to edit"
+        )
     with ledger_entry(trajectory.folder.parent / "ledger", "ablate", step=step, variants=list(edits.variants)) as found:
         found["near_ties"] = [module for module, d in edits.decompositions.items() if d.svd.near_tie]
         for out, variant in track(variants.items(), "ablate: models"):
             model = edits.model(variant.name)
             tensors = {name: model.tensor(name) for name in model.names()}
-            write_model(out, trajectory.base_folder, tensors, model_card(trajectory, _facts(step, variant)))
+            if not model.moves():
+                print(
+                    f"ablate: {out.name}: no matrix of its scope moved by step {step}: it is the base", file=sys.stderr
+                )
+            card = model_card(trajectory, _facts(step, variant) | model.scope_facts(), [step])
+            write_model(out, trajectory.base_folder, tensors, card, trajectory.tokenizer_folder)
 
 
 def edited(

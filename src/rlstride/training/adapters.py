@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rlstride.checkpoints import checkpoint_folder
 from rlstride.errors import RequestError
-from rlstride.spectra.scope import Weight, weights_of
+from rlstride.trajectory.scope import Weight, weights_of
 from rlstride.study.adapters import C3A, AdaLoRA, LoRA, PRILoRA
 from rlstride.study.config import Training
-from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.model_folder import ModelFolder
 
 IMPORTANCE_FILE = "adalora_importance.safetensors"  # in the trainer's checkpoints
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's rank allocator, by parameter
@@ -38,7 +38,7 @@ def peft_config(base: Path, training: Training, updates: int) -> PeftConfig | No
     adapter = training.adapter
     if adapter is None:
         return None
-    weights = [weight for weight in weights_of(HFFolder(base)) if weight.in_scope]
+    weights = [weight for weight in weights_of(ModelFolder(base).source) if weight.in_scope]
     shared = {"task_type": "CAUSAL_LM", "target_modules": _pattern(base, weights)}
     match adapter:
         case LoRA():

@@ -27,11 +27,6 @@ def misfits(step: InLayout, base: InLayout, called: str = "the base") -> list[st
     return found
 
 
-def additions(step: InLayout, base: InLayout) -> list[str]:
-    """The names of a checkpoint's tensors that the base lacks."""
-    return [name for name in step.names() if not base.holds(name)]
-
-
 def wider(first: torch.dtype, second: torch.dtype) -> torch.dtype:
     """The narrowest floating dtype in which the values of both are exact."""
     if first.itemsize == second.itemsize and first != second:  # bfloat16 and float16: neither holds the other

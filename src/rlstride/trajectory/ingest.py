@@ -2,21 +2,25 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.progress import track
-from rlstride.trajectory.compare import additions, misfits, parameters_by_dtype
-from rlstride.trajectory.files import sha256
-from rlstride.trajectory.layout import InLayout, read_layout
+from rlstride.trajectory.compare import misfits, parameters_by_dtype
+from rlstride.trajectory.description import Description, describe_step
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions
-from rlstride.trajectory.sources import HFFolder
-from rlstride.trajectory.sources.hf import read_json
+from rlstride.trajectory.model_folder import ModelFolder, first_difference
+from rlstride.trajectory.names import ModelTensors
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, revisions
 from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import FoundStep, find_steps, step_of
+from rlstride.trajectory.verified import FILE as VERIFIED
+from rlstride.trajectory.verified import note_whole
+from rlstride.trajectory.writer import digests_of
 
 
 def ingest(
@@ -27,8 +31,12 @@ def ingest(
     steps: Sequence[int] | None = None,
     algorithm: str = "unknown",
     seed: int = 0,
+    model_key: str | None = None,
 ) -> Manifest:
-    """Writes manifest.json over a foreign run. Nothing else is written, moved or copied.
+    """Writes manifest.json over a foreign run. Nothing of the run is moved, copied or changed.
+
+    What the checkpoints say of themselves (config, tokenizer, adapter's base) is compared with the base; what is to be
+    known of that, and which steps are the base itself, is printed to stderr.
 
     Args:
         sources: checkpoints, folders of runs, and addresses on the hub (``hf://org/repo@step_{n}``).
@@ -37,15 +45,24 @@ def ingest(
         steps: a number for each checkpoint in the order of ``sources``; None reads them from the names.
         algorithm: what trained the run, as tables shall say it.
         seed: the run's seed, likewise.
+        model_key: what precedes the names of the model that was trained, where checkpoints hold several that fit.
 
     Raises:
-        RequestError: a checkpoint is missing, damaged, of an unreadable kind, without a number, or not from this base.
+        RequestError: a checkpoint is missing, damaged, of an unreadable kind, without a number, quantised, or not from
+            this base; or no checkpoint differs from it.
     """
-    if out.is_dir() and any(file.name != "manifest.json" for file in out.iterdir()):
+    if out.is_dir() and any(file.name not in ("manifest.json", VERIFIED) for file in out.iterdir()):
         raise RequestError(f"{out}: this folder holds something other than an ingested run's manifest; name a new one")
     base_record, base_source = _base(base, out)
     found = _numbered([step for source in sources for step in _find(source)], steps)
-    records = [_record(step, found[step], base_source, out) for step in track(sorted(found), "ingest: steps")]
+    records, descriptions = list[StepRecord](), dict[int, Description]()
+    unmoved = []
+    for step in track(sorted(found), "ingest: steps"):
+        opened = _open(step, found[step], base_source, model_key)
+        records.append(opened.record(out))
+        descriptions[step] = opened.description
+        unmoved += [] if opened.moved else [step]
+    _tell(descriptions, unmoved, found)
     manifest = Manifest(
         base=base_record,
         algorithm=algorithm,
@@ -53,9 +70,11 @@ def ingest(
         config_hash="",  # no study's config made this run
         steps=records,
         libraries=library_versions(),
+        tokenizer=_tokenizer(descriptions, found, out),
     )
     out.mkdir(parents=True, exist_ok=True)
     manifest.write(out)
+    note_whole(out, manifest)
     return manifest
 
 
@@ -87,56 +106,136 @@ def _numbered(found: list[FoundStep], steps: Sequence[int] | None) -> dict[int, 
         if step in numbered:
             raise RequestError(f"{numbered[step].place} and {where}: both are step {step}")
         numbered[step] = entry
+    named = [(step, entry) for step, entry in sorted(numbered.items()) if entry.step is not None]
+    for (earlier, first), (later, second) in pairwise(named):
+        if first.step is not None and second.step is not None and first.step > second.step:
+            raise RequestError(
+                f"--steps: {first.place} is called step {first.step} and {second.place} step {second.step}, but the numbers "
+                f"given are {earlier} and {later}: list the checkpoints in the order of the numbers (a shell sorts "
+                "checkpoint-100 before checkpoint-20)"
+            )
     return numbered
 
 
-def _base(base: str, out: Path) -> tuple[BaseRecord, HFFolder]:
+def _base(base: str, out: Path) -> tuple[BaseRecord, ModelFolder]:
     address = HubAddress.parse(base) if is_address(base) else None
     folder = fetch(address) if address else Path(base)
     if not (folder / "config.json").is_file():
         raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder")
-    if "quantization_config" in read_json(folder / "config.json"):
-        raise RequestError(
-            f"{folder / 'config.json'}: this base is quantised, so its files do not hold the weights that updates are "
-            "counted from; give the model in 16 or 32 bit"
+    model = ModelFolder(folder)
+    if problems := [*model.missing(), *model.tensors.untied()]:
+        raise RequestError(f"the base: {problems[0]}{_and_more(problems)}")
+    if model.tensors.extra:
+        print(_left_out(f"{folder}", model.tensors.extra), file=sys.stderr)
+    if model.layout.architecture is None:
+        print(
+            f"{folder / 'config.json'}: transformers has no such model; its layers are told by the tensors' names",
+            file=sys.stderr,
         )
-    source = HFFolder(folder)
     record = BaseRecord(
         name=address.repository if address else folder.resolve().name,
         path=_relative(folder, out),
-        sha256=_digests(folder, source.files()),
+        sha256=digests_of(folder, model.files()),
         origin=str(address) if address else None,
     )
-    return record, source
+    return record, model
 
 
-def _record(step: int, found: FoundStep, base: HFFolder, out: Path) -> StepRecord:
-    layout = read_layout(base.path)
-    stored = found.checkpoint.open(base)
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint that was found to be a step from the base."""
+
+    step: int
+    found: FoundStep
+    dtype: str
+    model_key: str | None
+    description: Description
+    moved: bool
+
+    def record(self, out: Path) -> StepRecord:
+        checkpoint = self.found.checkpoint
+        return StepRecord(
+            step=self.step,
+            folder=_relative(checkpoint.path, out),
+            kind=checkpoint.kind.value,
+            model_key=self.model_key,
+            origin=self.found.origin,
+            sha256=digests_of(checkpoint.path, checkpoint.files()),
+            dtype=self.dtype,
+        )
+
+
+def _open(step: int, found: FoundStep, base: ModelFolder, model_key: str | None) -> _Opened:
+    checkpoint = found.checkpoint
+    stored = checkpoint.open(base.tensors)
     if remark := remark_on(stored):
         print(f"ingest: step {step}: {remark}", file=sys.stderr)
-    problems = stored.problems()
-    if not problems:
-        source, start = InLayout(stored, layout), InLayout(base, layout)
-        problems = misfits(source, start)
+    if problems := stored.problems():
+        raise RequestError(f"step {step}: {problems[0]}{_and_more(problems)}")
+    source = base.step(checkpoint, model_key)
+    problems = misfits(source, base.source)
+    if isinstance(source.stored, ModelTensors):
+        if problems and (hint := source.stored.hint()):
+            problems[0] += f" ({hint})"
+        problems = problems or source.stored.untied()
     if problems:
-        more = f" (and {len(problems) - 1} more problems: rlstride inspect lists them)" if len(problems) > 1 else ""
-        raise RequestError(f"step {step}: {problems[0]}{more}")
-    extra = additions(source, start)
-    if extra:
-        print(f"ingest: step {step}: {len(extra)} tensors are not the base's: {extra[0]}, ...", file=sys.stderr)
-    return StepRecord(
-        step=step,
-        folder=_relative(stored.path, out),
-        kind=found.checkpoint.kind.value,
-        origin=found.origin,
-        sha256=_digests(stored.path, stored.files()),
-        dtype=next(iter(parameters_by_dtype(source))),  # of most parameters
+        raise RequestError(f"step {step}: {problems[0]}{_and_more(problems)}")
+    description = describe_step(checkpoint, base)
+    if isinstance(source.stored, ModelTensors) and source.stored.extra:
+        print(f"ingest: step {step}: {_left_out(str(source.path), source.stored.extra)}", file=sys.stderr)
+    dtype = next(iter(parameters_by_dtype(source)))  # of most parameters
+    return _Opened(step, found, dtype, model_key, description, first_difference(source, base.source) is not None)
+
+
+def _tell(descriptions: Mapping[int, Description], unmoved: Sequence[int], found: Mapping[int, FoundStep]) -> None:
+    """Prints what is to be known of the steps.
+
+    Raises:
+        RequestError: none of them differs from the base.
+    """
+    for step, description in descriptions.items():
+        for remark in description.remarks:
+            print(f"ingest: step {step}: {remark}", file=sys.stderr)
+    if len(unmoved) == len(found):
+        raise RequestError(
+            f"{found[unmoved[0]].place}: every tensor is equal to the base's{', as in all other steps' * (len(unmoved) > 1)}: "
+            "nothing was trained, or --base is this run's end"
+        )
+    for step in unmoved:
+        print(f"ingest: step {step}: every tensor is equal to the base's: nothing moved until there", file=sys.stderr)
+
+
+def _tokenizer(descriptions: Mapping[int, Description], found: Mapping[int, FoundStep], out: Path) -> str | None:
+    """The folder of the run's own tokenizer, as a manifest has it.
+
+    Raises:
+        RequestError: two steps have different ones.
+    """
+    own = {step: each for step, each in descriptions.items() if each.tokenizer}
+    if not own:
+        return None
+    first = min(own)
+    for step, description in own.items():
+        if description.tokenizer_digest != own[first].tokenizer_digest:
+            raise RequestError(
+                f"{found[step].place}: its tokenizer is another than that of step {first}: a trajectory has one; ingest the "
+                "steps with either apart"
+            )
+    folder = own[max(own)].tokenizer
+    assert folder is not None
+    print(
+        f"ingest: the run has a tokenizer of its own, in {folder}: its models, and the base beside them, are scored with it",
+        file=sys.stderr,
     )
+    return _relative(folder, out)
 
 
-def _digests(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    return {file: sha256(folder / file) for file in files}
+def _left_out(place: str, extra: Sequence[str]) -> str:
+    return f"{place}: {len(extra)} tensors are none of the model's and are left out: {extra[0]}{', ...' * (len(extra) > 1)}"
+
+
+def _and_more(problems: Sequence[str]) -> str:
+    return f" (and {len(problems) - 1} more problems: rlstride inspect lists them)" if len(problems) > 1 else ""
 
 
 def _relative(folder: Path, out: Path) -> str:

@@ -7,15 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlstride.errors import RequestError
-from rlstride.trajectory.compare import additions, misfits, parameters_by_dtype
-from rlstride.trajectory.layout import InLayout, Layout, read_layout
-from rlstride.trajectory.sources import HFFolder
-from rlstride.trajectory.sources.hf import open_safetensors
+from rlstride.trajectory.scope import listed, scope_of, weights_of
+from rlstride.trajectory.architecture import CONFIG
+from rlstride.trajectory.compare import misfits, parameters_by_dtype
+from rlstride.trajectory.description import TOKENIZERS, describe_step, description_folder
+from rlstride.trajectory.layout import InLayout, absent, read_layout
+from rlstride.trajectory.model_folder import ModelFolder
+from rlstride.trajectory.names import ModelTensors
+from rlstride.trajectory.sources.hf import open_safetensors, read_json
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address
 from rlstride.trajectory.sources.lora import WEIGHTS, adapter_config
+from rlstride.trajectory.sources.quantised import refuse_quantised_config
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind, find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
-from rlstride.trajectory.steps import step_folders, step_of
+from rlstride.trajectory.steps import holds_weights, inner_steps, step_of
 from rlstride.trajectory.store import Trajectory
 
 _KINDS = {
@@ -25,7 +30,6 @@ _KINDS = {
     Kind.FSDP: "FSDP shards, one file for each rank, as verl writes them",
     Kind.ZERO: "DeepSpeed ZeRO shards, one file for each rank",
 }
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 _LAYER = re.compile(r"(.*\.(?:layers|h|blocks))\.(\d+)\.(.+)")
 
@@ -43,12 +47,15 @@ class Findings:
     source: InLayout | None = None
 
 
-def inspect(place: str, base: str | None = None) -> Findings:
+def inspect(place: str, base: str | None = None, model_key: str | None = None) -> Findings:
     """Looks at a path or an address on the hub, without reading weights: NaN, for one, is not looked for.
+
+    A trajectory's files are compared with its manifest: where size or time changed, by their SHA-256.
 
     Args:
         place: a trajectory, a folder of steps, a checkpoint, or ``hf://org/repo@revision``.
         base: the model that the checkpoints should fit; a trajectory knows its own.
+        model_key: what precedes the names of the model that is meant, where checkpoints hold several that fit.
 
     Raises:
         RequestError: the path does not exist, or nothing known is there.
@@ -58,11 +65,15 @@ def inspect(place: str, base: str | None = None) -> Findings:
         raise RequestError(f"{path}: there is no such folder")
     if (path / "manifest.json").is_file():
         return _trajectory(path)
-    start = None if base is None else HFFolder(_local(base))
-    steps = {} if step_of(path.resolve().name) is not None else step_folders(path)
-    if steps:
-        return _run(steps, start)
-    findings = _checkpoint(path, start)
+    start, problems = None, list[str]()
+    if base is not None:
+        start = ModelFolder(_local(base))
+        problems = start.stored.problems() or [*start.missing(), *start.tensors.untied()]
+    if problems:
+        return Findings(problems=[f"base: {problem}" for problem in problems])
+    if steps := inner_steps(path):
+        return _run(path, steps, start, model_key)
+    findings = _checkpoint(path, start, model_key)
     if findings is None:
         raise RequestError(f"{path}: neither a trajectory, nor a checkpoint or a run of a kind that can be read")
     return findings
@@ -78,40 +89,51 @@ def _trajectory(path: Path) -> Findings:
     findings = Findings()
     findings.facts.append(f"trajectory, format {manifest.format_version}: {manifest.algorithm}, seed {manifest.seed}")
     findings.facts.append(f"base: {manifest.base.name}, {trajectory.base_folder}")
+    findings.facts += [f"tokenizer of its own: {trajectory.tokenizer_folder}"] if manifest.tokenizer else []
     findings.facts.append(f"steps: {_listed(trajectory.steps)}")
-    start = _start(trajectory, findings)
+    findings.problems += _changed(trajectory, 0)
+    start = _start(trajectory.base_folder, findings)
     if start is None:
         return findings
     for step in trajectory.steps:
-        checkpoint = trajectory.checkpoint(step)
-        absent = [file for file in trajectory.files(step) if not file.is_file()]
-        findings.problems += [f"{file}: in the manifest, but missing" for file in absent]
-        if absent:
+        findings.problems += _changed(trajectory, step)
+        if not all(file.is_file() for file in trajectory.files(step)):
             continue
-        found = _opened(checkpoint, start)
+        found = _opened(trajectory.checkpoint(step), start, trajectory.record(step).model_key)
         findings.problems += found.problems
         findings.facts.append(f"step {step}: {'; '.join(found.facts[:2])}")
     return findings
 
 
-def _start(trajectory: Trajectory, findings: Findings) -> HFFolder | None:
-    """The trajectory's base, described; None where it cannot be read."""
+def _changed(trajectory: Trajectory, step: int) -> list[str]:
+    """What is wrong with the files of a step, of which the manifest has digests."""
     try:
-        start = HFFolder(trajectory.base_folder)
+        trajectory.digests(step)
+    except RequestError as error:
+        return [str(error)]
+    return []
+
+
+def _start(folder: Path, findings: Findings) -> ModelFolder | None:
+    """The base, described; None where it cannot be read."""
+    try:
+        start = ModelFolder(folder)
+        problems = start.stored.problems() or [*start.missing(), *start.tensors.untied()]
+        findings.facts += [] if problems else _facts(start.source)
     except RequestError as error:
         findings.problems.append(f"base: {error}")
         return None
-    found = _opened(trajectory.checkpoint(0), None)
-    findings.problems += found.problems + _missing_files(trajectory.base_folder)
-    findings.facts += found.facts[1:]
-    return start
+    findings.problems += problems + _missing_files(folder)
+    return None if problems else start
 
 
-def _run(steps: dict[int, Path], start: HFFolder | None) -> Findings:
+def _run(path: Path, steps: dict[int, Path], start: ModelFolder | None, key: str | None) -> Findings:
     findings = Findings([f"run of {len(steps)} steps: {_listed(list(steps))}"])
+    if holds_weights(path):
+        findings.facts.append("the model in the run's own folder has no step's number, and is none of them")
     first: tuple[int, InLayout] | None = None  # without a base, what the other steps should be like
     for step, folder in steps.items():
-        found = _checkpoint(folder, start) or Findings(problems=[f"{folder}: there is no checkpoint in it"])
+        found = _checkpoint(folder, start, key) or Findings(problems=[f"{folder}: there is no checkpoint in it"])
         findings.facts += [f"step {step}: {'; '.join(found.facts[:2])}"] if found.facts else []
         findings.problems += found.problems
         if start is None and found.source is not None:
@@ -120,50 +142,68 @@ def _run(steps: dict[int, Path], start: HFFolder | None) -> Findings:
     return findings
 
 
-def _checkpoint(path: Path, start: HFFolder | None) -> Findings | None:
+def _checkpoint(path: Path, start: ModelFolder | None, key: str | None) -> Findings | None:
     try:
         checkpoint = find_checkpoint(path)
     except RequestError as error:
         return Findings(problems=[str(error)])
     if checkpoint is None:
         return None
-    findings = _opened(checkpoint, start)
+    findings = _opened(checkpoint, start, key)
     if checkpoint.kind is Kind.HF and step_of(path.resolve().name) is None:
         findings.problems += _missing_files(checkpoint.path)
     return findings
 
 
-def _opened(checkpoint: Checkpoint, start: HFFolder | None) -> Findings:
+def _opened(checkpoint: Checkpoint, start: ModelFolder | None, key: str | None = None) -> Findings:
     findings = Findings([_KINDS[checkpoint.kind]])
     try:
         if checkpoint.kind is Kind.ADAPTER:
             findings.facts += _adapter_facts(checkpoint.path)
             if start is None:
                 return findings
-        stored = checkpoint.open(start)
+        stored = checkpoint.open(start.tensors if start else None)
         findings.facts[0] += f", {remark}" if (remark := remark_on(stored)) else ""
         findings.problems += stored.problems()
         if findings.problems:
             return findings
-        layout = read_layout(start.path if start else _config_folder(checkpoint.path))
-        source = findings.source = InLayout(stored, layout)
+        source = findings.source = _source(checkpoint, start, key)
         if checkpoint.kind is not Kind.ADAPTER:
             findings.facts += _facts(source)
         if start is not None:
-            base = InLayout(start, layout)
-            findings.problems += misfits(source, base)
-            findings.facts += [f"not in the base: {', '.join(extra)}"] if (extra := additions(source, base)) else []
+            findings.problems += misfits(source, start.source)
+            findings.facts += describe_step(checkpoint, start).remarks
         else:
-            findings.problems += _gaps(source, layout)
+            findings.problems += _gaps(source)
+        if isinstance(source.stored, ModelTensors):
+            extra, problems = source.stored.extra, findings.problems
+            findings.facts += [f"none of the model's, and left out: {listed(extra)}"] if extra else []
+            problems += source.stored.untied()
+            if problems and (hint := source.stored.hint()):
+                problems[0] += f" ({hint})"
     except RequestError as error:
         findings.problems.append(str(error))
     return findings
+
+
+def _source(checkpoint: Checkpoint, start: ModelFolder | None, key: str | None) -> InLayout:
+    """A checkpoint's tensors; without a base, as the config beside it says."""
+    if start is not None:
+        return start.step(checkpoint, key)
+    folder = description_folder(checkpoint.path)
+    if folder is not None:
+        refuse_quantised_config(read_json(folder / CONFIG), folder / CONFIG)
+    layout = read_layout(folder or checkpoint.path)
+    return InLayout(ModelTensors(checkpoint.open(None), layout, key=key), layout)
 
 
 def _facts(source: InLayout) -> list[str]:
     dtypes = parameters_by_dtype(source)
     stored = ", ".join(f"{count:,} in {dtype}" for dtype, count in dtypes.items())
     facts = [f"{len(source.names())} tensors, {sum(dtypes.values()):,} parameters ({stored})"]
+    weights = weights_of(source)
+    outside = sorted({weight.module for weight in weights if not weight.in_scope and len(weight.shape) > 1})
+    facts.append(f"in scope: {scope_of(weights)}; outside of it, but for vectors: {listed(outside) or 'nothing'}")
     shapes: Counter[tuple[str, tuple[int, ...]]] = Counter()
     for name in source.names():
         shapes[_INDEX.sub("*", name), source.shape(name)] += 1
@@ -182,8 +222,11 @@ def _adapter_facts(path: Path) -> list[str]:
     ]
 
 
-def _gaps(source: InLayout, layout: Layout) -> list[str]:
-    """Tensors that a layer lacks although every other layer has them, and embeddings that are not there."""
+def _gaps(source: InLayout) -> list[str]:
+    """Tensors of the model that are not there, by its config; without one, those that every other layer has."""
+    layout = source.layout
+    if layout.architecture is not None:
+        return [f"{source.path}: there is no {name}" for name in absent(source)]
     layers: dict[tuple[str, int], set[str]] = {}
     for name in source.names():
         if found := _LAYER.fullmatch(name):
@@ -197,23 +240,14 @@ def _gaps(source: InLayout, layout: Layout) -> list[str]:
     for stem in sorted({stem for stem, _ in layers}):
         count = max(layout.layers or 0, 1 + max(layer for other, layer in layers if other == stem))
         missing += [f"{stem}.{layer}" for layer in range(count) if (stem, layer) not in layers]
-    if layers and not source.holds("lm_head.weight") and layout.tied is False:
-        missing.append("lm_head.weight")
     return [f"{source.path}: there is no {name}" for name in missing]
 
 
 def _missing_files(path: Path) -> list[str]:
     problems = [] if (path / "config.json").is_file() else [f"{path}: there is no config.json"]
-    if not any((path / name).is_file() for name in _TOKENIZERS):
+    if not any((path / name).is_file() for name in TOKENIZERS):
         problems.append(f"{path}: there is no tokenizer (tokenizer.json); copy the base's into this folder")
     return problems
-
-
-def _config_folder(path: Path) -> Path:
-    """Where the config of a sharded checkpoint is: verl has a folder for it beside the shards, TRL keeps it above."""
-    return next(
-        (place for place in (path / "huggingface", path, path.parent) if (place / "config.json").is_file()), path
-    )
 
 
 def _listed(steps: list[int]) -> str:

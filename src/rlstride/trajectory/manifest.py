@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from rlstride.errors import RequestError
 from rlstride.trajectory.files import write_text
 
-FORMAT_VERSION = 2  # 2: checkpoints of other kinds than Hugging Face folders, read where they are
+# 2: checkpoints of other kinds than Hugging Face folders, read where they are; 3: one of several models in a
+# checkpoint, and a run's own tokenizer, either of which an earlier version would pass over.
+FORMAT_VERSION = 3
 _LIBRARIES = ("rlstride", "torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers")
 
 
@@ -21,7 +23,7 @@ class BaseRecord(_Section):
 
     name: str
     path: str  # relative to the manifest's folder, so that results can be moved
-    sha256: dict[str, str]  # digest of each weight file
+    sha256: dict[str, str]  # digest of each weight file, and of config.json
     origin: str | None = None  # address on the hub that the folder is a copy of
 
 
@@ -30,7 +32,8 @@ class StepRecord(_Section):
 
     step: int
     folder: str  # relative to the manifest's folder
-    kind: str = "hf"  # how the weights are stored: hf, adapter (over the base), dcp or fsdp
+    kind: str = "hf"  # how the weights are stored: hf, adapter (over the base), dcp, fsdp or zero
+    model_key: str | None = None  # what precedes the model's names, where the checkpoint holds several models
     origin: str | None = None  # address on the hub that the folder is a copy of
     sha256: dict[str, str]  # digest of each weight file
     dtype: str
@@ -62,6 +65,7 @@ class Manifest(_Format):
     steps: list[StepRecord]
     training: list[TrainingRecord] = []
     libraries: dict[str, str] = {}
+    tokenizer: str | None = None  # folder of the run's own tokenizer, relative to the manifest's; None: the base's
 
     def write(self, folder: Path) -> None:
         """Writes manifest.json into a trajectory's folder, whole or not at all."""

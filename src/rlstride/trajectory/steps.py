@@ -1,11 +1,14 @@
 """Finds the steps of a run that another trainer wrote, by the names of its folders."""
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlstride.errors import RequestError
-from rlstride.trajectory.sources.recognise import Checkpoint, find_checkpoint
+from rlstride.trajectory.sources.hf import INDEX, SINGLE
+from rlstride.trajectory.sources.lora import CONFIG as ADAPTER_CONFIG
+from rlstride.trajectory.sources.recognise import Checkpoint, find_checkpoint, holds_zero
 
 _STEP = re.compile(
     r"(?:.*[_-])?(?:global_?step|checkpoint|step|iter|iteration|update)[_-]?0*(\d+)(?:_hf)?", re.IGNORECASE
@@ -63,22 +66,60 @@ def find_steps(path: Path) -> list[FoundStep]:
     """
     if not path.is_dir():
         raise RequestError(f"{path}: there is no such folder")
-    whole = path.resolve()
-    # From global_step_50/actor too: the step's name may stand above the checkpoint.
-    own = next((step for folder in (whole, *whole.parents[:2]) if (step := step_of(folder.name)) is not None), None)
-    folders = step_folders(path)
-    if not folders or step_of(whole.name) is not None:
+    folders = inner_steps(path)
+    if not folders:
         checkpoint = find_checkpoint(path)
         if checkpoint is None:
             raise RequestError(
                 f"{path}: no checkpoint here (safetensors, adapter, shards of verl, DeepSpeed or "
-                "torch.distributed.checkpoint), and no folder named after a step, such as global_step_50"
+                f"torch.distributed.checkpoint), and no folder named after a step, such as global_step_50{_nearby(path)}"
             )
-        return [FoundStep(own, checkpoint)]
+        return [FoundStep(step_around(path), checkpoint)]
     found = []
     for step, folder in folders.items():
         checkpoint = find_checkpoint(folder)
         if checkpoint is None:
-            raise RequestError(f"{folder}: named after a step, but there is no checkpoint in it")
+            raise RequestError(f"{folder}: named after a step, but there is no checkpoint in it{_nearby(folder)}")
         found.append(FoundStep(step, checkpoint))
+    if holds_weights(path):
+        print(f"{path}: the model in the run's own folder has no step's number, and is left out", file=sys.stderr)
     return found
+
+
+def inner_steps(path: Path) -> dict[int, Path]:
+    """The steps of the run that a folder holds; none where the folder is a checkpoint by itself.
+
+    A run's folder may be called like a step (``grpo-iter2``), and a checkpoint may hold one (DeepSpeed's
+    ``checkpoint-100/global_step100``).
+
+    Raises:
+        RequestError: two are named after the same step.
+    """
+    folders = step_folders(path)
+    own = step_of(path.resolve().name)
+    if own is not None and (list(folders) == [own] or all(holds_zero(folder) for folder in folders.values())):
+        return {}
+    return folders
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether a model lies in a folder itself, as trainers leave the final one above the checkpoints."""
+    return any((path / name).is_file() for name in (SINGLE, INDEX, ADAPTER_CONFIG))
+
+
+def step_around(path: Path) -> int | None:
+    """The step that a checkpoint's folder, or one of the two above it, is named after: global_step_50/actor, too."""
+    whole = path.resolve()
+    return next((step for folder in (whole, *whole.parents[:2]) if (step := step_of(folder.name)) is not None), None)
+
+
+def _nearby(path: Path) -> str:
+    """Where below a folder there is a checkpoint after all, as a part of a sentence."""
+    below = [folder for mark in ("*/adapter_config.json", "*/*/adapter_config.json") for folder in path.glob(mark)]
+    if below:
+        return f"; there is an adapter in {below[0].parent}: give that folder"
+    if next(path.glob("zero/*/fp32.pt"), None) or next(path.glob("*/zero/*/fp32.pt"), None):
+        return "; this is a universal checkpoint of DeepSpeed: give the ZeRO checkpoint that it was made from"
+    if next(path.glob("*/mp_rank_*/model_optim_rng.pt"), None) or next(path.glob("mp_rank_*/model_optim_rng.pt"), None):
+        return "; these are Megatron's files: export the model to Hugging Face format (Megatron Bridge, verl's model_merger)"
+    return ""

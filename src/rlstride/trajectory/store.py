@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rlstride.errors import RequestError
 from rlstride.study.plan import window_limit
-from rlstride.trajectory.files import sha256
-from rlstride.trajectory.layout import InLayout, Layout, read_layout
+from rlstride.trajectory.layout import InLayout
 from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
-from rlstride.trajectory.sources import HFFolder
+from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind
+from rlstride.trajectory.verified import VerifiedFiles
 
 
 class Trajectory:
@@ -87,29 +87,44 @@ class Trajectory:
         listed = self.manifest.base.sha256 if step == 0 else self.record(step).sha256
         return [self.model_folder(step) / file for file in listed]
 
-    def digest(self, step: int) -> str:
-        """Of a kept step's files as they are now, not as the manifest has them; 0 is the base.
+    def digests(self, step: int) -> dict[str, str]:
+        """The SHA-256 of each file of a kept step, by its name; 0 is the base. Every file is checked to have it still.
 
         Raises:
-            RequestError: a file is missing.
+            RequestError: a file is missing, or is no longer what the manifest was written over.
         """
-        under, files = self.files(0), self.files(step)
-        absent = next((file for file in [*under, *files] if not file.is_file()), None)
-        if absent:
-            raise RequestError(f"{absent}: in the trajectory's manifest, but missing")
-        # An adapter's weights are its base's too, whose files are too large to read for every step.
-        return "".join([*map(sha256, files), *(f"{file.name} {file.stat().st_mtime_ns}" for file in under)])
+        listed = self.manifest.base.sha256 if step == 0 else self.record(step).sha256
+        self._verified.check({self.model_folder(step) / file: digest for file, digest in listed.items()})
+        return dict(listed)
+
+    def digest(self, step: int) -> str:
+        """Of all that decides a kept step's weights; an adapter's are its base's too. Errors are those of :meth:`digests`."""
+        return " ".join([*self.digests(0).values(), *(self.digests(step).values() if step else ())])
 
     def source(self, step: int) -> InLayout:
         """The tensors of a kept step, fused matrices apart as the base's config says; 0 is the base.
 
         Raises:
-            RequestError: the step cannot be read here, or its files are damaged.
+            RequestError: the step cannot be read here, or its files are damaged or changed.
         """
-        base, layout = self._base
-        return InLayout(self.checkpoint(step).open(base), layout)
+        self.digests(0)
+        if step == 0:
+            return self.base.source
+        checkpoint = self.checkpoint(step)
+        self.digests(step)
+        return self.base.step(checkpoint, self.record(step).model_key)
 
     @cached_property
-    def _base(self) -> tuple[HFFolder, Layout]:
-        """The base's files and layout: read once, whatever the number of steps."""
-        return HFFolder(self.base_folder), read_layout(self.base_folder)
+    def base(self) -> ModelFolder:
+        """The base's folder: read once, whatever the number of steps."""
+        return ModelFolder(self.base_folder)
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Where the tokenizer of all models of this run lies: the run's own where it differs from the base's."""
+        own = self.manifest.tokenizer
+        return self.base_folder if own is None else (self.folder / own).resolve()
+
+    @cached_property
+    def _verified(self) -> VerifiedFiles:
+        return VerifiedFiles(self.folder)

@@ -1,6 +1,7 @@
 """Writes a trajectory so that a kill at any moment loses at most the step in hand."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
@@ -11,8 +12,9 @@ from rlstride.study.plan import step_folder
 from rlstride.trajectory.adapted import Adapted, base_is_moved
 from rlstride.trajectory.files import atomic_folder, sha256
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
-from rlstride.trajectory.sources.lora import CONFIG
-from rlstride.trajectory.sources.recognise import Kind
+from rlstride.trajectory.model_folder import ModelFolder
+from rlstride.trajectory.sources.recognise import Checkpoint, Kind
+from rlstride.trajectory.verified import note_whole
 
 _RECORD = "step.json"
 
@@ -42,7 +44,8 @@ class TrajectoryWriter:
             else:
                 model.save_pretrained(partial)
             dtype = str(trained.dtype).removeprefix("torch.")
-            record = StepRecord(step=step, folder=name, kind=kind.value, sha256=weight_digests(partial), dtype=dtype)
+            digests = digests_of(partial, Checkpoint(kind, partial).files())
+            record = StepRecord(step=step, folder=name, kind=kind.value, sha256=digests, dtype=dtype)
             (partial / _RECORD).write_text(record.model_dump_json(indent=1) + "\n")
         return record
 
@@ -74,7 +77,7 @@ class TrajectoryWriter:
         base = BaseRecord(
             name=base_name,
             path=os.path.relpath(base_folder.resolve(), self.folder.resolve()),
-            sha256=weight_digests(base_folder),
+            sha256=digests_of(base_folder, ModelFolder(base_folder).files()),
         )
         manifest = Manifest(
             base=base,
@@ -86,6 +89,7 @@ class TrajectoryWriter:
             libraries=library_versions(),
         )
         manifest.write(self.folder)
+        note_whole(self.folder, manifest)
         return manifest
 
 
@@ -98,7 +102,6 @@ def _with_costs(record: StepRecord, training: list[TrainingRecord]) -> StepRecor
     return record.model_copy(update={"reward": until[-1].reward, "tokens": tokens, "seconds": round(seconds, 4)})
 
 
-def weight_digests(folder: Path) -> dict[str, str]:
-    """The SHA-256 of each file that decides a folder's weights: safetensors, and an adapter's settings."""
-    files = [*folder.glob(CONFIG), *folder.glob("*.safetensors")]
-    return {file.name: sha256(file) for file in sorted(files)}
+def digests_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of a folder's files by name."""
+    return {file: sha256(folder / file) for file in files}

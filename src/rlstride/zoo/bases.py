@@ -14,6 +14,8 @@ from rlstride.tasks import Task, build_task
 from rlstride.tasks.problems import draw_at_most
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_folder
+from rlstride.trajectory.filling import load_model
+from rlstride.trajectory.sources.hub import HubAddress, fetch
 from rlstride.zoo.cold_start import cold_start
 from rlstride.zoo.distillation import logit_distillation
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, Loss, PretrainingReport, accuracy, cross_entropy, pretrain
@@ -97,19 +99,25 @@ def pretrain_tiny(
 def load_published(
     name: str, spec: PublishedModel
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, float | int | bool]]:
-    """A base that exists already, as fp32 masters.
+    """A base that exists already, as fp32 masters, by the reader that takes runs apart.
 
     Raises:
         RequestError: the folder or repository cannot be loaded.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.source, revision=spec.revision)
-        model = AutoModelForCausalLM.from_pretrained(spec.source, revision=spec.revision, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+        folder = _published_folder(spec)
+        tokenizer, model = AutoTokenizer.from_pretrained(folder), load_model(folder, torch.float32)
+    except (OSError, ValueError, RequestError) as error:
         raise RequestError(
             f"models.yaml: {name}.source: {spec.source} cannot be loaded ({' '.join(str(error).split())})"
         ) from error
     return model, tokenizer, {"parameters": _parameters(model)}
+
+
+def _published_folder(spec: PublishedModel) -> Path:
+    if Path(spec.source).is_dir():
+        return Path(spec.source)
+    return fetch(HubAddress(spec.source, spec.revision))
 
 
 def build_model(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -9,12 +9,12 @@ from torch import Tensor
 from rlstride.errors import RequestError
 from rlstride.trajectory.sources.hf import open_safetensors, read_json
 from rlstride.trajectory.sources.lora import CONFIG, WEIGHTS, LoRAAdapter
-from rlstride.trajectory.sources.source import StoredSource, TensorSource
+from rlstride.trajectory.sources.source import ModelSource, StoredSource
 
 _PREFIX, _KERNEL = "base_model.model.", ".c3a_kernel"
 
 
-def open_adapter(path: Path, base: TensorSource) -> StoredSource:
+def open_adapter(path: Path, base: ModelSource) -> StoredSource:
     """An adapter over its base, of whichever kind that can be read.
 
     Raises:
@@ -37,7 +37,7 @@ class C3AAdapter:
         RequestError: a file is missing or damaged, or the adapter does not fit the base.
     """
 
-    def __init__(self, path: str | Path, base: TensorSource) -> None:
+    def __init__(self, path: str | Path, base: ModelSource) -> None:
         self.path = Path(path)
         self._base = base
         config: dict[str, Any] = read_json(self.path / CONFIG)

@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from rlstride.errors import RequestError
 from rlstride.trajectory.sources.safe_load import load_metadata
 from rlstride.trajectory.sources.saved_tensor import SavedTensor
-from rlstride.trajectory.sources.sharded_names import model_names
+from rlstride.trajectory.sources.source import of_models
 
 METADATA = ".metadata"
 
@@ -30,8 +30,7 @@ class DCPFolder:
         tensors = {
             key: entry for key, entry in found.state_dict_metadata.items() if isinstance(entry, TensorStorageMetadata)
         }
-        self._keys = model_names(tensors, self.path)
-        self._entries = {name: tensors[key] for name, key in self._keys.items()}
+        self._entries = {key: tensors[key] for key in of_models(tensors)}
         if not self._entries:
             raise RequestError(f"{self.path / METADATA}: it lists no tensor of a model")
 
@@ -67,9 +66,9 @@ class DCPFolder:
 
     def _ends(self) -> dict[str, int]:
         """For each file with a piece of the model the byte after its last piece."""
-        keys, ends = set(self._keys.values()), dict[str, int]()
+        ends = dict[str, int]()
         for index, info in self._storage.items():
-            if index.fqn in keys:
+            if index.fqn in self._entries:
                 ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
         return ends
 
@@ -94,7 +93,7 @@ class DCPFolder:
         return whole
 
     def _piece(self, name: str, chunk: ChunkStorageMetadata) -> SavedTensor:
-        info = self._storage.get(MetadataIndex(self._keys[name], chunk.offsets))
+        info = self._storage.get(MetadataIndex(name, chunk.offsets))
         if info is None or Path(info.relative_path).name != info.relative_path:
             raise RequestError(f"{self.path}: {name}: the metadata names no file of this folder for one of its pieces")
         path = self.path / info.relative_path

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from rlstride.errors import RequestError
 from rlstride.trajectory.sources.safe_load import load_tensors
-from rlstride.trajectory.sources.sharded_names import model_names
+from rlstride.trajectory.sources.source import of_models
 
 _FILE = re.compile(r"model_world_size_(\d+)_rank_(\d+)\.pt")
 
@@ -29,17 +29,17 @@ class FSDPShards:
         self.path = Path(path)
         self._files = rank_files(self.path)
         ranks = [self._load(file) for file in self._files]
-        self._keys = model_names(ranks[0], self.path)
-        if not self._keys:
+        self._names = of_models(ranks[0])
+        if not self._names:
             raise RequestError(f"{self.path / self._files[0]}: no tensor of a model is in it")
         for file, rank in zip(self._files, ranks, strict=True):
-            absent = next((key for key in self._keys.values() if key not in rank), None)
+            absent = next((name for name in self._names if name not in rank), None)
             if absent:
                 raise RequestError(f"{self.path / file}: there is no tensor {absent!r}, which the first rank has")
         self._ranks = ranks
 
     def names(self) -> list[str]:
-        return sorted(self._keys)
+        return sorted(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._first(name).shape)
@@ -81,9 +81,9 @@ class FSDPShards:
         return {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
 
     def _first(self, name: str) -> Tensor:
-        if name not in self._keys:
+        if name not in self._ranks[0]:
             raise RequestError(f"{self.path}: there is no tensor {name!r}")
-        return self._ranks[0][self._keys[name]]
+        return self._ranks[0][name]
 
     def _pieces(self, name: str) -> tuple[list[Tensor], int]:
         """The pieces of a tensor in order, and the dimension along which they are joined."""
@@ -108,7 +108,7 @@ class FSDPShards:
         return pieces, dim
 
     def _local(self, rank: int, name: str) -> Tensor:
-        found = self._ranks[rank][self._keys[name]] if rank < len(self._ranks) else None
+        found = self._ranks[rank][name] if rank < len(self._ranks) else None
         if not isinstance(found, DTensor):
             raise RequestError(f"{self.path}: {name}: rank {rank} has no piece of it, although others have")
         return found._local_tensor.detach()

@@ -1,5 +1,6 @@
 """Hugging Face folders: one safetensors file, or several and an index."""
 
+import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,21 +34,41 @@ _DTYPES = {
 class HFFolder:
     """A Hugging Face folder with one safetensors file, or several and an index.
 
+    Attributes:
+        remark: what to know of which files are read; None where there is nothing.
+
     Raises:
-        RequestError: there is neither, or what there is is damaged.
+        RequestError: there is neither, both are there and differ, or what there is is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.remark: str | None = None
         self._headers: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
         self._last: tuple[Path, safe_open] | None = None  # parsing a header of many tensors anew for each costs more
-        if (self.path / INDEX).is_file():
-            self._files = _weight_map(self.path / INDEX)
-        elif (self.path / SINGLE).is_file():
-            with open_safetensors(self.path / SINGLE) as file:
-                self._files = dict.fromkeys(file.keys(), SINGLE)
-        else:
+        self._files = self._resolved()
+
+    def _resolved(self) -> dict[str, str]:
+        """The file of each tensor. The one place that says which of a folder's files count."""
+        single, index = self.path / SINGLE, self.path / INDEX
+        if not single.is_file() and not index.is_file():
             raise RequestError(f"{self.path}: no {SINGLE} and no {INDEX} here; expected a Hugging Face model folder")
+        sharded = _weight_map(index) if index.is_file() else {}
+        if not single.is_file() or set(sharded.values()) == {SINGLE}:
+            return sharded
+        with open_safetensors(single) as file:
+            whole = dict.fromkeys(file.keys(), SINGLE)
+        if not sharded:
+            return whole
+        if all((self.path / file).is_file() for file in sharded.values()):
+            if not _hold_the_same(single, tuple(sorted({self.path / file for file in sharded.values()}))):
+                raise RequestError(
+                    f"{self.path}: {SINGLE} and the shards of {INDEX} are both here, and hold different weights: move "
+                    "away the ones that are left over"
+                )
+        else:
+            self.remark = f"from {SINGLE}: the shards that {INDEX} names are not all there"
+        return whole
 
     def names(self) -> list[str]:
         return sorted(self._files)
@@ -114,6 +135,33 @@ class HFFolder:
             yield self._last[1]
         except SafetensorError as error:
             raise RequestError(f"{path}: {name!r} should be in this file, but cannot be read ({error})") from error
+
+
+def _hold_the_same(single: Path, shards: tuple[Path, ...]) -> bool:
+    """Whether a file holds the tensors of several, bit for bit."""
+    times = tuple(file.stat().st_mtime_ns for file in (single, *shards))
+    return _compared(single, shards, times)
+
+
+@functools.lru_cache(maxsize=64)
+def _compared(single: Path, shards: tuple[Path, ...], _: tuple[int, ...]) -> bool:
+    with open_safetensors(single) as whole:
+        left = set(whole.keys())
+        for shard in shards:
+            with open_safetensors(shard) as part:
+                for name in part.keys():  # noqa: SIM118
+                    if name not in left or not same_bits(whole.get_tensor(name), part.get_tensor(name)):
+                        return False
+                    left.remove(name)
+    return not left
+
+
+def same_bits(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are of one dtype and shape, and equal to the bit: NaN equals itself, 0 does not equal -0."""
+    if first.dtype != second.dtype or first.shape != second.shape:
+        return False
+    integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[first.dtype.itemsize]
+    return torch.equal(first.contiguous().view(integers), second.contiguous().view(integers))
 
 
 def open_safetensors(path: Path) -> safe_open:

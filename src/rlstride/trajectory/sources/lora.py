@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from rlstride.errors import RequestError
-from rlstride.trajectory.sources.hf import open_safetensors, read_json
-from rlstride.trajectory.sources.source import TensorSource
+from rlstride.trajectory.sources.hf import open_safetensors, read_json, same_bits
+from rlstride.trajectory.sources.source import ModelSource
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -32,7 +32,27 @@ _OTHER_KINDS = (
     "monteclora_config",
     "arrow_config",
     "kasa_config",
+    "ensure_weight_tying",
 )
+# Settings that only say how the adapter came to be, or that are read here. One that is in neither list is a later
+# PEFT's, and may mean another computation.
+_KNOWN = {
+    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision"),
+    *(
+        "inference_mode",
+        "r",
+        "target_modules",
+        "exclude_modules",
+        "lora_alpha",
+        "lora_dropout",
+        "fan_in_fan_out",
+        "bias",
+    ),
+    *("use_rslora", "modules_to_save", "init_lora_weights", "layers_to_transform", "layers_pattern", "rank_pattern"),
+    *("alpha_pattern", "megatron_config", "megatron_core", "loftq_config", "eva_config", "corda_config"),
+    *("lora_ga_config", "qalora_group_size", "runtime_config"),
+    *("target_r", "init_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight", "total_step"),  # AdaLoRA
+}
 # Ways to start A and B that leave the base as it was; pissa, olora, corda and loftq train over a changed one.
 _STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
@@ -64,13 +84,14 @@ class LoRAAdapter:
 
     Args:
         path: a folder with adapter_config.json and adapter_model.safetensors.
-        base: the model that the adapter was trained over.
+        base: the model that the adapter was trained over, under its own names.
 
     Raises:
-        RequestError: a file is missing or damaged, the adapter is of another kind, or does not fit the base.
+        RequestError: a file is missing or damaged, the adapter is of another kind, does not fit the base, adds nothing,
+            or changes one of two tensors that the base ties.
     """
 
-    def __init__(self, path: str | Path, base: TensorSource) -> None:
+    def __init__(self, path: str | Path, base: ModelSource) -> None:
         self.path = Path(path)
         self._base = base
         self._config = adapter_config(self.path)
@@ -136,11 +157,31 @@ class LoRAAdapter:
                 factors.setdefault(found[1].removeprefix(_PREFIX), {})[found[2]] = key
             else:
                 name = re.sub(r"\.(?:base_layer|modules_to_save)\.", ".", key.removeprefix(_PREFIX))
+                if (other := self._base.tied_to(name)) is not None:
+                    self._check_tied_copy(key, name if name in names else other)
+                    continue
                 if ".lora_" in key or name not in names:
                     raise self._error(key, "the base has no tensor for it; a LoRA adapter of another kind, or base?")
                 self._check_shape(key, self._shapes[key], name)
                 self._replaced[name] = key
+        for module, keys in factors.items():
+            if self._base.tied_to(f"{module}.weight") is not None:
+                raise self._tied(next(iter(keys.values())))
         return {f"{module}.weight": self._update(module, keys, names) for module, keys in factors.items()}
+
+    def _check_tied_copy(self, key: str, name: str) -> None:
+        """PEFT may save a tied embedding beside the adapter; only where it was not trained is it the base's."""
+        self._check_shape(key, self._shapes[key], name)
+        if not same_bits(self._factor(key), self._base.tensor(name)):
+            raise self._tied(key)
+
+    def _tied(self, key: str) -> RequestError:
+        return self._error(
+            key,
+            "the base ties its output head to the embedding, and an adapter of one is no update of the other: merge this "
+            "adapter with PEFT into a copy of the base whose head is its own (tie_word_embeddings: false), and give that "
+            "copy as the base",
+        )
 
     def _update(self, module: str, keys: dict[str, str], names: set[str]) -> _Update:
         ada = self._config["peft_type"] == "ADALORA"
@@ -155,7 +196,9 @@ class LoRAAdapter:
         r = self._shapes[a][0]
         if e is not None and self._shapes[e] != (r, 1):
             raise self._error(e, f"its shape is {self._shapes[e]}, but A's {self._shapes[a]}")
-        transposed = "embedding_A" in keys or bool(self._config.get("fan_in_fan_out"))
+        by_model = self._base.is_transposed(f"{module}.weight")
+        fan_in_fan_out = bool(self._config.get("fan_in_fan_out")) if by_model is None else by_model
+        transposed = "embedding_A" in keys or fan_in_fan_out
         update = _Update(a, b, self._scaling(module, r), transposed, e)
         shape = (self._shapes[b][0], self._shapes[a][1])
         self._check_shape(a, shape[::-1] if transposed else shape, f"{module}.weight")
@@ -168,6 +211,11 @@ class LoRAAdapter:
             alpha = float(self._config.get("lora_alpha", 8))
             return (alpha if alpha > 0 else start) / (start + 1e-5)
         alpha = _by_pattern(self._config.get("alpha_pattern"), module, self._config.get("lora_alpha", 8))
+        if alpha == 0:
+            raise RequestError(
+                f"{self.path / CONFIG}: lora_alpha is 0 for {module}, which makes every update zero: some mergers write 0 "
+                "where they do not know it; put the run's own value there"
+            )
         return alpha / math.sqrt(r) if self._config.get("use_rslora") else alpha / r
 
     def _check_shape(self, key: str, shape: tuple[int, ...], name: str) -> None:
@@ -207,6 +255,11 @@ def adapter_config(path: Path) -> dict[str, Any]:
     other = next((setting for setting in _OTHER_KINDS if config.get(setting)), None)
     if other:
         raise RequestError(f"{path / CONFIG}: {other} is set: this adapter is more than B A; merge it with PEFT")
+    later = next((setting for setting, value in config.items() if value and setting not in _KNOWN), None)
+    if later:
+        raise RequestError(
+            f"{path / CONFIG}: {later} is a setting that is not known here; merge this adapter with PEFT"
+        )
     if config.get("bias", "none") != "none":
         raise RequestError(f"{path / CONFIG}: bias {config['bias']!r} is set: merge this adapter with PEFT")
     start = config.get("init_lora_weights")

@@ -7,8 +7,8 @@ from pathlib import Path
 from rlstride.errors import RequestError
 from rlstride.trajectory.sources.c3a import open_adapter
 from rlstride.trajectory.sources.hf import INDEX, SINGLE, HFFolder
-from rlstride.trajectory.sources.lora import CONFIG
-from rlstride.trajectory.sources.source import StoredSource, TensorSource
+from rlstride.trajectory.sources.lora import CONFIG, WEIGHTS
+from rlstride.trajectory.sources.source import ModelSource, StoredSource
 
 # Sharded checkpoints are imported where they are met: torch.distributed takes longer than a small trajectory.
 
@@ -51,12 +51,16 @@ _UNREADABLE = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A folder that a :class:`TensorSource` can be opened over."""
+    """A folder whose tensors can be read."""
 
     kind: Kind
     path: Path
 
-    def open(self, base: TensorSource | None) -> StoredSource:
+    def files(self) -> list[str]:
+        """The names of the files that decide its weights, without its base where it is an adapter."""
+        return [CONFIG, WEIGHTS] if self.kind is Kind.ADAPTER else self.open(None).files()
+
+    def open(self, base: ModelSource | None) -> StoredSource:
         """The checkpoint's tensors. Errors are those of its kind.
 
         Args:
@@ -114,11 +118,11 @@ def _why_not(folder: Path) -> str | None:
 
 def _zero_folder(path: Path) -> Path | None:
     """DeepSpeed's files: here, or in the folder below that ``latest`` names, or the only one of a step's name."""
-    if _holds_zero(path):
+    if holds_zero(path):
         return path
     latest = path / _LATEST
     below = [path / latest.read_text(errors="replace").strip()] if latest.is_file() else _zero_folders(path)
-    return below[0] if len(below) == 1 and below[0].parent == path and _holds_zero(below[0]) else None
+    return below[0] if len(below) == 1 and below[0].parent == path and holds_zero(below[0]) else None
 
 
 def _which_zero(path: Path) -> str | None:
@@ -129,8 +133,9 @@ def _which_zero(path: Path) -> str | None:
 
 
 def _zero_folders(path: Path) -> list[Path]:
-    return sorted(below for below in path.glob("global_step*") if _holds_zero(below))
+    return sorted(below for below in path.glob("global_step*") if holds_zero(below))
 
 
-def _holds_zero(folder: Path) -> bool:
+def holds_zero(folder: Path) -> bool:
+    """Whether a folder holds DeepSpeed's own files."""
     return any(next(folder.glob(mark), None) for mark in _ZERO_MARKS)

@@ -1,10 +1,21 @@
 """What every checkpoint can do, however it is stored."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+_NOT_WEIGHTS = (
+    *("optim", "optimizer", "optimizers", "optimizer_state"),
+    *("lr_scheduler", "scheduler", "dataloader", "rng", "train_state"),
+)
+
+
+def of_models(keys: Iterable[str]) -> list[str]:
+    """Those of a training checkpoint's keys that are not an optimiser's, a schedule's or a data loader's."""
+    return [key for key in keys if key.split(".", 1)[0] not in _NOT_WEIGHTS]
 
 
 class NamedTensors(Protocol):
@@ -42,6 +53,18 @@ class TensorSource(NamedTensors, Protocol):
 
     def rows(self, name: str, start: int, stop: int) -> Tensor:
         """Rows ``start`` to ``stop`` (exclusive) of a tensor's first dimension; errors are those of :meth:`tensor`."""
+        ...
+
+
+class ModelSource(TensorSource, Protocol):
+    """A checkpoint under its model's own names, which knows how the model uses them."""
+
+    def tied_to(self, name: str) -> str | None:
+        """The other name of a tensor that two modules share, such as the output head's of the embedding."""
+        ...
+
+    def is_transposed(self, name: str) -> bool | None:
+        """Whether a matrix is stored as (in, out), as GPT-2's are; None where nothing tells."""
         ...
 
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rlstride.errors import RequestError
 from rlstride.trajectory.sources.flat import FlatTensor, FlatVector
-from rlstride.trajectory.sources.sharded_names import model_names
 from rlstride.trajectory.sources.zero_files import WAY_OUT, ZeROFiles, naming_the_copy
 from rlstride.trajectory.sources.zero_masters import Shapes, find_masters
 
@@ -49,10 +48,9 @@ class ZeROShards:
             for name, owner in self._mapping(state, "shared_params").items():
                 if isinstance(owner, str) and owner in found and name not in masters:
                     found[name] = found[owner]
-            keys = model_names(found, self.path)
-            if not keys:
+            if not found:
                 raise self._files.error(self._files.model[0], "no tensor of a model is in it")
-            self._found = {name: found[key] for name, key in keys.items()}
+            self._found = found
         self.remark = None if masters else self._remark()
 
     def names(self) -> list[str]:
