@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from rlstride.dynamics.pls import Array
-from rlstride.trajectory.scope import Weight
 from rlstride.spectra.updates import UpdateReader
+from rlstride.trajectory.scope import Weight
 
 Indices = NDArray[np.int_]
 

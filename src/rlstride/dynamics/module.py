@@ -17,8 +17,8 @@ from rlstride.dynamics.gram import (
 )
 from rlstride.dynamics.nulls import r2_iid_noise, r2_permuted, r2_random_walk
 from rlstride.dynamics.pls import Array, fit_pls1, q2_leave_one_out, r2, r2_in_sample, rmse
-from rlstride.trajectory.scope import Weight
 from rlstride.spectra.updates import Movement, UpdateReader, movement
+from rlstride.trajectory.scope import Weight
 
 RANKS = 5
 DRAWS = 10

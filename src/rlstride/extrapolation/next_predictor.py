@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.progress import track
-from rlstride.trajectory.scope import Weight
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
+from rlstride.trajectory.scope import Weight
 from rlstride.trajectory.store import Trajectory
 
 AHEAD = 5  # kept steps from W_i to its target

@@ -13,7 +13,6 @@ from rlstride.errors import RequestError
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Deltas, Method, Prediction, Score, Target
 from rlstride.extrapolation.registry import method_named
-from rlstride.trajectory.scope import scope_of, weights_of
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.plan import why_not
 from rlstride.surgery.logits import write_logits
@@ -21,6 +20,7 @@ from rlstride.surgery.models import base_tensors, check_replaceable, model_card,
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.files import write_text
+from rlstride.trajectory.scope import scope_of, weights_of
 from rlstride.trajectory.store import Trajectory
 
 NOT_APPLICABLE = "not_applicable.json"

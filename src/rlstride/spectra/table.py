@@ -34,11 +34,11 @@ from rlstride.spectra.measures import (
     stable_rank,
 )
 from rlstride.spectra.parts import Parts
-from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_file
+from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.trajectory.store import Trajectory
 
 DEFAULT_TOLERANCES = (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)
@@ -97,7 +97,7 @@ def write_spectra(
 
 
 def scope_sentences(reader: UpdateReader, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """How much of the model is in scope, what moved outside of it by the last step, and at which steps nothing moved."""
+    """How much of the model is in scope, what moved outside of it by the last step, and where nothing moved."""
     last = reader.trajectory.steps[-1]
     moved = {row["module"]: row["frobenius"] for row in rows if row["step"] == last and row["frobenius"] > 0}
     inside = {weight.module for weight in reader.in_scope}
@@ -109,9 +109,8 @@ def scope_sentences(reader: UpdateReader, rows: Sequence[Mapping[str, Any]]) -> 
         rest = f"outside of it: {listed(outside)}" if outside else "nothing moved outside of it"
         found.append(f"step {last}: {100 * share:.1f} % of the squared norm of the update is in scope; {rest}")
     still = {row["step"] for row in rows} - {row["step"] for row in rows if row["frobenius"] > 0}
-    return found + [
-        f"step {step}: every tensor is equal to the base's, so its shares are undefined" for step in sorted(still)
-    ]
+    undefined = "every tensor is equal to the base's, so its shares are undefined"
+    return found + [f"step {step}: {undefined}" for step in sorted(still)]
 
 
 def measure(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.spectra.measures import PANEL_ENTRIES, frobenius
-from rlstride.trajectory.scope import Weight, weights_of
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.trajectory.layout import InLayout
+from rlstride.trajectory.scope import Weight, weights_of
 from rlstride.trajectory.store import Trajectory
 
 _PIECE_ENTRIES = 1 << 24

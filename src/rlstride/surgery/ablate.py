@@ -17,13 +17,13 @@ from torch import Tensor
 from rlstride.errors import RequestError
 from rlstride.progress import track
 from rlstride.spectra.measures import frobenius
-from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.variants import AblationVariant, Scope
 from rlstride.surgery.models import check_replaceable, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits, wider
+from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.trajectory.store import Trajectory
 
 

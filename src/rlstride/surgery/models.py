@@ -62,7 +62,7 @@ def write_model(
 
 
 def _copy_description(base: Path, out: Path, tokenizer: Path) -> None:
-    """Copies what describes the model and its tokens, but nothing that would add to its weights or store them otherwise."""
+    """Copies what describes the model and its tokens, and nothing that would add to its weights."""
     own = {file.name: file for file in base.iterdir() if file.suffix in _COPIED}
     if tokenizer != base:
         own = {name: file for name, file in own.items() if not _is_tokenizers(name)}

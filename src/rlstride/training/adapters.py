@@ -12,10 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rlstride.checkpoints import checkpoint_folder
 from rlstride.errors import RequestError
-from rlstride.trajectory.scope import Weight, weights_of
 from rlstride.study.adapters import C3A, AdaLoRA, LoRA, PRILoRA
 from rlstride.study.config import Training
 from rlstride.trajectory.model_folder import ModelFolder
+from rlstride.trajectory.scope import Weight, weights_of
 
 IMPORTANCE_FILE = "adalora_importance.safetensors"  # in the trainer's checkpoints
 _SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # of PEFT's rank allocator, by parameter

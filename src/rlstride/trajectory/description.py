@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself beside its weights, and whether its base says the same: config, tokenizer, adapter."""
+"""What a checkpoint says of itself beside its weights (config, tokenizer, adapter), compared with its base."""
 
 import hashlib
 import json
@@ -150,9 +150,7 @@ def _adapter_base(path: Path, base: ModelFolder) -> list[str]:
     origin = read_json(base.path / CONFIG).get("_name_or_path", "") if (base.path / CONFIG).is_file() else ""
     if folder.name in (base.path.resolve().name, Path(str(origin)).name) or _in_cache_of(base.path, named):
         return []
-    return [
-        f"{path / ADAPTER_CONFIG}: the adapter was trained over {named}; --base is {base.path}: are they the same model?"
-    ]
+    return [f"{path / ADAPTER_CONFIG}: the adapter was trained over {named}: is {base.path} that model?"]
 
 
 def _in_cache_of(base: Path, named: str) -> bool:

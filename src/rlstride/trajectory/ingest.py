@@ -110,9 +110,9 @@ def _numbered(found: list[FoundStep], steps: Sequence[int] | None) -> dict[int, 
     for (earlier, first), (later, second) in pairwise(named):
         if first.step is not None and second.step is not None and first.step > second.step:
             raise RequestError(
-                f"--steps: {first.place} is called step {first.step} and {second.place} step {second.step}, but the numbers "
-                f"given are {earlier} and {later}: list the checkpoints in the order of the numbers (a shell sorts "
-                "checkpoint-100 before checkpoint-20)"
+                f"--steps: {first.place} is called step {first.step} and {second.place} step {second.step}, but the "
+                f"numbers given are {earlier} and {later}: list the checkpoints in the order of the numbers (a shell "
+                "sorts checkpoint-100 before checkpoint-20)"
             )
     return numbered
 
@@ -197,9 +197,10 @@ def _tell(descriptions: Mapping[int, Description], unmoved: Sequence[int], found
         for remark in description.remarks:
             print(f"ingest: step {step}: {remark}", file=sys.stderr)
     if len(unmoved) == len(found):
+        others = ", as in all other steps" * (len(unmoved) > 1)
         raise RequestError(
-            f"{found[unmoved[0]].place}: every tensor is equal to the base's{', as in all other steps' * (len(unmoved) > 1)}: "
-            "nothing was trained, or --base is this run's end"
+            f"{found[unmoved[0]].place}: every tensor is equal to the base's{others}: nothing was trained, or --base "
+            "is this run's end"
         )
     for step in unmoved:
         print(f"ingest: step {step}: every tensor is equal to the base's: nothing moved until there", file=sys.stderr)
@@ -218,20 +219,21 @@ def _tokenizer(descriptions: Mapping[int, Description], found: Mapping[int, Foun
     for step, description in own.items():
         if description.tokenizer_digest != own[first].tokenizer_digest:
             raise RequestError(
-                f"{found[step].place}: its tokenizer is another than that of step {first}: a trajectory has one; ingest the "
-                "steps with either apart"
+                f"{found[step].place}: its tokenizer is another than that of step {first}: a trajectory has one; "
+                "ingest the steps with either apart"
             )
     folder = own[max(own)].tokenizer
     assert folder is not None
     print(
-        f"ingest: the run has a tokenizer of its own, in {folder}: its models, and the base beside them, are scored with it",
+        f"ingest: the run has a tokenizer of its own, in {folder}: all its models, and the base, are scored with it",
         file=sys.stderr,
     )
     return _relative(folder, out)
 
 
 def _left_out(place: str, extra: Sequence[str]) -> str:
-    return f"{place}: {len(extra)} tensors are none of the model's and are left out: {extra[0]}{', ...' * (len(extra) > 1)}"
+    shown = extra[0] + ", ..." * (len(extra) > 1)
+    return f"{place}: {len(extra)} tensors are none of the model's and are left out: {shown}"
 
 
 def _and_more(problems: Sequence[str]) -> str:

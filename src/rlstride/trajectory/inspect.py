@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlstride.errors import RequestError
-from rlstride.trajectory.scope import listed, scope_of, weights_of
 from rlstride.trajectory.architecture import CONFIG
 from rlstride.trajectory.compare import misfits, parameters_by_dtype
 from rlstride.trajectory.description import TOKENIZERS, describe_step, description_folder
 from rlstride.trajectory.layout import InLayout, absent, read_layout
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.names import ModelTensors
+from rlstride.trajectory.scope import listed, scope_of, weights_of
 from rlstride.trajectory.sources.hf import open_safetensors, read_json
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address
 from rlstride.trajectory.sources.lora import WEIGHTS, adapter_config

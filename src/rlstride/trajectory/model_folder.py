@@ -26,7 +26,8 @@ class ModelFolder:
         stored: its files.
 
     Raises:
-        RequestError: a file is missing or damaged, the weights are quantised, or two sets of them contradict each other.
+        RequestError: a file is missing or damaged, the weights are quantised, or two sets of them contradict each
+            other.
     """
 
     def __init__(self, path: str | Path) -> None:

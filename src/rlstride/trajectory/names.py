@@ -52,8 +52,8 @@ class _Candidate:
 class ModelTensors:
     """A checkpoint under the model's own names: those of transformers' state dict, tied tensors once.
 
-    Marks of wrappers, prefixes such as ``model.model.`` and a vision model's, and transformers' own renamings are undone;
-    tensors that are none of the model's, which transformers drops on load, are left out.
+    Marks of wrappers, prefixes such as ``model.model.`` and a vision model's, and transformers' own renamings are
+    undone; tensors that are none of the model's, which transformers drops on load, are left out.
 
     Args:
         source: the checkpoint.
@@ -68,8 +68,8 @@ class ModelTensors:
         twice: tied names under which the checkpoint holds a tensor of its own, by the name of what they are tied to.
 
     Raises:
-        RequestError: several models in the checkpoint fit, none has this key, one has an adapter in it, or its weights are
-            quantised.
+        RequestError: several models in the checkpoint fit, none has this key, one has an adapter in it, or its weights
+            are quantised.
     """
 
     def __init__(

@@ -72,7 +72,8 @@ def find_steps(path: Path) -> list[FoundStep]:
         if checkpoint is None:
             raise RequestError(
                 f"{path}: no checkpoint here (safetensors, adapter, shards of verl, DeepSpeed or "
-                f"torch.distributed.checkpoint), and no folder named after a step, such as global_step_50{_nearby(path)}"
+                "torch.distributed.checkpoint), and no folder named after a step, such as global_step_50"
+                f"{_nearby(path)}"
             )
         return [FoundStep(step_around(path), checkpoint)]
     found = []
@@ -121,5 +122,5 @@ def _nearby(path: Path) -> str:
     if next(path.glob("zero/*/fp32.pt"), None) or next(path.glob("*/zero/*/fp32.pt"), None):
         return "; this is a universal checkpoint of DeepSpeed: give the ZeRO checkpoint that it was made from"
     if next(path.glob("*/mp_rank_*/model_optim_rng.pt"), None) or next(path.glob("mp_rank_*/model_optim_rng.pt"), None):
-        return "; these are Megatron's files: export the model to Hugging Face format (Megatron Bridge, verl's model_merger)"
+        return "; these are Megatron's files: export the model to Hugging Face format with its own tools"
     return ""

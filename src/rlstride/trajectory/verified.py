@@ -39,8 +39,8 @@ class VerifiedFiles:
             found = sha256(file)
             if found != expected:
                 raise RequestError(
-                    f"{file}: changed since the manifest was written (SHA-256 {found[:12]}... for {expected[:12]}...): put "
-                    "the file back, or make the trajectory again (rlstride ingest)"
+                    f"{file}: changed since the manifest was written (SHA-256 {found[:12]}... for {expected[:12]}...): "
+                    "put the file back, or make the trajectory again (rlstride ingest)"
                 )
             news[key] = seen
         if news:

@@ -178,9 +178,9 @@ class LoRAAdapter:
     def _tied(self, key: str) -> RequestError:
         return self._error(
             key,
-            "the base ties its output head to the embedding, and an adapter of one is no update of the other: merge this "
-            "adapter with PEFT into a copy of the base whose head is its own (tie_word_embeddings: false), and give that "
-            "copy as the base",
+            "the base ties its output head to the embedding, and an adapter of one is no update of the other: merge "
+            "this adapter with PEFT into a copy of the base whose head is its own (tie_word_embeddings: false), and "
+            "give that copy as the base",
         )
 
     def _update(self, module: str, keys: dict[str, str], names: set[str]) -> _Update:
@@ -213,8 +213,8 @@ class LoRAAdapter:
         alpha = _by_pattern(self._config.get("alpha_pattern"), module, self._config.get("lora_alpha", 8))
         if alpha == 0:
             raise RequestError(
-                f"{self.path / CONFIG}: lora_alpha is 0 for {module}, which makes every update zero: some mergers write 0 "
-                "where they do not know it; put the run's own value there"
+                f"{self.path / CONFIG}: lora_alpha is 0 for {module}, which makes every update zero: some mergers "
+                "write 0 where they do not know it; put the run's own value there"
             )
         return alpha / math.sqrt(r) if self._config.get("use_rslora") else alpha / r
 
