@@ -9,19 +9,17 @@ from transformers import GenerationConfig
 
 @contextmanager
 def asked_generation(model: Any) -> Iterator[None]:
-    """Inside, ``model.generate`` follows its arguments alone; what they leave open draws from the whole distribution.
+    """Inside, ``model.generate`` follows its arguments, and transformers' own defaults where they leave something open.
 
-    transformers fills every argument that is left open from the model's generation_config.json: published models have
-    a repetition penalty, min_p, suppressed tokens or a cut at top_k there. Only the end and padding tokens count here.
+    Outside, it fills every argument that is left open from the model's generation_config.json: published models have a
+    repetition penalty, min_p, suppressed tokens or a cut at top_k there. Only the end and padding tokens count here.
 
     Args:
         model: transformers' or PEFT's.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # PEFT reads the config of the latter
     own = inner.generation_config
-    asked = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
-    asked.top_k = 0  # or transformers would keep the 50 likeliest tokens; set later, as greedy decoding warns of it
-    inner.generation_config = asked
+    inner.generation_config = GenerationConfig(eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id)
     try:
         yield
     finally:
@@ -51,10 +49,11 @@ def generate_as_asked(trainer: Any) -> None:
 
 
 def settled_sampling(options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ``generate`` in which do_sample and temperature say the same; temperature 0 is greedy decoding.
+    """Arguments of ``generate`` that leave nothing of sampling open; temperature 0 is greedy decoding.
 
     Args:
-        options: sampling without a temperature is sampling at 1; a temperature alone says whether there is sampling.
+        options: a temperature alone says whether there is sampling. Sampling without a temperature is at 1, and without
+            top_k from all tokens: transformers would keep the 50 likeliest.
     """
     temperature = options.get("temperature")
     sampled = options.get("do_sample")
@@ -65,4 +64,4 @@ def settled_sampling(options: dict[str, Any]) -> dict[str, Any]:
     others = {name: value for name, value in options.items() if name not in ("do_sample", "temperature")}
     if not sampled:
         return {**others, "do_sample": False}
-    return {**others, "do_sample": True, "temperature": 1.0 if temperature is None else temperature}
+    return {"top_k": 0, **others, "do_sample": True, "temperature": 1.0 if temperature is None else temperature}

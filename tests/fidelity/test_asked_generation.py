@@ -138,11 +138,11 @@ def test_the_models_own_end_tokens_end_a_completion_and_its_file_is_as_it_was(tm
     ("asked", "settled"),
     [
         ({}, {"do_sample": False}),
-        ({"do_sample": True}, {"do_sample": True, "temperature": 1.0}),
+        ({"do_sample": True}, {"do_sample": True, "temperature": 1.0, "top_k": 0}),
         ({"do_sample": True, "temperature": 0.0}, {"do_sample": False}),
-        ({"temperature": 0.7}, {"do_sample": True, "temperature": 0.7}),
+        ({"temperature": 0.7, "top_k": 9}, {"do_sample": True, "temperature": 0.7, "top_k": 9}),
         ({"do_sample": False, "temperature": 0.7}, {"do_sample": False}),
-        ({"do_sample": True, "temperature": 0.7, "top_p": 0.9}, {"do_sample": True, "temperature": 0.7, "top_p": 0.9}),
+        ({"temperature": 0.7, "top_p": 0.9}, {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}),
     ],
 )
 def test_sampling_and_temperature_are_made_to_agree(asked: dict[str, Any], settled: dict[str, Any]) -> None:

@@ -335,6 +335,19 @@ def test_a_study_can_be_scored_in_other_batches_and_with_its_texts(
     assert table["accuracy"].tolist() == pytest.approx([sum(verified) / PROBLEMS])
 
 
+def test_a_chat_model_on_a_studys_bare_prompts_is_told_so(
+    chains: Study, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = shutil.copytree(models["none"], tmp_path / "chat")
+    (chat / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    evaluated(chains, [chat, models["some"]], tmp_path / "accuracy.parquet", decodings=["greedy"])
+    told = [line for line in capsys.readouterr().err.splitlines() if "template" in line]
+    assert told == [
+        "evaluate: chat: scored without the chat template that the tokenizer has "
+        "(a study's prompts are bare, in training and in scoring)"
+    ]
+
+
 def test_an_unknown_decoding_is_refused_with_the_known_ones(
     chains: Study, models: dict[str, Path], tmp_path: Path
 ) -> None:

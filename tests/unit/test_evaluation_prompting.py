@@ -208,6 +208,44 @@ def test_a_description_that_a_template_cannot_take_is_told(tmp_path: Path, capsy
     assert lines(out)[0]["prompt"] == "<user>Q: 0+0=|<assistant>"
 
 
+def test_a_system_prompt_that_a_template_refuses_among_turns_is_not_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picky = "{% if messages | length > 2 and messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    model, out = model_folder(tmp_path / "model", picky + TEMPLATE), tmp_path / "a.parquet"
+    task = task_file(tmp_path, splits="test_split: test\ntraining_split: train")
+    flags = ("--apply-chat-template", "--system-prompt", "add.")
+    assert evaluate(model, task, out, *flags) == 0
+    assert evaluate(model, task, tmp_path / "b.parquet", *flags, "--fewshot", "1") == 2
+    assert "the chat template refuses it in 12 of 12 prompts of sums" in capsys.readouterr().err
+
+
+def test_a_text_whose_likelihood_is_measured_stands_alone_and_that_is_told(
+    chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task_file(tmp_path)
+    file = tmp_path / "text.yaml"
+    file.write_text(
+        f"task: text\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/test.jsonl}}}}\n"
+        "test_split: test\noutput_type: loglikelihood_rolling\ndoc_to_text: ''\ndoc_to_target: '{{q}}{{a}}'\n"
+        "metric_list:\n  - {metric: word_perplexity}\n  - {metric: bits_per_byte}\n"
+    )
+    values = []
+    for name, flags in (("a", []), ("b", ["--apply-chat-template", "--system-prompt", "be brief."])):
+        out = tmp_path / f"{name}.parquet"
+        assert evaluate(chat, str(file), out, "--samples", *flags) == 0
+        values.append(pd.read_parquet(tmp_path / f"{name}-metrics.parquet").set_index("metric").value.to_dict())
+        row = pd.read_parquet(out).iloc[0]
+        assert (row.chat_template, row.system_prompt, row.generation) == ("", "", "")
+    assert "text: measures the likelihood of whole texts" in capsys.readouterr().err
+    assert values[0] == values[1]
+    first = lines(out)[0]
+    nats = sum(line["loglikelihoods"][0] for line in lines(out))
+    size = sum(len(f"{a}+{b}={a + b}") for a, b in SUMS)
+    assert first["prompt"] == "0+0=0"
+    assert values[0]["bits_per_byte"] == pytest.approx(-nats / size / math.log(2))
+
+
 def test_generation_arguments_replace_the_tasks_and_stand_in_the_row(chat: Path, tmp_path: Path) -> None:
     sampled = "generation_kwargs: {until: ['|'], max_gen_toks: 12, do_sample: false, temperature: 0.0}"
     task, texts, rows = task_file(tmp_path, sampled), {}, {}
@@ -227,7 +265,7 @@ def test_generation_arguments_replace_the_tasks_and_stand_in_the_row(chat: Path,
         assert own.startswith(short)
     assert texts["warm"] != texts["own"]  # a temperature alone asks for sampling
     assert not set("012ab") & set("".join(texts["stopped"]))
-    assert rows["warm"] == {"until": ["|"], "max_gen_toks": 12, "do_sample": True, "temperature": 1.5}
+    assert rows["warm"] == {"until": ["|"], "max_gen_toks": 12, "do_sample": True, "temperature": 1.5, "top_k": 0}
     assert rows["short"] == {"until": ["|"], "max_new_tokens": 2, "do_sample": False}
 
 

@@ -277,7 +277,20 @@ def run_task(
         )
     seconds = time.monotonic() - started
     documents = sorted(results["samples"][task.task_name], key=lambda document: int(document["doc_id"]))
+    _require_system_prompt(documents, task, asked)
     return TaskRun(documents, results["results"][task.task_name], seconds, lm.tokens - tokens, lm.cut - cut)
+
+
+def _require_system_prompt(documents: Sequence[Mapping[str, Any]], task: Any, asked: Prompting) -> None:
+    """Where a chat template fails, lm-eval tries again without the system message, and warns in its log alone."""
+    if asked.system_prompt is None or task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return
+    text = asked.system_prompt.strip()
+    lost = sum(text not in str(document["arguments"][0][0]) for document in documents)
+    if lost:
+        raise RequestError(
+            f"--system-prompt: the chat template refuses it in {lost} of {len(documents)} prompts of {task.task_name}"
+        )
 
 
 def _is_metric(key: str) -> bool:

@@ -48,12 +48,12 @@ class Prompting:
             task: lm-eval's, after :func:`prepare_tasks`.
             template: the chat template that prompts are rendered with, if they are.
         """
-        generates = task.OUTPUT_TYPE == "generate_until"
+        generates, asked = task.OUTPUT_TYPE == "generate_until", not _is_plain_text(task)
         return {
-            "fewshot": int(task.get_config("num_fewshot") or 0),
-            "chat_template": text_digest(template) if template else "",
-            "multiturn": self.multiturn,
-            "system_prompt": self.system_prompt or "",
+            "fewshot": int(task.get_config("num_fewshot") or 0) if asked else 0,
+            "chat_template": text_digest(template) if template and asked else "",
+            "multiturn": self.multiturn and asked,
+            "system_prompt": (self.system_prompt or "") if asked else "",
             "generation": _as_text(task.get_config("generation_kwargs") or {}) if generates else "",
             "batch_size": str(self.batch_size or ""),
         }
@@ -121,15 +121,19 @@ def prepare_tasks(tasks: Mapping[str, Any], prompting: Prompting) -> list[str]:
         raise RequestError(
             f"--gen-kwargs: nothing is generated in {', '.join(tasks)}: answers are scored by likelihood"
         )
+    asked = [prompting.chat_template, prompting.system_prompt is not None, bool(prompting.fewshot)]
     for name, task in tasks.items():
-        own = task.get_config("num_fewshot")
-        if prompting.fewshot and own == 0:  # lm-eval's own rule
-            notes.append(f"{name}: its file fixes 0 worked examples, so --fewshot {prompting.fewshot} is left out")
-        elif prompting.fewshot:
-            _require_examples(name, task, prompting.fewshot)
-            task.set_config("num_fewshot", prompting.fewshot)
-        else:
-            task.set_config("num_fewshot", own or 0 if prompting.fewshot is None else 0)
+        own, fewshot = task.get_config("num_fewshot"), None if _is_plain_text(task) else prompting.fewshot
+        if _is_plain_text(task) and any(asked):
+            notes.append(
+                f"{name}: measures the likelihood of whole texts, which stand alone: nothing is put before them"
+            )
+        if fewshot and own == 0:  # lm-eval's own rule
+            notes.append(f"{name}: its file fixes 0 worked examples, so --fewshot {fewshot} is left out")
+            fewshot = 0
+        if fewshot:
+            _require_examples(name, task, fewshot)
+        task.set_config("num_fewshot", (own or 0) if fewshot is None else fewshot)
         if prompting.generation and task.OUTPUT_TYPE == "generate_until":
             task.set_config("generation_kwargs", merged_generation(name, task, prompting.generation))
     return notes
@@ -224,8 +228,14 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _is_plain_text(task: Any) -> bool:
+    return bool(task.OUTPUT_TYPE == "loglikelihood_rolling")
+
+
 def _require_examples(name: str, task: Any, count: int) -> None:
     """Worked examples must not be the problems that are asked, but where lm-eval leaves each out of its own prompt."""
+    if not hasattr(task, "sampler"):  # a task written in Python, which draws them in its own way
+        return
     if len(_examples(task)) < count:
         raise RequestError(f"--fewshot: {name} has {len(_examples(task))} worked examples to draw from, not {count}")
     config, pool = task.config, task.fewshot_cfg
