@@ -27,7 +27,7 @@ from rlstride.study.load import Study, load_study
 from rlstride.study.paths import base_folder
 from rlstride.tasks import build_task
 from rlstride.training.harvest import HarvestCallback
-from rlstride.training.registry import TRAINERS
+from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
 
 WARM_UP = 4  # steps that are not counted
@@ -119,7 +119,7 @@ def time_run(run: Run[Any], *, keep: bool) -> Timing:
     """Trains in a temporary folder. With ``keep``, weights and checkpoints are written as `rlstride train` does."""
     with tempfile.TemporaryDirectory() as folder:
         updates = run.algorithm.updates_per_step
-        trainer: Trainer = TRAINERS[run.algorithm.trainer](replace(run, state_folder=Path(folder) / "training"))
+        trainer: Trainer = build_trainer(replace(run, state_folder=Path(folder) / "training"))
         trainer.remove_callback(transformers.PrinterCallback)
         clock, harvest = Clock(updates), HarvestCallback(Path(folder) / "run", run.training.keep_every, updates)
         trainer.add_callback(clock)

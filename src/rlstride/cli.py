@@ -236,6 +236,35 @@ def build_parser() -> argparse.ArgumentParser:
         "--tasks", type=_names, metavar="NAME,NAME", help="without --study: tasks that lm-eval knows, or YAML files"
     )
     verb.add_argument("--limit", type=int, metavar="N", help="with --tasks: the first N problems only")
+    verb.add_argument(
+        "--apply-chat-template",
+        action="store_true",
+        help="with --tasks: render prompts with the tokenizer's chat template, for models that were trained to chat",
+    )
+    verb.add_argument(
+        "--system-prompt", metavar="TEXT|FILE", help="with --tasks: before every prompt; a system message in a template"
+    )
+    verb.add_argument(
+        "--fewshot", type=int, metavar="N", help="with --tasks: worked examples in each prompt (default: the task's)"
+    )
+    verb.add_argument(
+        "--fewshot-as-multiturn",
+        action=argparse.BooleanOptionalAction,
+        help="with --apply-chat-template: worked examples as turns, or all in one message (default: turns)",
+    )
+    verb.add_argument(
+        "--gen-kwargs",
+        metavar="K=V,K=V|JSON",
+        help="with --tasks: arguments of generation in place of the task's, such as temperature=0.7,max_gen_toks=512",
+    )
+    verb.add_argument(
+        "--batch-size",
+        metavar="N|auto",
+        help="sequences at once; auto tries how many fit (default: by the model's size)",
+    )
+    verb.add_argument(
+        "--samples", action="store_true", help="write prompts, completions and their scores too: FILE-samples.jsonl"
+    )
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
 

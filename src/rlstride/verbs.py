@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rlstride.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
+    from rlstride.evaluation.prompting import Prompting
     from rlstride.evaluation.scorer import ValidationScorer
 
 
@@ -179,10 +180,13 @@ def evaluate(options: argparse.Namespace) -> None:
     variants = None if options.variants is None else read_variants(options.variants)
     on_the_way = None if options.on_the_way is None else read_variants(options.on_the_way, "--on-the-way")
     chosen = {"steps": options.steps, "variants": variants, "on_the_way": on_the_way, "device": options.device}
+    chosen |= {"samples": options.samples}
+    prompting = _prompting(options)
     if options.study is None:
-        chosen |= {"split": options.split, "limit": options.limit}
+        chosen |= {"split": options.split, "limit": options.limit, "prompting": prompting}
         score_on_lm_eval_tasks(options.models, options.tasks, options.out, **chosen)
         return
+    chosen |= {"batch_size": prompting.batch_size}
     study = load_study(options.study)
     cell = study.cell(options.cell) if options.cell else None
     score_on_study(study, cell, options.models, options.split, options.out, decodings=options.decodings, **chosen)
@@ -270,6 +274,36 @@ def _validation_scorer(options: argparse.Namespace) -> "ValidationScorer":
     from rlstride.trajectory.store import Trajectory
 
     return ValidationScorer(load_study(options.study), Trajectory(options.trajectory), options.device)
+
+
+def _prompting(options: argparse.Namespace) -> "Prompting":
+    """How tasks are put, from the flags of ``evaluate``."""
+    from rlstride.evaluation.prompting import Prompting, parse_generation, read_system_prompt
+
+    asked = {
+        "--apply-chat-template": options.apply_chat_template,
+        "--system-prompt": options.system_prompt is not None,
+        "--fewshot": options.fewshot is not None,
+        "--fewshot-as-multiturn": options.fewshot_as_multiturn is not None,
+        "--gen-kwargs": options.gen_kwargs is not None,
+    }
+    if options.study is not None and any(asked.values()):
+        flag = next(flag for flag, given in asked.items() if given)
+        raise RequestError(f"{flag}: a study's prompts are bare and its decodings its own; this flag goes with --tasks")
+    if options.fewshot_as_multiturn and not options.apply_chat_template:
+        raise RequestError("--fewshot-as-multiturn: turns need a conversation; give --apply-chat-template too")
+    if options.fewshot is not None and options.fewshot < 0:
+        raise RequestError(f"--fewshot: expected a whole number from 0, not {options.fewshot}")
+    size = options.batch_size
+    turns = options.apply_chat_template if options.fewshot_as_multiturn is None else options.fewshot_as_multiturn
+    return Prompting(
+        chat_template=options.apply_chat_template,
+        multiturn=turns,
+        system_prompt=None if options.system_prompt is None else read_system_prompt(options.system_prompt),
+        fewshot=options.fewshot,
+        generation={} if options.gen_kwargs is None else parse_generation(options.gen_kwargs),
+        batch_size=size if size in (None, "auto") else _positive(size, "--batch-size"),
+    )
 
 
 def _positive(text: str, flag: str) -> int:

@@ -321,6 +321,33 @@ def test_prompts_that_ask_for_the_same_thing_are_one_problem(chains: Study, tmp_
     assert table["accuracy"].tolist() == pytest.approx([sum(means) / len(means)])
 
 
+def test_a_study_can_be_scored_in_other_batches_and_with_its_texts(
+    chains: Study, task: Task, models: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "accuracy.parquet"
+    table = evaluated(chains, [models["some"]], out, decodings=["greedy"], batch_size=7, samples=True)
+    lines = [json.loads(line) for line in (tmp_path / "accuracy-samples.jsonl").read_text().splitlines()]
+    problems = draw_problems(task, "test", PROBLEMS, seed=0)
+    assert table["batch_size"].tolist() == ["7"]
+    assert [line["prompt"] for line in lines] == [problem.prompt for problem in problems]
+    verified = [float(task.verify(p, line["completions"][0])) for p, line in zip(problems, lines, strict=True)]
+    assert [line["scores"]["accuracy,every_sample"] for line in lines] == verified
+    assert table["accuracy"].tolist() == pytest.approx([sum(verified) / PROBLEMS])
+
+
+def test_a_chat_model_on_a_studys_bare_prompts_is_told_so(
+    chains: Study, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chat = shutil.copytree(models["none"], tmp_path / "chat")
+    (chat / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    evaluated(chains, [chat, models["some"]], tmp_path / "accuracy.parquet", decodings=["greedy"])
+    told = [line for line in capsys.readouterr().err.splitlines() if "template" in line]
+    assert told == [
+        "evaluate: chat: scored without the chat template that the tokenizer has "
+        "(a study's prompts are bare, in training and in scoring)"
+    ]
+
+
 def test_an_unknown_decoding_is_refused_with_the_known_ones(
     chains: Study, models: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -114,6 +114,24 @@ def kill_in_training(process: subprocess.Popen[Any], out: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["rloo", "strides"])
+def test_a_bases_generation_defaults_change_no_rollout_and_so_no_weight(
+    study_file: Path, tmp_path: Path, algorithm: str
+) -> None:
+    file = base_folder(load_study(study_file), "random") / "generation_config.json"
+    own = file.read_text()
+    defaults = {"do_sample": True, "min_p": 0.9, "suppress_tokens": [3, 4, 5], "no_repeat_ngram_size": 1}
+    plain, changed = tmp_path / "plain" / "trajectory", tmp_path / "changed" / "trajectory"
+    train(study_file, f"random/{algorithm}/0", plain)
+    file.write_text(json.dumps(json.loads(own) | defaults))
+    try:
+        train(study_file, f"random/{algorithm}/0", changed)
+    finally:
+        file.write_text(own)
+    assert digests(changed) == digests(plain)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])  # all of them: test_restart.py
 def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
     study_file: Path, tmp_path: Path, algorithm: str

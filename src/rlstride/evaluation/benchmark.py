@@ -2,12 +2,15 @@
 
 import hashlib
 import math
+import numbers
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
@@ -15,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import mean_interval
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
+from rlstride.evaluation.prompting import Prompting
 from rlstride.evaluation.tables import Measurement
 from rlstride.study.config import Decoding
 from rlstride.study.load import Study
@@ -23,6 +27,25 @@ from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
 
 _Z95 = 1.959964
 _FEWSHOT_SEED = 1234  # lm-eval's own
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """What lm-eval's ``evaluate`` gave for one task on one model.
+
+    Attributes:
+        documents: with their responses and metrics, in order; each once for every filter.
+        metrics: of the task, by "metric,filter".
+        seconds: of generating and scoring.
+        tokens: that were generated.
+        cut: prompts that were too long for the model, and lost their beginnings.
+    """
+
+    documents: list[Mapping[str, Any]]
+    metrics: Mapping[str, Any]
+    seconds: float
+    tokens: int
+    cut: int
 
 
 class StudyBenchmark:
@@ -47,7 +70,7 @@ class StudyBenchmark:
             manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=self.metadata)
             self._task = manager.load([name])["tasks"][name]
 
-    def score(self, lm: CountingHFLM, decoding: Decoding, seed: int) -> Measurement:
+    def score(self, lm: CountingHFLM, decoding: Decoding, seed: int, with_texts: bool = False) -> Measurement:
         """The model's accuracy with one decoding: avg@n over ``decoding.samples``, through lm-eval's ``repeats``.
 
         Prompts that ask for the same thing (one family) are right or wrong together: they count as one problem, with
@@ -55,22 +78,23 @@ class StudyBenchmark:
         """
         self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens))
         self._task.set_config("repeats", decoding.samples)
-        found, metrics, seconds, tokens = run_task(lm, self._task, seed)
+        found = run_task(lm, self._task, seed)
         families: dict[str, list[float]] = {}
-        for document in found:
+        for document in found.documents:
             families.setdefault(document["doc"]["family"], []).append(float(document["accuracy"]))
         scores = [statistics.fmean(family) for family in families.values()]
         accuracy = mean_interval(scores)
         return Measurement(
             n=len(scores),
-            samples=decoding.samples,
+            samples=averaged_samples(found.documents),
             accuracy=accuracy.value,
             low=accuracy.low,
             high=accuracy.high,
-            seconds=seconds,
-            tokens=tokens,
+            seconds=found.seconds,
+            tokens=found.tokens,
             scores=scores,
-            more={column: float(metrics[f"{column},every_sample"]) for column in self.columns},
+            more={column: float(found.metrics[f"{column},every_sample"]) for column in self.columns},
+            texts=document_texts(found.documents) if with_texts else [],
         )
 
 
@@ -102,50 +126,193 @@ def load_tasks(names: Sequence[str]) -> dict[str, Any]:
     return tasks
 
 
-def score_task(lm: CountingHFLM, task: Any, seed: int, limit: int | None) -> Measurement:
-    """A model's primary metric (the task's first, under its first filter) with lm-eval's standard error."""
+def score_task(
+    lm: CountingHFLM,
+    task: Any,
+    seed: int,
+    limit: int | None,
+    prompting: Prompting | None = None,
+    with_texts: bool = False,
+) -> Measurement:
+    """A model's primary metric (the task's first, under its first filter) and lm-eval's standard error, and all others.
+
+    Args:
+        lm: the model.
+        task: lm-eval's.
+        seed: of the sampling.
+        limit: the first so many problems; all if left out.
+        prompting: how the task is put, its number of worked examples and generation arguments aside: these it holds.
+        with_texts: whether prompts and completions are kept.
+    """
     if task.get_config("num_fewshot") is None:
         task.set_config("num_fewshot", 0)
-    documents, metrics, seconds, tokens = run_task(lm, task, seed, limit=limit, bootstrap_iters=1000)
-    key = next(key for key in metrics if "," in key and "_stderr," not in key)
+    found = run_task(lm, task, seed, limit=limit, bootstrap_iters=1000, prompting=prompting)
+    key = next(key for key in found.metrics if _is_metric(key))
     name, filter_name = key.split(",", 1)
-    scores = [document[name] for document in documents if document["filter"] == filter_name and name in document]
-    value, stderr = float(metrics[key]), metrics.get(f"{name}_stderr,{filter_name}")
-    half = _Z95 * stderr if isinstance(stderr, float) else math.nan
-    is_mean = all(isinstance(score, (int, float)) for score in scores)
+    documents = [each for each in found.documents if each["filter"] == filter_name and name in each]
+    value = float(found.metrics[key])
+    half = _Z95 * _as_float(found.metrics.get(f"{name}_stderr,{filter_name}"))
+    scores = [_as_float(each[name]) for each in documents]
+    is_mean = math.isclose(statistics.fmean(scores), value, abs_tol=1e-9)  # never so where one is no number
     bounded = is_mean and all(0 <= score <= 1 for score in scores)
     return Measurement(
-        n=len(scores),
-        samples=task.get_config("repeats"),
+        n=len(documents),
+        samples=averaged_samples(documents),
         accuracy=value,
         low=max(value - half, 0.0) if bounded else value - half,
         high=min(value + half, 1.0) if bounded else value + half,
-        seconds=seconds,
-        tokens=tokens,
-        scores=[float(score) for score in scores] if is_mean else [],
-        more={"metric": key},
+        seconds=found.seconds,
+        tokens=found.tokens,
+        scores=scores if is_mean else [],
+        more={"metric": key, "cut_prompts": found.cut},
+        metrics=metric_rows(found, task.higher_is_better()),
+        texts=document_texts(found.documents) if with_texts else [],
     )
 
 
+def averaged_samples(documents: Sequence[Mapping[str, Any]]) -> int:
+    """How many completions the score of each document is made of: those that its filter left of all that were drawn.
+
+    lm-eval's filter take_first leaves one of any number of repeats, a majority vote one answer, take_first_k k of them.
+
+    Args:
+        documents: as lm-eval logs them, of one filter. Where they differ, the fewest count.
+    """
+    return min(
+        min(len(left), len(drawn)) if isinstance(left, list) else 1
+        for document in documents
+        for left, drawn in zip(document["filtered_resps"], document["resps"], strict=True)
+    )
+
+
+def metric_rows(found: TaskRun, higher_is_better: Mapping[str, bool]) -> list[dict[str, Any]]:
+    """Every metric of a task under every filter.
+
+    Returns:
+        metric, filter, value, stderr (NaN where lm-eval has none), higher_is_better (None where it does not say), n
+        and samples of each.
+    """
+    rows = []
+    for key in filter(_is_metric, found.metrics):
+        name, filter_name = key.split(",", 1)
+        documents = [each for each in found.documents if each["filter"] == filter_name and name in each]
+        value, stderr = found.metrics[key], found.metrics.get(f"{name}_stderr,{filter_name}")
+        rows.append(
+            {
+                "metric": name,
+                "filter": filter_name,
+                "value": _as_float(value),
+                "stderr": _as_float(stderr),
+                "higher_is_better": higher_is_better.get(name),
+                "n": len(documents),
+                "samples": averaged_samples(documents) if documents else 0,
+            }
+        )
+    return rows
+
+
+def document_texts(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each document's model was given, what it answered, and its scores, as JSON holds them.
+
+    Args:
+        documents: as lm-eval logs them, each once for every filter.
+
+    Returns:
+        for each document doc_id, prompt (a list where its requests differ in it), target and scores by "metric,filter";
+        completions and answers (what each filter left of them) where text was generated, else continuations and their
+        loglikelihoods.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for document in documents:
+        arguments, drawn = document["arguments"], document["resps"]
+        entry = found.get(document["doc_id"])
+        if entry is None:
+            prompts = list(dict.fromkeys(request[0] for request in arguments))
+            entry = {"doc_id": int(document["doc_id"]), "prompt": prompts[0] if len(prompts) == 1 else prompts}
+            entry["target"] = _plain(document["target"])
+            if len(arguments[0]) > 1 and isinstance(arguments[0][1], Mapping):
+                entry |= {"completions": _plain(drawn[0]), "answers": {}}
+            else:
+                entry["continuations"] = [request[1] for request in arguments if len(request) > 1]
+                entry["loglikelihoods"] = [
+                    _plain(each[0][0] if isinstance(each[0], tuple) else each[0]) for each in drawn
+                ]
+            entry["scores"] = {}
+            found[document["doc_id"]] = entry
+        if "answers" in entry:
+            entry["answers"][document["filter"]] = _plain(document["filtered_resps"][0])
+        for name in document["metrics"]:
+            entry["scores"][f"{name},{document['filter']}"] = _plain(document[name])
+    return list(found.values())
+
+
 def run_task(
-    lm: CountingHFLM, task: Any, seed: int, *, limit: int | None = None, bootstrap_iters: int = 0
-) -> tuple[list[Mapping[str, Any]], Mapping[str, Any], float, int]:
+    lm: CountingHFLM,
+    task: Any,
+    seed: int,
+    *,
+    limit: int | None = None,
+    bootstrap_iters: int = 0,
+    prompting: Prompting | None = None,
+) -> TaskRun:
     """lm-eval's ``evaluate`` of one task on one model.
 
     Args:
         seed: of everything that is drawn: few-shot examples have lm-eval's own seed, so that all models see the same.
-
-    Returns:
-        the documents with their metrics, in order; the task's metrics; seconds; tokens.
+        prompting: how the task is put; bare if left out.
     """
+    asked = prompting or Prompting()
     task.set_fewshot_seed(_FEWSHOT_SEED)
     torch.manual_seed(seed)
-    tokens, started = lm.tokens, time.monotonic()
+    tokens, cut, started = lm.tokens, lm.cut, time.monotonic()
     with quiet_lm_eval():
-        results = evaluate(lm, {"tasks": {task.task_name: task}}, limit=limit, bootstrap_iters=bootstrap_iters)
+        results = evaluate(
+            lm,
+            {"tasks": {task.task_name: task}},
+            limit=limit,
+            bootstrap_iters=bootstrap_iters,
+            system_instruction=asked.system_prompt,
+            apply_chat_template=asked.chat_template,
+            fewshot_as_multiturn=asked.multiturn,
+        )
     seconds = time.monotonic() - started
     documents = sorted(results["samples"][task.task_name], key=lambda document: int(document["doc_id"]))
-    return documents, results["results"][task.task_name], seconds, lm.tokens - tokens
+    _require_system_prompt(documents, task, asked)
+    return TaskRun(documents, results["results"][task.task_name], seconds, lm.tokens - tokens, lm.cut - cut)
+
+
+def _require_system_prompt(documents: Sequence[Mapping[str, Any]], task: Any, asked: Prompting) -> None:
+    """Where a chat template fails, lm-eval tries again without the system message, and warns in its log alone."""
+    if asked.system_prompt is None or task.OUTPUT_TYPE == "loglikelihood_rolling":
+        return
+    text = asked.system_prompt.strip()
+    lost = sum(text not in str(document["arguments"][0][0]) for document in documents)
+    if lost:
+        raise RequestError(
+            f"--system-prompt: the chat template refuses it in {lost} of {len(documents)} prompts of {task.task_name}"
+        )
+
+
+def _is_metric(key: str) -> bool:
+    return "," in key and "_stderr," not in key
+
+
+def _as_float(value: Any) -> float:
+    """NaN for what is no number, such as lm-eval's "N/A"."""
+    return float(value) if isinstance(value, (numbers.Real, np.bool_)) else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it: numpy's numbers as Python's, anything unknown as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def sampling_seed(*parts: str | int) -> int:

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.contrast import Contrast, ContrastProcessor
 from rlstride.evaluation.models import Candidate
+from rlstride.generation import asked_generation, settled_sampling
 from rlstride.progress import quiet
 from rlstride.trajectory.architecture import build_model
 from rlstride.trajectory.compare import widest_dtype
@@ -43,6 +44,7 @@ class CountingHFLM(HFLM):
 
     Attributes:
         tokens: completion tokens generated so far, end-of-sequence tokens included, padding not.
+        cut: prompts so far that were longer than the model takes: lm-eval leaves out their beginnings.
         contrast: what its logits are extrapolated from; None leaves them as they are.
     """
 
@@ -50,8 +52,31 @@ class CountingHFLM(HFLM):
         parameters = sum(parameter.numel() for parameter in model.parameters())
         batch_size: int | str = _TINY_BATCH if parameters < _TINY_PARAMETERS else "auto" if _on_gpu(model) else 8
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        self.tokens = 0
+        self.tokens = self.cut = 0
         self.contrast: Contrast | None = None
+
+    def use_batch_size(self, size: int | str) -> None:
+        """Takes ``size`` sequences at once from now on; "auto" looks for the most that fit, once for each model."""
+        self.batch_size_per_gpu, self.batch_schedule = size, 1
+        self.batch_sizes: dict[int, int] = {}  # of an earlier search
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: str = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ids, mask = super().tok_batch_encode(strings, padding_side, None, truncation)  # (B, P)
+        if left_truncate_len:
+            self.cut += int((mask.sum(dim=1) > left_truncate_len).sum())
+            ids, mask = ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
+        return ids, mask
+
+    def _loglikelihood_tokens(self, requests: list[Any], *arguments: Any, **options: Any) -> list[tuple[float, bool]]:
+        self.cut += sum(len(context) + len(rest) > self.max_length + 1 for _, context, rest in requests)
+        found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, *arguments, **options)
+        return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         completions: list[str] = super().generate_until(requests, disable_tqdm=True)
@@ -93,9 +118,11 @@ class CountingHFLM(HFLM):
         return found
 
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        options = settled_sampling(options)
         if self.contrast is not None:
             options["logits_processor"] = [ContrastProcessor(self.contrast, options["attention_mask"])]
-        ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
+        with asked_generation(self.model):
+            ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
         self.tokens += count_tokens(ids[:, context.shape[1] :], self._end_tokens())
         return ids
 

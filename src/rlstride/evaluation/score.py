@@ -1,14 +1,24 @@
 """The verb ``evaluate``: many models through lm-eval in one process, into one table."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rlstride.errors import RequestError
 from rlstride.evaluation.benchmark import StudyBenchmark, load_tasks, sampling_seed, score_task
-from rlstride.evaluation.lm import Bench
+from rlstride.evaluation.lm import Bench, CountingHFLM
 from rlstride.evaluation.models import Candidate, parse_models
+from rlstride.evaluation.prompting import (
+    Prompting,
+    chat_template,
+    documents_digest,
+    files_digest,
+    names_of,
+    prepare_tasks,
+    require_template,
+)
 from rlstride.evaluation.tables import Journal, Row, measurement_key, write_tables
 from rlstride.progress import track
 from rlstride.study.config import Decoding
@@ -32,6 +42,8 @@ def score_on_study(
     variants: Sequence[AblationVariant] | None = None,
     on_the_way: Sequence[AblationVariant] | None = None,
     decodings: Sequence[str] | None = None,
+    batch_size: int | str | None = None,
+    samples: bool = False,
     device: str = "cpu",
 ) -> None:
     """Scores models on a study's task, all on the same problems in the same order; writes ``out`` and ``*-problems``.
@@ -50,6 +62,8 @@ def score_on_study(
         variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
         on_the_way: those of the steps before the last of ``steps``; all if left out.
         decodings: some of the study's; all if left out.
+        batch_size: sequences at once, or "auto"; by the model's size if left out. Sampled completions depend on it.
+        samples: whether to write prompts and completions too, into ``*-samples.jsonl``.
         device: cpu or cuda.
 
     Raises:
@@ -57,7 +71,9 @@ def score_on_study(
     """
     chosen = _chosen_decodings(study, decodings)
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
+    _tell_of_templates(candidates, "a study's prompts are bare, in training and in scoring")
     benchmark = StudyBenchmark(study, split)
+    how: dict[str, str | int | bool] = {} if batch_size is None else {"batch_size": str(batch_size)}
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     about = {"cell": str(cell) if cell else None, "split": split, "models": len(candidates), "device": device}
     # Edits are scored by a job of their own, and two jobs never write to one file.
@@ -65,18 +81,20 @@ def score_on_study(
     with ledger_entry(out.parent / "ledger", stage, **about) as found:
         for candidate in track(candidates, f"evaluate {split}"):
             place = labels_of(study, cell, candidate)
-            weights = candidate.weights_digest()
+            model = _model_digests(candidate)
             for name, decoding in chosen.items():
                 seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
-                key = _key(weights, seed, task=benchmark.metadata, decoding=decoding.model_dump())
+                asked = {"task": benchmark.metadata, "decoding": decoding.model_dump(), "samples": samples, **how}
+                key = _key(model, seed, **asked)
                 measurement = journal.find(key)
                 if measurement is None:
-                    measurement = benchmark.score(bench.seat(candidate), decoding, seed)
+                    lm = _seated(bench, candidate, batch_size)
+                    measurement = benchmark.score(lm, decoding, seed, samples)
                     journal.add(key, measurement)
-                rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement))
+                rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement, how))
         found["completions"] = sum(row.measurement.n * row.measurement.samples for row in rows)
         found["tokens"] = sum(row.measurement.tokens for row in rows)
-        write_tables(out, rows)
+        write_tables(out, rows, samples)
     journal.remove()
 
 
@@ -90,12 +108,15 @@ def score_on_lm_eval_tasks(
     variants: Sequence[AblationVariant] | None = None,
     on_the_way: Sequence[AblationVariant] | None = None,
     limit: int | None = None,
+    prompting: Prompting | None = None,
+    samples: bool = False,
     device: str = "cpu",
 ) -> None:
-    """Scores models on any lm-eval tasks, with each task's own prompts, decoding and primary metric.
+    """Scores models on any lm-eval tasks, as each task's file has it, unless ``prompting`` says otherwise.
 
-    Rows have decoding ``task``, the metric's name in the column ``metric``, and an interval from lm-eval's standard
-    error. A group or tag stands for all its tasks, one row each.
+    Rows have decoding ``task``, the primary metric's name in the column ``metric``, an interval from lm-eval's standard
+    error, and columns that say how the task was put; ``*-metrics`` has all metrics. A group or tag stands for all its
+    tasks, one row each.
 
     Args:
         models: ``[NAME[@STEP]=]PATH``, where a path may be org/name on the Hugging Face hub.
@@ -107,26 +128,37 @@ def score_on_lm_eval_tasks(
         variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
         on_the_way: those of the steps before the last of ``steps``; all if left out.
         limit: the first so many problems of each task only.
+        prompting: chat template, system prompt, worked examples, generation arguments and batch size.
+        samples: whether to write prompts and completions too, into ``*-samples.jsonl``.
         device: cpu or cuda.
 
     Raises:
-        RequestError: a task, a path or a model is wrong.
+        RequestError: a task, a path, a model or what is asked of it is wrong.
     """
+    asked = prompting or Prompting()
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way, hub=True)
     loaded = load_tasks(tasks)
+    _tell(prepare_tasks(loaded, asked))
+    templates = _templates(candidates, loaded, asked)
+    problems = {name: documents_digest(task, limit) for name, task in loaded.items()}
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     for candidate in track(candidates, "evaluate"):
         place: Labels = {"study": "", **_UNKNOWN_CELL, "model": candidate.variant, **candidate.labels}
-        weights = candidate.weights_digest()
+        model, template = _model_digests(candidate), templates[candidate.tokenizer]
         for name, task in loaded.items():
             seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
-            key = _key(weights, seed, task=task.dump_config(), limit=limit)
+            how = asked.columns(task, template) | {"limit": limit or 0}
+            key = _key(
+                model, seed, task=task.dump_config(), problems=problems[name], template=template, samples=samples, **how
+            )
             measurement = journal.find(key)
             if measurement is None:
-                measurement = score_task(bench.seat(candidate), task, seed, limit)
+                lm = _seated(bench, candidate, asked.batch_size)
+                measurement = score_task(lm, task, seed, limit, asked, samples)
                 journal.add(key, measurement)
-            rows.append(Row({**place, **_which(candidate, name, split, "task")}, measurement))
-    write_tables(out, rows)
+            rows.append(Row({**place, **_which(candidate, name, split, "task")}, measurement, how))
+    _tell(_after_scoring(rows, loaded))
+    write_tables(out, rows, samples)
     journal.remove()
 
 
@@ -154,9 +186,83 @@ def _which(candidate: Candidate, task: str, split: str, decoding: str) -> Labels
     }
 
 
-def _key(weights: str | None, seed: int, **request: Any) -> str | None:
-    """The journal's key of a measurement; None where nothing tells whether the weights are still the same."""
+def _seated(bench: Bench, candidate: Candidate, batch_size: int | str | None) -> CountingHFLM:
+    lm = bench.seat(candidate)
+    if batch_size is not None:
+        lm.use_batch_size(batch_size)
+    return lm
+
+
+def _templates(candidates: Sequence[Candidate], tasks: Mapping[str, Any], asked: Prompting) -> dict[str, str | None]:
+    """The chat template that each tokenizer's prompts are rendered with, None for bare ones, by the tokenizer's folder.
+
+    Raises:
+        RequestError: a template is asked for where there is none, or one that cannot do what is asked of it.
+    """
+    if not asked.chat_template:
+        _tell_of_templates(candidates, "--apply-chat-template would use it")
+        return {candidate.tokenizer: None for candidate in candidates}
+    found: dict[str, str | None] = {}
+    for candidate in candidates:
+        if candidate.tokenizer in found:
+            continue
+        tokenizer, found[candidate.tokenizer] = chat_template(candidate)
+        takes_system = require_template(candidate, tokenizer, asked)
+        described = [name for name, task in tasks.items() if task.get_config("description")]
+        if described and not takes_system:
+            losers = ", ".join(described)
+            _tell(
+                [f"{losers}: without the description, as the template of {candidate.tokenizer} has no system message"]
+            )
+    return found
+
+
+def _tell_of_templates(candidates: Sequence[Candidate], hint: str) -> None:
+    """Says once which of the models are chat models, as all of them are scored without their templates."""
+    by_tokenizer = {candidate.tokenizer: candidate for candidate in candidates}
+    chats = {place for place, candidate in by_tokenizer.items() if chat_template(candidate)[1] is not None}
+    if chats:
+        named = names_of([candidate for candidate in candidates if candidate.tokenizer in chats])
+        _tell([f"{named}: scored without the chat template that the tokenizer has ({hint})"])
+
+
+def _after_scoring(rows: Sequence[Row], tasks: Mapping[str, Any]) -> list[str]:
+    """What a reader of the table must know of its figures: completions that were dropped, prompts that were cut."""
+    notes = []
+    for name, task in tasks.items():
+        of_task = [row for row in rows if row.labels["task"] == name]
+        repeats, averaged = int(task.get_config("repeats") or 1), {row.measurement.samples for row in of_task}
+        if task.OUTPUT_TYPE == "generate_until" and averaged != {repeats}:
+            notes.append(
+                f"{name}: its file has repeats: {repeats}, but its filter leaves {min(averaged)} to average: "
+                f"samples says {min(averaged)}"
+            )
+        cut = max(int(row.measurement.more["cut_prompts"]) for row in of_task)
+        if cut:
+            notes.append(f"{name}: up to {cut} prompts were longer than the model takes and lost their beginnings")
+    return notes
+
+
+def _tell(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"evaluate: {sentence}", file=sys.stderr, flush=True)
+
+
+def _model_digests(candidate: Candidate) -> dict[str, str] | None:
+    """Digests of a model's weights, configuration and tokenizer; None where nothing tells whether they changed."""
+    weights = candidate.weights_digest()
     if weights is None:
         return None
+    return {
+        "weights": weights,
+        "files": files_digest(candidate.source),
+        "tokenizer": files_digest(candidate.tokenizer),
+    }
+
+
+def _key(model: Mapping[str, str] | None, seed: int, **request: Any) -> str | None:
+    """The journal's key of a measurement; None of a model without digests."""
+    if model is None:
+        return None
     libraries = {name: version(name) for name in ("rlstride", "lm_eval", "torch", "transformers")}
-    return measurement_key(weights=weights, seed=seed, libraries=libraries, **request)
+    return measurement_key(**model, seed=seed, libraries=libraries, **request)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,14 @@ class Measurement:
 
     Attributes:
         n: problems.
-        samples: completions for each of them.
+        samples: completions that each problem's score is the mean of.
         accuracy, low, high: mean over problems, and its 95 % interval.
         seconds: of generating and scoring.
         tokens: generated, end-of-sequence tokens included.
         scores: each problem's mean over its samples, in the task's order; empty if the metric is no mean over problems.
         more: further columns of the row, such as format_careful.
+        metrics: all of a task's, under all of its filters, a row each.
+        texts: what each document's model was given and answered, where that is asked for.
     """
 
     n: int
@@ -40,20 +42,30 @@ class Measurement:
     tokens: int
     scores: list[float]
     more: dict[str, float | str] = field(default_factory=dict)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    texts: list[dict[str, Any]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """The measurement's columns of the accuracy table."""
-        columns = asdict(self)
-        del columns["scores"], columns["more"]
+        columns = {each.name: getattr(self, each.name) for each in fields(self)}
+        for beside in ("scores", "more", "metrics", "texts"):
+            del columns[beside]
         return columns | self.more
 
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement and what it is of."""
+    """A measurement and what it is of.
 
-    labels: Mapping[str, str | int]  # by ROW_KEYS
+    Attributes:
+        labels: by ROW_KEYS.
+        measurement: what was found.
+        how: further columns that say how it was asked for, such as fewshot.
+    """
+
+    labels: Mapping[str, str | int]
     measurement: Measurement
+    how: Mapping[str, str | int | bool] = field(default_factory=dict)
 
 
 class Journal:
@@ -90,25 +102,32 @@ def measurement_key(**all_that_decides: Any) -> str:
     return hashlib.sha256(json.dumps(all_that_decides, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def write_tables(out: Path, rows: Sequence[Row]) -> None:
-    """Writes ``out`` (one line for each row) and ``*-problems`` beside it (one for each row and problem)."""
-    accuracy = pd.DataFrame([{**row.labels, **row.measurement.row()} for row in rows])
+def write_tables(out: Path, rows: Sequence[Row], with_texts: bool = False) -> None:
+    """Writes ``out`` (one line for each row), and beside it what does not fit into one.
+
+    ``*-problems`` has a line for each row and problem; ``*-metrics``, of lm-eval's tasks, for each row, metric and
+    filter; ``*-samples.jsonl``, where texts are asked for, for each row and document.
+    """
+    accuracy = pd.DataFrame([{**row.labels, **row.measurement.row(), **row.how} for row in rows])
     problems = pd.DataFrame(
         [
-            {
-                "variant": row.labels["variant"],
-                "step": row.labels["step"],
-                "task": row.labels["task"],
-                "decoding": row.labels["decoding"],
-                "problem": problem,
-                "score": score,
-            }
+            {**_model_and_task(row), "problem": problem, "score": score}
             for row in rows
             for problem, score in enumerate(row.measurement.scores)
         ],
         columns=["variant", "step", "task", "decoding", "problem", "score"],
     )
-    write_frames({problems_file(out): problems, out: accuracy})
+    metrics = [{**row.labels, **metric, **row.how} for row in rows for metric in row.measurement.metrics]
+    frames = {metrics_file(out): pd.DataFrame(metrics).astype({"higher_is_better": "boolean"})} if metrics else {}
+    if with_texts:
+        with atomic_file(samples_file(out)) as partial:
+            lines = [{**_model_and_task(row), **text, **row.how} for row in rows for text in row.measurement.texts]
+            partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    write_frames({**frames, problems_file(out): problems, out: accuracy})
+
+
+def _model_and_task(row: Row) -> dict[str, str | int]:
+    return {key: row.labels[key] for key in ("variant", "step", "task", "decoding")}
 
 
 def write_frames(frames: Mapping[Path, pd.DataFrame]) -> None:
@@ -172,3 +191,13 @@ def at_last_step(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
 def problems_file(out: Path) -> Path:
     """Where the scores of single problems lie: accuracy-problems.parquet beside accuracy.parquet."""
     return out.with_name(f"{out.stem}-problems{out.suffix}")
+
+
+def metrics_file(out: Path) -> Path:
+    """Where all metrics of lm-eval's tasks lie: accuracy-metrics.parquet beside accuracy.parquet."""
+    return out.with_name(f"{out.stem}-metrics{out.suffix}")
+
+
+def samples_file(out: Path) -> Path:
+    """Where prompts and completions lie: accuracy-samples.jsonl beside accuracy.parquet."""
+    return out.with_name(f"{out.stem}-samples.jsonl")

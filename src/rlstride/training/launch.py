@@ -26,7 +26,7 @@ from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint,
 from rlstride.training.jump import CutShort, StopAfter, cut_short, jump_settings, planned_jump
 from rlstride.training.lease import Lease, lease
 from rlstride.training.lines import LogLines
-from rlstride.training.registry import TRAINERS
+from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
 from rlstride.training.stop import KeepLease, StopOnSignal
 from rlstride.trajectory.files import write_text
@@ -113,7 +113,7 @@ def _train(
     checkpoint = from_main_process(lambda: _checkpoint_to_resume(out, config_hash, run))
     found["resumed_from"] = step_of(checkpoint) // updates if checkpoint else 0
     harvest = HarvestCallback(out, run.training.keep_every, updates)
-    trainer = TRAINERS[run.algorithm.trainer](run)
+    trainer = build_trainer(run)
     settings = getattr(run.algorithm, "stride", None)  # of RL algorithms only
     stride = StrideCallback(NextBatch(trainer), settings) if settings else None
     trainer.add_callback(KeepLease(held, updates))  # before anything is written

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import Trainer
 
+from rlstride.generation import generate_as_asked
 from rlstride.training import dapo, distillation, dr_grpo, grpo, gspo, ppo, reinforce_pp, rloo, sft
 from rlstride.training.run import Run
 
@@ -19,3 +20,10 @@ TRAINERS: dict[str, Callable[[Run[Any]], Trainer]] = {
     "sft": sft.build,
     "distillation": distillation.build,
 }
+
+
+def build_trainer(run: Run[Any]) -> Trainer:
+    """A cell's trainer, whose rollouts are drawn as the study says, whatever the base's generation_config.json has."""
+    trainer = TRAINERS[run.algorithm.trainer](run)
+    generate_as_asked(trainer)
+    return trainer
