@@ -161,6 +161,7 @@ def extrapolate(options: argparse.Namespace) -> None:
         target_accuracy=options.target_accuracy,
         target_step=options.target_step,
         scorer=None if options.study is None else lambda: _validation_scorer(options),
+        where_applicable=options.where_applicable,
     )
 
 

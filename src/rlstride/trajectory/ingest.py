@@ -13,7 +13,7 @@ from rlstride.trajectory.layout import InLayout, read_layout
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.hf import read_json
-from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, revisions
+from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, is_repository, revisions
 from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import FoundStep, find_steps, step_of
@@ -94,7 +94,8 @@ def _base(base: str, out: Path) -> tuple[BaseRecord, HFFolder]:
     address = HubAddress.parse(base) if is_address(base) else None
     folder = fetch(address) if address else Path(base)
     if not (folder / "config.json").is_file():
-        raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder")
+        hint = "" if address or not is_repository(base) else f", or on the hub hf://{base}"
+        raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder{hint}")
     if "quantization_config" in read_json(folder / "config.json"):
         raise RequestError(
             f"{folder / 'config.json'}: this base is quantised, so its files do not hold the weights that updates are "
