@@ -143,7 +143,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--scope",
         choices=SCOPES,
         default="linear",
-        help="with --rank: which matrices inside the layers change (default: all); all: and every other tensor too",
+        help="with --rank: which tensors change; linear: every matrix inside the layers, all: every other tensor too"
+        " (default: %(default)s)",
     )
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
 
@@ -197,6 +198,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="for methods that choose how far they go: on this study's validation problems, at its headline decoding",
     )
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="with --study: where models are scored")
+    verb.add_argument(
+        "--where-applicable", action="store_true", help="a method that is not applicable is no error (default: exit 1)"
+    )
     verb.add_argument(
         "--out",
         type=Path,

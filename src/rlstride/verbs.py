@@ -21,8 +21,15 @@ def check(options: argparse.Namespace) -> None:
     """Prints what a study holds and what it will take."""
     from rlstride.study.estimate import describe
     from rlstride.study.load import load_study
+    from rlstride.study.models import PublishedModel
 
-    print(describe(load_study(options.study)))
+    study = load_study(options.study)
+    print(describe(study))
+    if any(isinstance(model, PublishedModel) for model in study.models.values()):
+        from rlstride.zoo.characters import check_tokenizers  # takes a second, which tiny models need not wait
+
+        for sentence in check_tokenizers(study):
+            print(sentence)
 
 
 def pretrain(options: argparse.Namespace) -> None:
@@ -163,6 +170,7 @@ def extrapolate(options: argparse.Namespace) -> None:
         target_accuracy=options.target_accuracy,
         target_step=options.target_step,
         scorer=None if options.study is None else lambda: _validation_scorer(options),
+        where_applicable=options.where_applicable,
     )
 
 

@@ -7,8 +7,10 @@ rule see:
     resources:
         gpu=1,
         slurm_partition="gpu",
-    shell:
-        'echo "$(date +%s) $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES" > {output}; sleep 15; date +%s >> {output}'
+    shell:  # all four wait for each other, however long it takes to send them
+        'echo "$(date +%s) $SLURMD_NODENAME $CUDA_VISIBLE_DEVICES" > {output}; touch here-{wildcards.number}; '
+        'for second in $(seq 600); do [ "$(ls here-* | wc -l)" -ge 4 ] && break; sleep 1; done; '
+        "sleep 2; date +%s >> {output}"
 
 
 rule some_fail:

@@ -87,7 +87,7 @@ class Submission:
         assert found, self.said
         return found[1]
 
-    def job_of(self, rule: str, longest: float = 180.0) -> str:
+    def job_of(self, rule: str, longest: float = 900.0) -> str:
         """The number of the latest running job of a rule, once there is one."""
         found: list[str] = []
 
@@ -99,14 +99,14 @@ class Submission:
         wait_until(runs, longest)
         return found[-1]
 
-    def when_training(self, step: int, cell: str = "micro/grpo/seed0", longest: float = 240.0) -> str:
+    def when_training(self, step: int, cell: str = "micro/grpo/seed0", longest: float = 900.0) -> str:
         """The number of the training job, once it has kept a step."""
         job = self.job_of("train_cell", longest)  # of a study with one run
         kept = self.folder / "results" / "on-slurm" / cell / "trajectory" / f"step_{step:06d}"
         wait_until(kept.is_dir, longest)
         return job
 
-    def wait(self, longest: float = 420.0) -> int:
+    def wait(self, longest: float = 1800.0) -> int:
         return self.process.wait(longest)
 
     def kill(self) -> None:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 def submit(cluster: Cluster, folder: Path, *arguments: str, check: bool = True) -> None:
     """Runs the small workflow beside this file with the project's profile."""
     called = command(*arguments, snakefile=Path(__file__).parent / "devices.smk", study=None)
-    cluster.run(folder, *called, check=check, longest=300)
+    cluster.run(folder, *called, check=check, longest=1800)
 
 
 @pytest.mark.parametrize("groups", [(), ("--groups", "see=measure")], ids=["rules", "groups"])

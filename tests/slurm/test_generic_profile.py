@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import Cluster, wait_until
 from study import ROOT, assert_same_tables, command
 
 pytestmark = [
@@ -12,15 +12,19 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("qsub") is None, reason="no qsub (Debian: slurm-wlm-torque)"),
 ]
 
-QSUB = "qsub -V -N rlstride.{rule} -l nodes=1:ppn={threads},mem={resources.mem_mb}mb,walltime={resources.runtime}:00"
+NAME = "of-generic."  # no other test's
+QSUB = "qsub -V -N of-generic.{rule} -l nodes=1:ppn={threads},mem={resources.mem_mb}mb,walltime={resources.runtime}:00"
 
 
 def test_a_study_sent_with_qsub_ends_with_the_tables_of_a_local_one(
     cluster: Cluster, local: Path, folder: Path
 ) -> None:
-    sent = len(cluster.known())
     submit = ("--cluster-generic-submit-cmd", QSUB, "--latency-wait", "10")
     called = command(profile=ROOT / "profiles" / "generic", waits=submit, resources=("gpu=0",))
-    cluster.run(folder, *called, longest=420)
+    cluster.run(folder, *called, longest=1800)
     assert_same_tables(folder, local)
-    assert len(cluster.known()) - sent == 4  # training and measuring, of the run and of its frozen control
+    # What says that a job has ended is the last thing that it does: Slurm knows it a moment later.
+    wait_until(lambda: not {"PENDING", "RUNNING", "COMPLETING"} & {state for _, state in cluster.jobs_named(NAME)})
+    jobs = cluster.jobs_named(NAME)
+    done = [name.removeprefix(NAME) for name, state in jobs if state == "COMPLETED"]
+    assert sorted(done) == ["measure", "measure", "train_cell", "train_cell"], jobs  # of the run, and of its control

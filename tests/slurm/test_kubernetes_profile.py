@@ -135,7 +135,7 @@ class Study:
 
     def wait(self) -> str:
         """What Snakemake said, at its good end."""
-        assert self._process.wait(420) == 0, self._log.read_text()
+        assert self._process.wait(1800) == 0, self._log.read_text()
         return self._log.read_text()
 
 
@@ -154,12 +154,12 @@ def test_a_study_sent_to_kubernetes_ends_with_the_tables_of_a_local_one(local: P
 def test_a_training_whose_pod_is_ended_saves_and_its_retry_goes_on_from_there(lone: Path) -> None:
     sent = Study(lone, TABLE)
     kept = lone / "results" / "on-slurm" / "micro" / "grpo" / "seed0" / "trajectory" / "step_000080"
-    wait_until(kept.is_dir, 180)
+    wait_until(kept.is_dir, 900)
     (name,) = sent.made("train-cell")
     began = time.monotonic()
     sent.delete(name)
     wait_until((sent.jobs / name / "condition").exists)
-    assert time.monotonic() - began < 60  # it ended by itself, long before its grace of 300 s
+    assert time.monotonic() - began < 250  # it ended by itself, before its grace of 300 s
     sent.wait()
     attempts = ledger(lone)
     assert list(attempts["status"]) == ["failed", "done"]

@@ -13,12 +13,11 @@ pytestmark = pytest.mark.slow
 def test_a_study_on_a_cluster_ends_with_the_tables_of_a_local_run_in_two_jobs_for_each_run(
     cluster: Cluster, local: Path, folder: Path
 ) -> None:
-    before = len(cluster.known())
     sent = Submission(cluster, folder)
     assert sent.wait() == 0, sent.said
     assert_same_tables(folder, local)
-    jobs = cluster.known()[before:]
-    assert [state for _, state in jobs] == ["COMPLETED"] * 4, sent.said  # train and measure, of a cell and its control
+    states = [state for _, state in cluster.jobs_named(sent.run)]
+    assert states == ["COMPLETED"] * 4, sent.said  # train and measure, of a cell and its control
     steps = cluster.ask("sacct", "-n", "-P", "--starttime", "now-1day", "--name", sent.run, "--format=JobID").split()
     assert sum(step.endswith(".0") for step in steps) == 4
     assert not any(step.endswith(".1") for step in steps), "a job is one step, also where it has many rules"

@@ -1,10 +1,12 @@
+import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from rlstride.cli import main
+from rlstride.cli import build_parser, main
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -36,6 +38,34 @@ def test_a_wrong_request_is_one_sentence_and_exit_status_2(
     assert len(error.strip().splitlines()) == 1
 
 
+def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of all verbs, those of groups too."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(found for group in groups for inner in group.choices.values() for found in verbs(inner))]
+
+
+def test_a_default_that_help_names_for_a_choice_is_the_default() -> None:
+    named = {}
+    for verb in verbs(build_parser()):
+        for action in verb._actions:
+            if action.choices and action.help and not isinstance(action, argparse._SubParsersAction):
+                found = re.search(r"\(default: (\w+)\)", action.help % vars(action))
+                named |= {(verb.prog, action.dest): (found[1], action.default)} if found else {}
+    assert named["rlstride ablate", "scope"] == ("linear", "linear")
+    assert all(text == default for text, default in named.values())
+
+
+def test_a_base_that_reads_like_a_repository_is_hinted_at_by_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["ingest", "run", "--base", "Qwen/Qwen2.5-0.5B", "--out", "out"]) == 2
+    assert capsys.readouterr().err.strip().endswith("model folder, or on the hub hf://Qwen/Qwen2.5-0.5B")
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    assert main(["ingest", "run", "--base", "models/mine", "--out", "out"]) == 2
+    assert "hf://" not in capsys.readouterr().err
+
+
 def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of() -> None:
     grid = Path(__file__).parents[2] / "config" / "studies" / "grid.yaml"
     command = [sys.executable, "-m", "rlstride.cli", "check", "--study", str(grid)]
@@ -44,7 +74,7 @@ def test_a_reader_that_has_seen_enough_is_no_error_to_speak_of() -> None:
         assert process.stderr is not None
         process.stdout.close()  # as `| head` does
         assert process.stderr.read() == ""
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=300) == 1
 
 
 def test_a_wrong_cell_names_those_that_there_are(default_study_file: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,3 +65,26 @@ def test_r2_of_known_errors() -> None:
 def test_constant_accuracy_or_a_still_matrix_gives_a_flat_line() -> None:
     assert not fit_pls1(walk(5, 4), np.full(5, 0.4)).coefficients.any()
     assert not fit_pls1(np.ones((5, 4)), np.linspace(0, 1, 5)).coefficients.any()
+
+
+def test_accuracy_that_goes_with_no_feature_gives_a_flat_line_whatever_the_rounding() -> None:
+    """Opposed features: the least rounding in w cancels in the score, and the slope would divide by its square."""
+    x, y = np.array([1.0, -1.0, 1.0, -1.0]), np.array([0.4, 0.4, 0.5, 0.5])
+    for off in (0.0, 1e-16, -3e-16):
+        assert not fit_pls1(np.stack([x, -x], axis=1), y + off * x).coefficients.any()
+
+
+def test_what_moves_by_rounding_alone_is_constant() -> None:
+    rising = np.linspace(0.3, 0.9, 5)
+    still = 0.1 + np.array([0.0, 1.0, 2.0, 3.0, 4.0]) * 2**-56  # multiples of the spacing of floats at 0.1
+    assert np.ptp(still) > 0
+    assert not fit_pls1(still[:, None], rising).coefficients.any()
+    assert not fit_pls1(walk(5, 4), still).coefficients.any()
+    assert np.isnan(r2(still, rising))
+
+
+def test_r2_of_accuracies_whose_mean_rounds_away_from_them_is_undefined() -> None:
+    y = np.full(3, 0.1)
+    assert y.mean() != 0.1
+    assert np.isnan(r2(y, y))
+    assert np.isnan(q2_leave_one_out(walk(3, 4), y))

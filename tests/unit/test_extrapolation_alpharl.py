@@ -37,10 +37,21 @@ def test_constant_features_are_dropped_and_stay_where_they_are() -> None:
         (np.ones((4, 6)), RISING),  # the matrix does not move
         (np.zeros((4, 6)), RISING),
         (np.array([[1.0], [-1.0], [1.0], [-1.0]]), np.array([0.4, 0.4, 0.5, 0.5])),  # unrelated: slope 0
+        # Likewise, with the covariance 1e-17 in place of 0 that another processor's sums leave.
+        (np.array([[1.0], [-1.0], [1.0], [-1.0]]), np.array([0.4, 0.4, 0.5, np.nextafter(0.5, 1)])),
+        (np.array([[1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, 1.0]]), np.array([0.4, 0.4, 0.5, 0.5])),
+        (np.nextafter(0.1, [[1], [0], [1], [0]]), RISING),  # moves by rounding alone
     ],
 )
 def test_a_flat_or_undefined_line_is_none(X: np.ndarray, y: np.ndarray) -> None:
     assert fit_line(X, y) is None
+
+
+def test_the_line_of_a_weak_but_real_slope_is_kept() -> None:
+    """Accuracy 0.5 + 1e-6 x: far above rounding."""
+    line = fit_line(np.array([[0.0], [1.0], [2.0]]), 0.5 + 1e-6 * np.arange(3))
+    assert line is not None
+    assert line.at(0.5 + 5e-6)[0] == pytest.approx(5, rel=1e-6)
 
 
 def test_a_matrix_without_a_line_falls_back_to_its_last_rank_1_model_and_says_so() -> None:

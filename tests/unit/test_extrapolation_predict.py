@@ -84,9 +84,14 @@ def test_a_window_over_everything_extrapolates_linearly_to_the_last_checkpoint(
     assert all(torch.equal(model[name], last[name]) for name in model)
 
 
-def test_a_window_too_short_for_one_method_leaves_the_others(small_run: SmallRun, tmp_path: Path) -> None:
+def test_a_window_too_short_for_one_method_leaves_the_others(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "models"
-    assert extrapolate(small_run, out, "--method", "last,alpharl", "--window", "0.2,0.4") == 0
+    assert extrapolate(small_run, out, "--method", "last,alpharl", "--window", "0.2,0.4") == 1
+    reason = "alpharl needs 3 kept steps in its window; the window 0.2 holds 2"
+    said = f"rlstride extrapolate: {small_run.path}: 1 of 4 models not applicable (window_0.2_alpharl: {reason})\n"
+    assert capsys.readouterr().err.endswith(said)
     assert sorted(path.name for path in out.iterdir()) == [
         "not_applicable.json",
         "window_0.2_last",
@@ -94,7 +99,23 @@ def test_a_window_too_short_for_one_method_leaves_the_others(small_run: SmallRun
         "window_0.4_last",
     ]
     reasons = json.loads((out / "not_applicable.json").read_text())
-    assert reasons == {"window_0.2_alpharl": "alpharl needs 3 kept steps in its window; the window 0.2 holds 2"}
+    assert reasons == {"window_0.2_alpharl": reason}
+    asked = ("--method", "last,alpharl", "--window", "0.2,0.4", "--where-applicable")  # as the workflow does
+    assert extrapolate(small_run, out, *asked) == 0
+
+
+def test_alpharl_is_not_applicable_where_accuracy_goes_with_no_matrix(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    pd.read_parquet(run.evaluations).assign(accuracy=0.5).to_parquet(run.evaluations)
+    flags = ("--method", "alpharl", "--window", "0.4")
+    assert extrapolate(run, tmp_path / "m", *flags) == 1
+    assert "accuracy goes with the movement of no matrix in the window 0.4" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
+    assert extrapolate(run, tmp_path / "m", *flags, "--where-applicable") == 0
+    assert "14 matrices could not be fitted; the window's last update stands in" in capsys.readouterr().err
+    assert (tmp_path / "m" / "model.safetensors").is_file()
 
 
 def test_a_single_window_too_short_is_an_error(

@@ -65,7 +65,7 @@ def measuring(trajectory: Path, study: Path, device: str, out: Path) -> list[lis
     """Every verb that has a device, on one run."""
     scored = ["--study", study, "--device", device]
     validation = out / "validation.parquet"
-    first_part = ["--method", METHODS, "--window", 0.6, "--evaluations", validation]
+    first_part = ["--method", METHODS, "--window", 0.6, "--evaluations", validation, "--where-applicable"]
     verbs = [
         ["evaluate", trajectory, *scored, "--split", "validation", "--out", validation],
         ["evaluate", trajectory, *scored, "--variants", EDITS, "--out", out / "edits.parquet"],

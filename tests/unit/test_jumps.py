@@ -41,7 +41,7 @@ JUMPS = {
     "on": {"method": "linear", "window": 0.4, "until": 0.8},
 }
 CELL = "random/grpo/0"
-LONGEST_WAIT = 120.0
+LONGEST_WAIT = 600.0
 
 
 @pytest.fixture(scope="module")

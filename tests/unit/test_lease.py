@@ -84,9 +84,9 @@ def test_a_holder_elsewhere_that_still_beats_is_left_alone(file: Path) -> None:
 
 def test_a_holder_elsewhere_that_fell_silent_is_waited_for_and_then_replaced(file: Path) -> None:
     write_lease(file)
-    began = time.monotonic()
+    touched = file.stat().st_mtime
     with lease(file, **QUICK):
-        assert time.monotonic() - began >= 0.4
+        assert time.time() - touched >= QUICK["stale"] - 0.05  # files are dated by a coarser clock
         assert json.loads(file.read_text())["pid"] == os.getpid()
 
 
@@ -122,7 +122,9 @@ def test_of_many_that_start_at_once_one_gets_it(file: Path) -> None:
                 with lock:
                     inside[0] += 1
                     most[0] = max(most[0], inside[0])
-                time.sleep(0.3)
+                deadline = time.monotonic() + 30
+                while refused[0] < 7 and time.monotonic() < deadline:  # until all others have met it
+                    time.sleep(0.02)
                 with lock:
                     inside[0] -= 1
         except WorkError:
@@ -167,23 +169,25 @@ def test_a_run_that_lost_its_lease_stops_before_it_writes(file: Path) -> None:
 
 
 def test_a_patient_second_writer_waits_for_one_that_is_about_to_end(file: Path) -> None:
-    inside = threading.Event()
+    inside, about_to_leave = threading.Event(), threading.Event()
 
     def first() -> None:
         with lease(file, beat=0.05, stale=60):
             inside.set()
             time.sleep(0.8)
+            about_to_leave.set()
 
     thread = threading.Thread(target=first)
     thread.start()
     inside.wait()
-    with lease(file, patience=20, beat=0.05, stale=60):
-        assert not thread.is_alive() or not thread.join(1)
+    with lease(file, patience=40, beat=0.05, stale=60):
+        assert about_to_leave.is_set()
+    thread.join()
     with lease(file, beat=0.05, stale=60):
         began = time.monotonic()
         with pytest.raises(WorkError, match="wait for it"), lease(file, patience=1.5, stale=60):
             pass
-        assert 1.4 < time.monotonic() - began < 10
+        assert 1.4 < time.monotonic() - began < 30
 
 
 def test_a_lease_that_somebody_removed_is_made_again(file: Path) -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
+from synthetic_study import ACCURACIES, striding_study, synthetic_study, write_cells, write_dynamics
 
 from rlstride.errors import RequestError
 from rlstride.report.collect import TABLES, collect, tables_of
 from rlstride.report.figures import FIGURES
 from rlstride.report.page import write_report
+from rlstride.study.figures import figures_of
 from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
 
@@ -18,11 +19,15 @@ from rlstride.study.paths import StudyPaths
 DRAWN = [spec for spec in FIGURES if not spec.name.startswith("stride_")]
 
 
+def edited_on_the_way() -> Study:
+    """A study that asks for every figure but those of strides."""
+    return synthetic_study(ablation=synthetic_study().spec.ablation.model_dump() | {"at": [0.5, 1.0]})
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """results/demo with a report on every part of a study."""
-    ablation = synthetic_study().spec.ablation.model_dump() | {"at": [0.5, 1.0]}
-    study, results = synthetic_study(ablation=ablation), tmp_path_factory.mktemp("results") / "demo"
+    study, results = edited_on_the_way(), tmp_path_factory.mktemp("results") / "demo"
     write_cells(results, study)
     write_dynamics(
         results, study, r2_in_sample=0.95, r2_random_walk=0.93, forecast_error=0.3, forecast_error_persistence=0.2
@@ -107,7 +112,7 @@ def test_the_page_shows_cost_by_stage_and_accuracy_by_variant(reported: Path) ->
 
 
 def test_reporting_twice_gives_the_same_bytes(reported: Path, tmp_path: Path) -> None:
-    write_report(reported, synthetic_study(), reported / "again")
+    write_report(reported, edited_on_the_way(), reported / "again")
     for file in sorted((reported / "report").rglob("*.*")):
         assert (reported / "again" / file.relative_to(reported / "report")).read_bytes() == file.read_bytes(), file.name
 
@@ -118,12 +123,15 @@ def test_what_was_not_run_is_said_and_breaks_nothing(tmp_path: Path) -> None:
     page = (results / "report/index.html").read_text()
     assert "rank-1 models were not run" in page
     assert "linear dynamics were not measured" in page
+    asked = figures_of(synthetic_study(models=["tiny-llama"]))
     for spec in FIGURES:
+        if spec.name not in asked:
+            continue
         # the workflow declares the images, so they exist; there is no table for what was not drawn
         assert (results / f"report/figures/{spec.name}.svg").is_file()
         drawn = (results / f"report/figures/{spec.name}.csv").exists()
         assert drawn == (spec.name == "accuracy_by_cell")  # which needs nothing but bases and full runs
-    assert page.count("The tables hold nothing to draw this from") == len(FIGURES) - 1
+    assert page.count("The tables hold nothing to draw this from") == len(asked) - 1
 
 
 def test_a_study_without_any_evaluation_has_a_page_that_says_so(tmp_path: Path) -> None:
@@ -151,7 +159,32 @@ def test_a_study_that_measures_no_drift_is_reported_without_its_tables(tmp_path:
     page = (results / "report/index.html").read_text()
     assert set(re.findall(r'href="\.\./tables/([\w-]+)\.csv"', page)) == {*tables_of(study), "claims"}
     assert {"drift", "tokens"} == set(TABLES) - set(tables_of(study)) - {"jumps", "strides", "stride-progress"}
-    assert not (results / "report/figures/drift.csv").exists()
+
+
+def test_a_study_has_no_figure_of_a_stage_that_it_does_not_ask_for_even_where_an_earlier_one_left_it(
+    tmp_path: Path,
+) -> None:
+    left_out = {"drift": {"at": []}, "extrapolation": {"methods": []}, "ablation": {"variants": []}}
+    study, results = synthetic_study(models=["tiny-llama"], **left_out), tmp_path / "demo"
+    write_cells(results, study)
+    collect(results, study, tables_of(study))
+    figures = results / "report" / "figures"
+    figures.mkdir(parents=True)
+    for suffix in ("svg", "png", "csv"):
+        (figures / f"drift.{suffix}").touch()
+    write_report(results, study, results / "report")
+    of_every_run = {"accuracy_by_cell", "accuracy_over_steps", "formats_over_steps", "share_by_layer"}
+    of_every_run |= {"share_over_steps", "linear_fits", "angle_over_steps", "pca_paths", "tsne_paths"}
+    assert {file.stem for file in figures.iterdir()} == of_every_run
+    page = (results / "report/index.html").read_text()
+    assert page.count("<figure>") == len(of_every_run)
+    assert "How far models are from the base" not in page
+
+
+def test_each_figure_can_be_asked_for_by_a_study() -> None:
+    of_strides = {"stride_over_steps", "stride_over_seconds"}
+    assert {*figures_of(edited_on_the_way())} == {spec.name for spec in FIGURES} - of_strides
+    assert of_strides < {*figures_of(striding_study())}
 
 
 def test_a_report_before_collect_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 TRAINERS = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "sft", "dist", "strides"]
 KILLS_OF_EACH = 3  # 30 in all
-LONGEST_WAIT = 120.0
+LONGEST_WAIT = 600.0
 
 
 def _in_a_child(study: Path, cell: str, out: Path) -> None:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 ROLLOUTS = 16  # in a step of the study: 4 problems, 4 completions each
 KEPT = [2, 4, 6, 8, 10]
-LONGEST_WAIT = 240.0
+LONGEST_WAIT = 600.0
 
 
 def arguments(study: Path, cell: str, out: Path) -> list[str]:

@@ -15,7 +15,7 @@ SMOKE_STUDY = ROOT / "config" / "studies" / "smoke.yaml"
 
 
 def run(
-    program: str, *arguments: str | Path, folder: Path = ROOT, timeout: int = 120
+    program: str, *arguments: str | Path, folder: Path = ROOT, timeout: int = 1200
 ) -> subprocess.CompletedProcess[str]:
     """One of the programs installed beside this Python, with its output."""
     command = [str(Path(sys.executable).parent / program), *map(str, arguments)]
@@ -23,7 +23,7 @@ def run(
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def snakemake(*arguments: str | Path, folder: Path = ROOT, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+def snakemake(*arguments: str | Path, folder: Path = ROOT, timeout: int = 1200) -> subprocess.CompletedProcess[str]:
     """Snakemake on the repository's Snakefile; paths are relative to ``folder``, where it also keeps its records."""
     return run("snakemake", "--snakefile", ROOT / "Snakefile", *arguments, folder=folder, timeout=timeout)
 

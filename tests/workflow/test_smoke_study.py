@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from rlstride.report.collect import tables_of
 from rlstride.study.algorithms import PolicyGradient
 from rlstride.study.config import AlgorithmsFile
+from rlstride.study.figures import figures_of
 from rlstride.study.load import Study, load_study, validate_entries
 from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
 
@@ -71,7 +72,7 @@ class Finished:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     smoke = Finished(tmp_path_factory.mktemp("smoke") / "results")
-    done = snakemake(*smoke.request, timeout=20 * 60)
+    done = snakemake(*smoke.request, timeout=3 * 3600)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
     return smoke
 
@@ -115,8 +116,13 @@ def test_in_scope_full_rank_is_the_checkpoint_in_scope_and_the_base_elsewhere(
 
 
 def test_in_scope_full_rank_keeps_most_of_what_rl_gained(finished: Finished) -> None:
+    """Over half of it, beyond noise: where in 0.7 to 0.9 it lies depends on the processor."""
+    recovery = finished.table("recovery")
+    (row,) = [row for row in recovery.itertuples() if (row.pool, row.variant) == ("rl", "in_scope_full")]
     full, in_scope, base = (finished.accuracy(name).accuracy for name in ("full", "in_scope_full", "base"))
-    assert (in_scope - base) / (full - base) > 0.75
+    assert row.gain == pytest.approx((in_scope - base) / (full - base), abs=1e-4)
+    assert row.gain_low > 0.5
+    assert finished.accuracy("in_scope_full").low > finished.accuracy("rank_1_random").high
 
 
 def test_the_rank_1_model_beats_random_directions_of_the_same_norm(finished: Finished) -> None:
@@ -187,7 +193,7 @@ def test_a_run_that_really_stopped_at_its_window_is_the_model_that_was_predicted
     assert (row.window_step, row.last_step) == (16, 16)
     parts = row.train_seconds + row.validation_seconds + row.extrapolation_seconds
     assert row.window_seconds == pytest.approx(parts, rel=1e-4)
-    assert row.saved_seconds == pytest.approx(row.full_seconds - row.window_seconds, abs=1e-3)
+    assert row.saved_seconds == pytest.approx(row.full_seconds - row.window_seconds, abs=1e-5 * row.full_seconds)
     assert min(row.train_seconds, row.validation_seconds, row.extrapolation_seconds, row.window_tokens) > 0
 
 
@@ -207,8 +213,9 @@ def test_the_report_is_one_page_that_needs_no_other_file(finished: Finished) -> 
     assert "data:image/svg+xml;base64," in page
     assert "<script src" not in page
     assert 'rel="stylesheet"' not in page
-    for figure in (finished.root / "report" / "figures").glob("*.svg"):
-        assert figure.stat().st_size > 1000
+    figures = list((finished.root / "report" / "figures").glob("*.svg"))
+    assert {figure.stem for figure in figures} == set(figures_of(finished.study))
+    assert all(figure.stat().st_size > 1000 for figure in figures)
 
 
 def _runs(finished: Finished) -> list[str]:
@@ -275,7 +282,7 @@ def trained_and_scored(finished: Finished, folder: Path, algorithm: str, device:
     out, cell, scores = folder / device, f"tiny-llama/{algorithm}/0", folder / f"{device}.parquet"
     scored = ("--split", "validation", "--decodings", "t1.0", "--device", device, "--out", scores)
     for command in (("train", "--out", out), ("evaluate", out, *scored)):
-        done = run("rlstride", *command, "--study", study, "--cell", cell, timeout=600)
+        done = run("rlstride", *command, "--study", study, "--cell", cell, timeout=3600)
         assert done.returncode == 0, done.stderr
     return pd.read_parquet(scores).set_index("variant").loc["checkpoint"]
 
@@ -293,7 +300,7 @@ def test_every_algorithm_lifts_the_smoke_model_above_its_frozen_control(
     learned = trained_and_scored(finished, tmp_path, algorithm, device="cpu")
     validation = finished.table("validation")
     frozen = validation[validation.algorithm == "frozen"]
-    assert learned.low > frozen.accuracy.mean() + 0.1
+    assert learned.low > frozen.high.mean()
 
 
 def test_the_resolved_study_needs_no_catalogue(finished: Finished) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import update_config
 
+from rlstride.study.figures import figures_of
 from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder

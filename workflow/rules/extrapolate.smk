@@ -36,4 +36,4 @@ if PREDICTED:
         shell:
             "rlstride extrapolate {params.trajectory:q} --method {params.methods} --window {params.windows}"
             " --evaluations {input.evaluations:q} --target-accuracy {params.target} --decoding {params.decoding:q}"
-            " --study {params.study:q} --device {params.device} --out {params.folder:q} > {log:q} 2>&1"
+            " --study {params.study:q} --device {params.device} --where-applicable --out {params.folder:q} > {log:q} 2>&1"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+_ROUNDING = 1e-12  # a smaller share of what was subtracted or multiplied is rounding, which varies by processor
 
 
 @dataclass(frozen=True)
@@ -34,28 +35,49 @@ class Line:
 def fit_pls1(X: Array, y: Array) -> Line:
     """Standardises X, takes w ~ X^T y, and fits y on the score X w.
 
-    Constant features get the coefficient 0; so does everything where y is constant.
+    Constant features get the coefficient 0; so does everything where y is constant or goes with no feature.
 
     Args:
         X: rows x(t), (T, d).
         y: accuracy of the same steps, (T,).
     """
-    mean_x, mean_y = X.mean(axis=0), float(y.mean())
-    centred = X - mean_x
-    std = centred.std(axis=0, ddof=1)
-    moves = (np.ptp(X, axis=0) > 0) & (std > 0)
-    scaled = np.divide(centred, std, out=np.zeros_like(centred), where=moves)
-    w = scaled.T @ (y - mean_y)
+    mean_y = float(y.mean())
+    scaled, std = standardised(X)
+    w = covariances(scaled, y)
     z = scaled @ w  # (T,)
-    energy = float(z @ z)
-    slope = float(z @ (y - mean_y)) / energy if energy > 0 else 0.0
-    return Line(mean_x, mean_y, np.divide(slope * w, std, out=np.zeros_like(w), where=moves))
+    slope = float(z @ (y - mean_y)) / float(z @ z) if w.any() else 0.0
+    return Line(X.mean(axis=0), mean_y, np.divide(slope * w, std, out=np.zeros_like(w), where=std > 0))
+
+
+def standardised(X: Array) -> tuple[Array, Array]:
+    """Features of mean 0 and variance 1 (T, d), and what they were divided by, std (d,); both 0 where X is constant.
+
+    What moves by rounding alone is constant: its share of a fit would differ from one processor to another.
+    """
+    centred = X - X.mean(axis=0)
+    std = np.where(~_constant(X), centred.std(axis=0, ddof=1), 0.0)
+    return np.divide(centred, std, out=np.zeros_like(centred), where=std > 0), std
+
+
+def covariances(scaled: Array, y: Array) -> Array:
+    """w = X^T (y - mean y), (d,), of standardised features; 0 where y is constant or, to rounding, goes with none."""
+    centred = np.where(_constant(y), 0.0, y - y.mean())
+    w: Array = scaled.T @ centred
+    floor = _ROUNDING * float(np.linalg.norm(scaled) * np.linalg.norm(centred))
+    return w if float(np.linalg.norm(w)) > floor else np.zeros_like(w)
+
+
+def _constant(values: Array) -> NDArray[np.bool_]:
+    """Whether what runs along the first axis differs by no more than rounding."""
+    constant: NDArray[np.bool_] = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0)
+    return constant
 
 
 def r2(y: Array, predicted: Array) -> float:
     """1 - sum of squared errors / sum of squares about the mean; NaN where y is constant."""
-    total = float(((y - y.mean()) ** 2).sum())
-    return 1 - float(((y - predicted) ** 2).sum()) / total if total > 0 else float("nan")
+    if _constant(y):
+        return float("nan")
+    return 1 - float(((y - predicted) ** 2).sum()) / float(((y - y.mean()) ** 2).sum())
 
 
 def r2_in_sample(X: Array, y: Array) -> float:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from rlstride.dynamics.pls import Array, covariances, standardised
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.progress import track
@@ -28,7 +28,6 @@ from rlstride.spectra.svd import NEAR_TIE
 from rlstride.spectra.updates import UpdateReader, movement
 from rlstride.trajectory.store import Trajectory
 
-Array = NDArray[np.float64]
 _SMALLEST_EFFECT = 1e-9  # accuracy explained by one standard deviation of the score; below it the line is flat
 
 
@@ -171,23 +170,23 @@ def fit_line(X: Array, y: Array) -> AccuracyLine | None:
         y: accuracy (T,).
 
     Returns:
-        the line, or None where it is flat or undefined: constant accuracy, constant x, or a slope of about 0.
+        the line, or None where it is flat or undefined: constant accuracy, constant x, accuracy that goes with no
+        direction of x (PLS would divide by its covariance with them, 0 or rounding), or a slope of about 0.
     """
     from sklearn.cross_decomposition import PLSRegression
 
-    moves = np.ptp(X, axis=0) > 0
-    if not moves.any() or np.ptp(y) == 0:
+    scaled, std = standardised(X)
+    if not covariances(scaled, y).any():
         return None
+    moves = std > 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a residual of 0: the slope below says the same
         pls = PLSRegression(n_components=1, scale=True).fit(X[:, moves], y)
     z = pls.x_scores_[:, 0]  # (T,)
     centred = z - z.mean()
-    energy = float(centred @ centred)
-    a = float(centred @ (y - y.mean())) / energy if energy > 0 else 0.0
-    if not np.isfinite(a) or abs(a) * float(z.std()) <= _SMALLEST_EFFECT:
+    a = float(centred @ (y - y.mean())) / float(centred @ centred)
+    if abs(a) * float(z.std()) <= _SMALLEST_EFFECT:
         return None
-    mean, std, loadings = X.mean(axis=0), np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    std[moves] = X[:, moves].std(axis=0, ddof=1)
+    loadings = np.zeros(X.shape[1])
     loadings[moves] = pls.x_loadings_[:, 0]
-    return AccuracyLine(mean, std, loadings, a, float(y.mean() - a * z.mean()))
+    return AccuracyLine(X.mean(axis=0), std, loadings, a, float(y.mean() - a * z.mean()))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from rlstride.dynamics.accuracies import read_accuracies
-from rlstride.errors import RequestError
+from rlstride.errors import RequestError, WorkError
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Deltas, Method, Prediction, Score, Target
 from rlstride.extrapolation.registry import method_named
@@ -37,11 +37,13 @@ def write_predictions(
     target_accuracy: float = 1.0,
     target_step: int | None = None,
     scorer: Callable[[], Scorer] | None = None,
+    where_applicable: bool = False,
 ) -> None:
     """Writes one HF folder for each (method, window). No method reads a step beyond its window.
 
-    Where several are asked for and one's window holds too few kept steps, the others are still written, and the reason
-    is printed and kept in ``not_applicable.json`` beside the folders.
+    Where several are asked for and one is not applicable, as its window holds too few kept steps or its accuracy goes
+    with no matrix's movement, the others are still written, and the reason is printed and kept in
+    ``not_applicable.json`` beside the folders.
 
     Args:
         trajectory: a finished trajectory.
@@ -52,11 +54,13 @@ def write_predictions(
         target_step: step to extrapolate to, for the others; None is the run's last step.
         scorer: makes what scores models on validation problems, for methods that choose how far they go; asked once,
             and only where one of them is to be written.
+        where_applicable: a method that is not applicable is no error, and one that fits no matrix writes what stands in
+            for its fits: for a workflow, which asks for the same of every cell.
 
     Raises:
         RequestError: an unknown method, a window, target or evaluation that does not do, or, where a single model is
             asked for, a window that holds too few kept steps.
-        WorkError: a checkpoint holds NaN or infinite entries.
+        WorkError: a method is not applicable, or a checkpoint holds NaN or infinite entries.
     """
     if not 0 <= target_accuracy <= 1:
         raise RequestError(f"--target-accuracy: an accuracy is in [0, 1], not {target_accuracy:g}")
@@ -80,20 +84,24 @@ def write_predictions(
     for out, (method, share, window) in jobs.items():
         ledger = trajectory.folder.parent / "ledger"
         with ledger_entry(ledger, "extrapolate", method=method.name, window=share) as found:
+            if out not in skipped:
+                score = None if scores is None else _score_of_prediction(window, scores)
+                prediction = method.fit(window, accuracies[out]).predict(Target(goals[out], step, score))
+                if where_applicable or prediction.info.get("fitted") != 0:
+                    found |= _write(out, method, share, window, prediction)
+                else:
+                    skipped[out] = f"accuracy goes with the movement of no matrix in the window {share:g}"
             if out in skipped:
                 found["not_applicable"] = skipped[out]
                 print(f"extrapolate: {out.name}: not applicable: {skipped[out]}", file=sys.stderr)
-            else:
-                score = None if scores is None else _score_of_prediction(window, scores)
-                found |= _write(out, method, share, window, accuracies[out], Target(goals[out], step, score))
     _record_skipped(list(jobs), skipped)
+    if skipped and not where_applicable:
+        listed = "; ".join(f"{out.name}: {reason}" for out, reason in skipped.items())
+        raise WorkError(f"{trajectory.folder}: {len(skipped)} of {len(jobs)} models not applicable ({listed})")
 
 
-def _write(
-    out: Path, method: Method, share: float, window: Trajectory, accuracies: dict[int, float], target: Target
-) -> dict[str, Any]:
+def _write(out: Path, method: Method, share: float, window: Trajectory, prediction: Prediction) -> dict[str, Any]:
     """Writes one model; returns what the method tells of it."""
-    prediction = method.fit(window, accuracies).predict(target)
     card = prediction_card(method, share, window, prediction.info)
     if prediction.logit_factor is not None:
         with written_folder(out, card) as partial:

@@ -17,6 +17,7 @@ from rlstride.report import (
 )
 from rlstride.report.collect import write_table
 from rlstride.report.drawings import Drawing, Tables
+from rlstride.study.figures import figures_of
 from rlstride.study.load import Study
 from rlstride.trajectory.files import atomic_file
 
@@ -47,14 +48,19 @@ class FigureSpec:
 
 
 def write_figures(tables: Tables, study: Study, folder: Path) -> list[FigureFile]:
-    """Draws every figure. One whose data do not exist becomes an image that says so, without a CSV.
+    """Draws every figure that the study asks for. One whose data do not exist becomes an image that says so, without a
+    CSV; the files of one that an earlier version of the study asked for are removed.
 
     Args:
         tables: the study's tables by name.
         folder: gets a PNG, an SVG and a CSV for each figure.
     """
-    files = []
+    files, asked = [], figures_of(study)
     for spec in FIGURES:
+        if spec.name not in asked:
+            for suffix in ("svg", "png", "csv"):
+                (folder / f"{spec.name}.{suffix}").unlink(missing_ok=True)
+            continue
         with plt.rc_context(style.RC):
             drawing = spec.draw(tables, study)
             _save(drawing or _nothing_to_draw(spec.title), folder, spec.name)

@@ -17,6 +17,7 @@ from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.processes import failing_together, from_main_process, join_processes
 from rlstride.study.adapters import AdaLoRA
 from rlstride.study.load import Cell, Study, digest
+from rlstride.study.models import PublishedModel
 from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.tasks import build_task
@@ -32,6 +33,7 @@ from rlstride.training.stop import KeepLease, StopOnSignal
 from rlstride.trajectory.files import write_text
 from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
+from rlstride.zoo.characters import require_characters
 
 LEASE = "lease.json"  # in the folder of the trainer's own checkpoints
 _JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # in a job of Slurm, PBS, LSF, Grid Engine
@@ -206,7 +208,11 @@ def _require_models(study: Study, cell: Cell, base: Path, teacher: Path | None) 
     if not (base / "config.json").is_file():
         raise RequestError(
             f"{base}: the base of {cell.model} is not there; "
-            f"make it with rlstride pretrain --model {cell.model} --out {base}"
+            f"make it with rlstride pretrain --study {study.path} --model {cell.model} --out {base}"
+        )
+    if isinstance(study.models[cell.model], PublishedModel):
+        require_characters(
+            transformers.AutoTokenizer.from_pretrained(base), build_task(study.spec.task, study.task), str(base)
         )
     if teacher is not None and not (teacher / "config.json").is_file():
         raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")

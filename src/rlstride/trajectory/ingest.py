@@ -14,7 +14,7 @@ from rlstride.trajectory.description import Description, describe_step
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions
 from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.names import ModelTensors
-from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, revisions
+from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, is_repository, revisions
 from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import FoundStep, find_steps, step_of
@@ -121,7 +121,8 @@ def _base(base: str, out: Path) -> tuple[BaseRecord, ModelFolder]:
     address = HubAddress.parse(base) if is_address(base) else None
     folder = fetch(address) if address else Path(base)
     if not (folder / "config.json").is_file():
-        raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder")
+        hint = "" if address or not is_repository(base) else f", or on the hub hf://{base}"
+        raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder{hint}")
     model = ModelFolder(folder)
     if problems := [*model.missing(), *model.tensors.untied()]:
         raise RequestError(f"the base: {problems[0]}{_and_more(problems)}")

@@ -16,6 +16,7 @@ from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_folder
 from rlstride.trajectory.filling import load_model
 from rlstride.trajectory.sources.hub import HubAddress, fetch
+from rlstride.zoo.characters import require_characters
 from rlstride.zoo.cold_start import cold_start
 from rlstride.zoo.distillation import logit_distillation
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, Loss, PretrainingReport, accuracy, cross_entropy, pretrain
@@ -29,7 +30,7 @@ def make_base(study: Study, name: str, out: Path) -> None:
     """Makes one of the study's bases as a Hugging Face folder with fp32 weights, its tokenizer and pretraining.json.
 
     Raises:
-        RequestError: the study has no such model, or its source cannot be loaded.
+        RequestError: the study has no such model, its source cannot be loaded, or lacks characters of the task.
         WorkError: a tiny base did not reach its target accuracy within its cap on steps.
     """
     if name not in study.models:
@@ -37,10 +38,12 @@ def make_base(study: Study, name: str, out: Path) -> None:
     spec = study.models[name]
     with ledger_entry(out.parent / "ledger" / out.name, "pretrain", model=name) as found:
         if isinstance(spec, TinyModel):
-            tiny, task = fit_together(spec, study.task)
-            model, tokenizer, report = pretrain_tiny(name, tiny, build_task(study.spec.task, task))
+            tiny, fitted = fit_together(spec, study.task)
+            model, tokenizer, report = pretrain_tiny(name, tiny, build_task(study.spec.task, fitted))
         else:
             model, tokenizer, report = load_published(name, spec)
+            task = build_task(study.spec.task, study.task)
+            require_characters(tokenizer, task, f"models.yaml: {name}.source: {spec.source}")
         with atomic_folder(out) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)

@@ -48,6 +48,11 @@ def is_address(text: str) -> bool:
     return text.startswith(_SCHEME)
 
 
+def is_repository(text: str) -> bool:
+    """Whether this could be a repository's name, org/repo, written without the scheme: there is no such path."""
+    return _ADDRESS.fullmatch(_SCHEME + text) is not None and not Path(text).exists()
+
+
 def revisions(address: HubAddress, cache: Path | None = None) -> dict[HubAddress, int | None]:
     """The revisions that an address stands for, with their numbers, ascending; an address without ``{n}`` is its own.
 

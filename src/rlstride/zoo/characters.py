@@ -1,0 +1,62 @@
+"""Whether a model's tokenizer knows the characters of a task: a published one may not; a tiny one is made of them."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from rlstride.errors import RequestError, first_line
+from rlstride.study.load import Study
+from rlstride.study.models import PublishedModel
+from rlstride.tasks import Task, build_task
+
+
+def check_tokenizers(study: Study) -> list[str]:
+    """Looks at the tokenizer of every published model of a study.
+
+    Returns:
+        a sentence for each that cannot be read here, such as that of a hub that is not reached.
+
+    Raises:
+        RequestError: one lacks characters of the study's task, or a model's folder holds no tokenizer.
+    """
+    unread, task = [], build_task(study.spec.task, study.task)
+    for name, model in study.models.items():
+        if not isinstance(model, PublishedModel):
+            continue
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model.source, revision=model.revision)
+        except (OSError, ValueError) as error:
+            reason = f"the tokenizer of {model.source} cannot be read ({first_line(error)})"
+            if Path(model.source).is_dir():
+                raise RequestError(f"models.yaml: {name}.source: {reason}") from error
+            unread.append(f"{name}: {reason}; whether it knows the characters of {task.name} is not checked.")
+        else:
+            require_characters(tokenizer, task, f"models.yaml: {name}.source: {model.source}")
+    return unread
+
+
+def require_characters(tokenizer: PreTrainedTokenizerBase, task: Task, where: str) -> None:
+    """Refuses a tokenizer that cannot write what a task is made of.
+
+    Args:
+        tokenizer: a model's.
+        task: whose prompts and completions are made of ``task.alphabet``.
+        where: the model, as an error names it.
+
+    Raises:
+        RequestError: characters are missing.
+    """
+    if missing := missing_characters(tokenizer, task.alphabet):
+        listed = " ".join(missing)
+        raise RequestError(f"{where}: its tokenizer does not know {listed}, of which the task {task.name} is made")
+
+
+def missing_characters(tokenizer: PreTrainedTokenizerBase, characters: str) -> list[str]:
+    """Those of some characters that a tokenizer drops, takes for unknown, or reads back as another."""
+    missing = []
+    for character in characters:
+        tokens = tokenizer.encode(character, add_special_tokens=False)
+        is_unknown = tokenizer.unk_token_id is not None and tokenizer.unk_token_id in tokens
+        if is_unknown or character not in str(tokenizer.decode(tokens)):
+            missing.append(character)
+    return missing
