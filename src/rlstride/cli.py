@@ -61,12 +61,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "pretrain", run.pretrain, "make a base: a tiny one from scratch, a published one by copying it")
     verb.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     verb.add_argument("--model", required=True, metavar="NAME", help="one of the study's models")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _writes(verb, "DIR")
 
     verb = _verb(verbs, "train", run.train, "run one cell's RL and keep its trajectory; an interrupted run resumes")
     verb.add_argument("--study", type=Path, required=True, metavar="FILE")
     verb.add_argument("--cell", required=True, metavar="MODEL/ALGORITHM/SEED")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the trajectory's folder")
+    _writes(verb, "DIR", "the trajectory's folder")
     verb.add_argument(
         "--state",
         type=Path,
@@ -101,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--algorithm", default="unknown", metavar="NAME", help="what trained it, as tables shall say it")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="likewise (default: 0)")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where manifest.json is written")
+    _writes(verb, "DIR", "where manifest.json is written")
 
     verb = _verb(verbs, "inspect", run.inspect, "say what a path is, and what is wrong with it; weights are not read")
     verb.add_argument("path", metavar="PATH", help="a trajectory, a run's folder, a checkpoint, hf://org/repo@revision")
@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "spectra", run.spectra, "norms, singular triplets, ranks and sparsity of every kept update")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
     verb.add_argument(
         "--rank", default="8", metavar="K|full", help="singular triplets kept for each matrix (default: 8)"
     )
@@ -141,7 +141,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="linear",
         help="with --rank: which matrices inside the layers change (default: all); all: and every other tensor too",
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _writes(verb, "DIR")
 
     verb = _verb(
         verbs, "dynamics", run.dynamics, "how linear the trajectory is, beside its nulls and held-out future steps"
@@ -155,7 +155,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="accuracy of the kept steps, from rlstride evaluate",
     )
     verb.add_argument("--decoding", default="t1.0", metavar="NAME")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
 
     verb = _verb(
         verbs, "drift", run.drift, "how far kept steps and edited models are from the base in what they say (KL)"
@@ -171,7 +171,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--problems", type=int, metavar="N", help="validation problems (default: the study's)")
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
 
     verb = _verb(verbs, "extrapolate", run.extrapolate, "predict a later model from a first part of the trajectory")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
@@ -193,13 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="for methods that choose how far they go: on this study's validation problems, at its headline decoding",
     )
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="with --study: where models are scored")
-    verb.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="the model's folder; with several methods or windows, a folder of them",
-    )
+    _writes(verb, "DIR", "the model's folder; with several methods or windows, a folder of them")
 
     verb = _verb(verbs, "evaluate", run.evaluate, "score models with lm-eval, all in one process")
     verb.add_argument(
@@ -233,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--limit", type=int, metavar="N", help="with --tasks: the first N problems only")
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
 
     verb = _verb(verbs, "collect", run.collect, "gather the cells' Parquet files into the study's CSV tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
@@ -248,7 +242,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the headline decoding is named (default: RESULTS_DIR/study.yaml)",
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _writes(verb, "DIR")
 
     verb = _verb(verbs, "track", run.track, "write the ledgers, tables and figures to MLflow")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
@@ -283,6 +277,11 @@ def _verb(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
     return parser
+
+
+def _writes(verb: argparse.ArgumentParser, form: str, text: str | None = None) -> None:
+    verb.add_argument("--out", type=Path, required=True, metavar=form, help=text)
+    verb.add_argument("--force", action="store_true", help="replace what an earlier call wrote there")
 
 
 def _names(text: str) -> list[str]:

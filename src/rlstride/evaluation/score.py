@@ -9,7 +9,8 @@ from rlstride.errors import RequestError
 from rlstride.evaluation.benchmark import StudyBenchmark, load_tasks, sampling_seed, score_task
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import Candidate, parse_models
-from rlstride.evaluation.tables import Journal, Row, measurement_key, write_tables
+from rlstride.evaluation.tables import HOLDS_PROBLEMS, Journal, Row, measurement_key, problems_file, write_tables
+from rlstride.outputs import require_free_table
 from rlstride.progress import track
 from rlstride.study.config import Decoding
 from rlstride.study.load import Cell, Study
@@ -33,6 +34,7 @@ def score_on_study(
     on_the_way: Sequence[AblationVariant] | None = None,
     decodings: Sequence[str] | None = None,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     """Scores models on a study's task, all on the same problems in the same order; writes ``out`` and ``*-problems``.
 
@@ -51,10 +53,12 @@ def score_on_study(
         on_the_way: those of the steps before the last of ``steps``; all if left out.
         decodings: some of the study's; all if left out.
         device: cpu or cuda.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: a decoding, a path or a model is wrong.
+        RequestError: a decoding, a path or a model is wrong, or ``out`` exists or does not end in .parquet.
     """
+    require_free_table(out, force=force, beside={problems_file(out): HOLDS_PROBLEMS})
     chosen = _chosen_decodings(study, decodings)
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
     benchmark = StudyBenchmark(study, split)
@@ -91,6 +95,7 @@ def score_on_lm_eval_tasks(
     on_the_way: Sequence[AblationVariant] | None = None,
     limit: int | None = None,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     """Scores models on any lm-eval tasks, with each task's own prompts, decoding and primary metric.
 
@@ -108,10 +113,12 @@ def score_on_lm_eval_tasks(
         on_the_way: those of the steps before the last of ``steps``; all if left out.
         limit: the first so many problems of each task only.
         device: cpu or cuda.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: a task, a path or a model is wrong.
+        RequestError: a task, a path or a model is wrong, or ``out`` exists or does not end in .parquet.
     """
+    require_free_table(out, force=force, beside={problems_file(out): HOLDS_PROBLEMS})
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way, hub=True)
     loaded = load_tasks(tasks)
     bench, journal, rows = Bench(device), Journal(out), list[Row]()

@@ -9,12 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.outputs import has_columns
 from rlstride.study.config import StudyFile
 from rlstride.study.plan import drift_steps, edited_steps, edits_of_step
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.files import atomic_file
 
 ROW_KEYS = ("study", "model", "algorithm", "seed", "variant", "step", "task", "split", "decoding")
+HOLDS_PROBLEMS = has_columns("variant", "problem", "score")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rlstride.errors import RequestError
+from rlstride.outputs import require_nothing_else
 from rlstride.progress import track
 from rlstride.trajectory.compare import additions, misfits, parameters_by_dtype
 from rlstride.trajectory.files import sha256
 from rlstride.trajectory.layout import InLayout, read_layout
-from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions
+from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions, read_manifest
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.hf import read_json
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, revisions
@@ -27,8 +28,11 @@ def ingest(
     steps: Sequence[int] | None = None,
     algorithm: str = "unknown",
     seed: int = 0,
+    force: bool = False,
 ) -> Manifest:
     """Writes manifest.json over a foreign run. Nothing else is written, moved or copied.
+
+    A manifest that says the same already is left as it is.
 
     Args:
         sources: checkpoints, folders of runs, and addresses on the hub (``hf://org/repo@step_{n}``).
@@ -37,14 +41,20 @@ def ingest(
         steps: a number for each checkpoint in the order of ``sources``; None reads them from the names.
         algorithm: what trained the run, as tables shall say it.
         seed: the run's seed, likewise.
+        force: replace another run's manifest.
 
     Raises:
-        RequestError: a checkpoint is missing, damaged, of an unreadable kind, without a number, or not from this base.
+        RequestError: a checkpoint is missing, damaged, of an unreadable kind, without a number, or not from this base;
+            or ``out`` holds another run's manifest, or anything else.
     """
-    if out.is_dir() and any(file.name != "manifest.json" for file in out.iterdir()):
-        raise RequestError(f"{out}: this folder holds something other than an ingested run's manifest; name a new one")
+    require_nothing_else(out, ["manifest.json", ".manifest.json.partial"], "an ingested run's manifest")
+    former = read_manifest(out) if (out / "manifest.json").is_file() and not force else None
     base_record, base_source = _base(base, out)
     found = _numbered([step for source in sources for step in _find(source)], steps)
+    if former:  # what can be told before the steps' files are read for their digests
+        said = former.algorithm, former.seed, [record.step for record in former.steps]
+        if said != (algorithm, seed, sorted(found)):
+            raise _another_runs(out)
     records = [_record(step, found[step], base_source, out) for step in track(sorted(found), "ingest: steps")]
     manifest = Manifest(
         base=base_record,
@@ -54,9 +64,18 @@ def ingest(
         steps=records,
         libraries=library_versions(),
     )
+    if former:
+        if former.model_copy(update={"libraries": manifest.libraries}) != manifest:
+            raise _another_runs(out)
+        return former
     out.mkdir(parents=True, exist_ok=True)
     manifest.write(out)
     return manifest
+
+
+def _another_runs(out: Path) -> RequestError:
+    file = out / "manifest.json"
+    return RequestError(f"{file}: another run's manifest is here; name another --out, or replace it with --force")
 
 
 def _find(source: str) -> list[FoundStep]:

@@ -14,7 +14,7 @@ from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, Train
 from rlstride.trajectory.sources.lora import CONFIG
 from rlstride.trajectory.sources.recognise import Kind
 
-_RECORD = "step.json"
+STEP_RECORD = "step.json"
 
 
 class TrajectoryWriter:
@@ -43,13 +43,13 @@ class TrajectoryWriter:
                 model.save_pretrained(partial)
             dtype = str(trained.dtype).removeprefix("torch.")
             record = StepRecord(step=step, folder=name, kind=kind.value, sha256=weight_digests(partial), dtype=dtype)
-            (partial / _RECORD).write_text(record.model_dump_json(indent=1) + "\n")
+            (partial / STEP_RECORD).write_text(record.model_dump_json(indent=1) + "\n")
         return record
 
     def kept(self) -> list[StepRecord]:
         """The steps kept so far, ascending; a folder without a whole record is passed over."""
         records = []
-        for path in sorted(self.folder.glob(f"step_*/{_RECORD}")):
+        for path in sorted(self.folder.glob(f"step_*/{STEP_RECORD}")):
             try:
                 records.append(StepRecord.model_validate_json(path.read_text()))
             except ValidationError:
