@@ -38,10 +38,15 @@ _NO_HEAD_DIM = {"head_dim": None}
 _MAMBA = {"mamba_d_state": 4, "mamba_dt_rank": 4, "use_mamba_kernels": False}
 
 DENSE: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3"), {}),
-    **dict.fromkeys(("glm", "glm4", "gpt_neox", "bloom", "stablelm", "olmo", "olmo2", "olmo3", "cohere"), {}),
-    **dict.fromkeys(("cohere2", "starcoder2", "granite", "smollm3", "hunyuan_v1_dense", "ernie4_5", "seed_oss"), {}),
-    **dict.fromkeys(("nemotron", "persimmon"), {}),
+    **{
+        family: {} for family in ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3")
+    },
+    **{family: {} for family in ("glm", "glm4", "gpt_neox", "bloom", "stablelm", "olmo", "olmo2", "olmo3", "cohere")},
+    **{
+        family: {}
+        for family in ("cohere2", "starcoder2", "granite", "smollm3", "hunyuan_v1_dense", "ernie4_5", "seed_oss")
+    },
+    **{family: {} for family in ("nemotron", "persimmon")},
     "gpt2": _GPT2,
     "falcon": _NO_HEAD_DIM,
     "falcon, groups": {**_NO_HEAD_DIM, "new_decoder_architecture": True, "num_kv_heads": 2},
@@ -56,7 +61,7 @@ DENSE: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4, "time_step_rank": 4},
 }
 EXPERTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("mixtral", "granitemoe", "phimoe", "minimax_m2"), _LOCAL),
+    **{family: _LOCAL for family in ("mixtral", "granitemoe", "phimoe", "minimax_m2")},
     "gpt_oss": {**_LOCAL, **_FULL},
     "minimax": {**_LOCAL, **_FULL},
     "granitemoeshared": {**_LOCAL, "shared_intermediate_size": 8},

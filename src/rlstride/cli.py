@@ -63,12 +63,12 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "pretrain", run.pretrain, "make a base: a tiny one from scratch, a published one by copying it")
     verb.add_argument("--study", type=Path, default=Path("config/config.yaml"), metavar="FILE")
     verb.add_argument("--model", required=True, metavar="NAME", help="one of the study's models")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _writes(verb, "DIR")
 
     verb = _verb(verbs, "train", run.train, "run one cell's RL and keep its trajectory; an interrupted run resumes")
     verb.add_argument("--study", type=Path, required=True, metavar="FILE")
     verb.add_argument("--cell", required=True, metavar="MODEL/ALGORITHM/SEED")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="the trajectory's folder")
+    _writes(verb, "DIR", "the trajectory's folder")
     verb.add_argument(
         "--state",
         type=Path,
@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--algorithm", default="unknown", metavar="NAME", help="what trained it, as tables shall say it")
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="likewise (default: 0)")
     verb.add_argument("--model-key", metavar="KEY", help=_MODEL_KEY)
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="where manifest.json is written")
+    _writes(verb, "DIR", "where manifest.json is written")
 
     verb = _verb(verbs, "inspect", run.inspect, "say what a path is, and what is wrong with it; weights are not read")
     verb.add_argument("path", metavar="PATH", help="a trajectory, a run's folder, a checkpoint, hf://org/repo@revision")
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     verb = _verb(verbs, "spectra", run.spectra, "norms, singular triplets, ranks and sparsity of every kept update")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
     verb.add_argument(
         "--rank", default="8", metavar="K|full", help="singular triplets kept for each matrix (default: 8)"
     )
@@ -146,7 +146,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --rank: which tensors change; linear: every matrix inside the layers, all: every other tensor too"
         " (default: %(default)s)",
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _writes(verb, "DIR")
 
     verb = _verb(
         verbs, "dynamics", run.dynamics, "how linear the trajectory is, beside its nulls and held-out future steps"
@@ -160,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="accuracy of the kept steps, from rlstride evaluate",
     )
     verb.add_argument("--decoding", default="t1.0", metavar="NAME")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
 
     verb = _verb(
         verbs, "drift", run.drift, "how far kept steps and edited models are from the base in what they say (KL)"
@@ -176,7 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("--problems", type=int, metavar="N", help="validation problems (default: the study's)")
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
 
     verb = _verb(verbs, "extrapolate", run.extrapolate, "predict a later model from a first part of the trajectory")
     verb.add_argument("trajectory", type=Path, metavar="TRAJECTORY")
@@ -201,13 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--where-applicable", action="store_true", help="a method that is not applicable is no error (default: exit 1)"
     )
-    verb.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="the model's folder; with several methods or windows, a folder of them",
-    )
+    _writes(verb, "DIR", "the model's folder; with several methods or windows, a folder of them")
 
     verb = _verb(verbs, "evaluate", run.evaluate, "score models with lm-eval, all in one process")
     verb.add_argument(
@@ -270,7 +264,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--samples", action="store_true", help="write prompts, completions and their scores too: FILE-samples.jsonl"
     )
     verb.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    _writes(verb, "FILE.parquet")
 
     verb = _verb(verbs, "collect", run.collect, "gather the cells' Parquet files into the study's CSV tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
@@ -285,7 +279,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="where the headline decoding is named (default: RESULTS_DIR/study.yaml)",
     )
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+    _writes(verb, "DIR")
 
     verb = _verb(verbs, "track", run.track, "write the ledgers, tables and figures to MLflow")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
@@ -320,6 +314,11 @@ def _verb(
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run)
     return parser
+
+
+def _writes(verb: argparse.ArgumentParser, form: str, text: str | None = None) -> None:
+    verb.add_argument("--out", type=Path, required=True, metavar=form, help=text)
+    verb.add_argument("--force", action="store_true", help="replace what an earlier call wrote there")
 
 
 def _names(text: str) -> list[str]:

@@ -38,7 +38,7 @@ def pretrain(options: argparse.Namespace) -> None:
         from rlstride.study.load import load_study
         from rlstride.zoo.bases import make_base
 
-    make_base(load_study(options.study), options.model, options.out)
+    make_base(load_study(options.study), options.model, options.out, force=options.force)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -53,11 +53,12 @@ def train(options: argparse.Namespace) -> None:
 
         verb = ["train", "--study", options.study, "--cell", cell, "--out", options.out, "--state", state]
         verb += ["--jump", options.jump] if options.jump else []
+        verb += ["--force"] if options.force else []
         launch_processes(processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
     with _imports():
         from rlstride.training.launch import train_cell
 
-    train_cell(study, cell, options.out, state, options.jump)
+    train_cell(study, cell, options.out, state, options.jump, force=options.force)
 
 
 def ingest(options: argparse.Namespace) -> None:
@@ -72,6 +73,7 @@ def ingest(options: argparse.Namespace) -> None:
         algorithm=options.algorithm,
         seed=options.seed,
         model_key=options.model_key,
+        force=options.force,
     )
 
 
@@ -97,6 +99,7 @@ def spectra(options: argparse.Namespace) -> None:
         rank=rank,
         tolerances=options.tolerances or DEFAULT_TOLERANCES,
         device=options.device,
+        force=options.force,
     )
 
 
@@ -115,10 +118,11 @@ def ablate(options: argparse.Namespace) -> None:
         variant = AblationVariant(
             options.out.name, options.rank, options.rescale, scale=options.scale, scope=options.scope
         )
-        write_ablations(trajectory, step, {options.out: variant})
+        write_ablations(trajectory, step, {options.out: variant}, force=options.force)
         return
     variants = read_variants(options.variants)
-    write_ablations(trajectory, step, {options.out / variant.name: variant for variant in variants})
+    folders = {options.out / variant.name: variant for variant in variants}
+    write_ablations(trajectory, step, folders, force=options.force)
 
 
 def dynamics(options: argparse.Namespace) -> None:
@@ -126,7 +130,7 @@ def dynamics(options: argparse.Namespace) -> None:
     with _imports():
         from rlstride.dynamics.table import write_dynamics
 
-    write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding)
+    write_dynamics(options.trajectory, options.evaluations, options.out, decoding=options.decoding, force=options.force)
 
 
 def drift(options: argparse.Namespace) -> None:
@@ -146,6 +150,7 @@ def drift(options: argparse.Namespace) -> None:
         variants=[] if options.variants is None else read_variants(options.variants),
         problems=options.problems,
         device=options.device,
+        force=options.force,
     )
 
 
@@ -171,6 +176,7 @@ def extrapolate(options: argparse.Namespace) -> None:
         target_step=options.target_step,
         scorer=None if options.study is None else lambda: _validation_scorer(options),
         where_applicable=options.where_applicable,
+        force=options.force,
     )
 
 
@@ -190,6 +196,7 @@ def evaluate(options: argparse.Namespace) -> None:
     chosen = {"steps": options.steps, "variants": variants, "on_the_way": on_the_way, "device": options.device}
     chosen |= {"samples": options.samples}
     prompting = _prompting(options)
+    chosen |= {"force": options.force}
     if options.study is None:
         chosen |= {"split": options.split, "limit": options.limit, "prompting": prompting}
         score_on_lm_eval_tasks(options.models, options.tasks, options.out, **chosen)
@@ -216,7 +223,8 @@ def report(options: argparse.Namespace) -> None:
         from rlstride.report.page import write_report
         from rlstride.study.load import load_study
 
-    write_report(options.results, load_study(options.study or options.results / "study.yaml"), options.out)
+    study = load_study(options.study or options.results / "study.yaml")
+    write_report(options.results, study, options.out, force=options.force)
 
 
 def track(options: argparse.Namespace) -> None:

@@ -59,6 +59,14 @@ def test_training_curves_hold_every_step_of_runs_and_controls(tmp_path: Path) ->
     assert (row["step"], row["reward"], row["tokens"]) == (1, pytest.approx(0.42), 1000)
 
 
+def test_other_files_beside_the_tables_stay(tmp_path: Path) -> None:
+    write_cells(tmp_path / "demo", synthetic_study())
+    (tmp_path / "demo" / "tables").mkdir()
+    (tmp_path / "demo" / "tables" / "mine.csv").write_text("my own data")
+    collect(tmp_path / "demo", synthetic_study())
+    assert (tmp_path / "demo" / "tables" / "mine.csv").read_text() == "my own data"
+
+
 def test_only_the_tables_asked_for_are_written(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)

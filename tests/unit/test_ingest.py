@@ -234,7 +234,7 @@ def test_a_branch_for_each_step_is_a_run(root: Path, tmp_path: Path, monkeypatch
     assert (manifest.base.name, manifest.base.origin) == ("org/run", "hf://org/run@main")
     step, stored = Trajectory(tmp_path / "t").source(20), stored_tensors(folders["step_20"])
     assert torch.equal(step.tensor("model.norm.weight"), stored["model.norm.weight"])
-    again = ingest(["hf://org/run@step_20"], "hf://org/run@main", tmp_path / "t")
+    again = ingest(["hf://org/run@step_20"], "hf://org/run@main", tmp_path / "part")
     assert [record.step for record in again.steps] == [20]
 
 
@@ -283,6 +283,29 @@ def test_a_quantised_base_is_refused(root: Path, tmp_path: Path) -> None:
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
     assert "base/config.json: this model is quantised" in refusal(root / "glm4" / "hf", base, tmp_path)
+
+
+def test_the_same_run_is_ingested_again_and_another_one_only_with_force(root: Path, tmp_path: Path) -> None:
+    out, base = tmp_path / "t", str(root / "glm4" / "base")
+    steps = [str(root / "glm4" / "hf" / f"checkpoint-{step}") for step in STEPS]
+    whole = ingest(steps, base, out)
+    written = (out / "manifest.json").read_bytes(), (out / "manifest.json").stat().st_mtime_ns
+    assert ingest(steps, base, out) == whole
+    shifted = shutil.copytree(root / "glm4" / "hf" / "checkpoint-20", tmp_path / "elsewhere" / "checkpoint-20")
+    others = ((steps[:1], {}), (steps, {"seed": 1}), ([steps[0], str(shifted)], {}))
+    for sources, flags in others:
+        with pytest.raises(RequestError, match="another run's manifest is here; name another --out, or replace it"):
+            ingest(sources, base, out, **flags)
+    assert ((out / "manifest.json").read_bytes(), (out / "manifest.json").stat().st_mtime_ns) == written
+    assert [record.step for record in ingest(steps[:1], base, out, force=True).steps] == [10]
+    assert len(read_manifest(out).steps) == 1
+
+
+def test_what_a_killed_ingest_left_is_written_over(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / ".manifest.json.partial").write_text("{")
+    ingest([str(root / "glm4" / "hf")], str(root / "glm4" / "base"), tmp_path / "t")
+    assert [path.name for path in (tmp_path / "t").iterdir()] == ["manifest.json"]
 
 
 def test_a_folder_of_something_else_is_not_written_into(root: Path, tmp_path: Path) -> None:

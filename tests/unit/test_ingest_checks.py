@@ -306,7 +306,9 @@ def test_a_variant_that_edits_no_tensor_is_told(base: Path, tmp_path: Path, say:
     assert status == 0
     assert "rank_1_in_mlp: no matrix of its scope moved by step 10: it is the base" in said
     assert "ablate: rank_1: no matrix" not in said
-    assert "moved outside of it: model.layers.0.self_attn.q_proj" in (tmp_path / "v/rank_1_in_mlp/README.md").read_text()
+    assert (
+        "moved outside of it: model.layers.0.self_attn.q_proj" in (tmp_path / "v/rank_1_in_mlp/README.md").read_text()
+    )
 
 
 @pytest.mark.parametrize("what", ["a step", "a base", "a base's config"])

@@ -62,7 +62,9 @@ def test_every_matrix_of_experts_is_in_scope(family: str, tmp_path: Path) -> Non
     model.save_pretrained(tmp_path)
     inside = sum(weight.size for weight in weights_of(ModelFolder(tmp_path).source) if weight.in_scope)
     no_matrix = ("bias", "A_log", "conv1d.weight")
-    layers = [(n, p) for n, p in model.named_parameters() if ".layers." in n and p.ndim > 1 and not n.endswith(no_matrix)]
+    layers = [
+        (n, p) for n, p in model.named_parameters() if ".layers." in n and p.ndim > 1 and not n.endswith(no_matrix)
+    ]
     assert inside == sum(parameter.numel() for _, parameter in layers)
 
 
@@ -171,7 +173,9 @@ def test_a_single_file_and_shards_that_differ_are_refused_by_name(tmp_path: Path
     model.save_pretrained(tmp_path)
     for file, content in shards.items():
         file.write_bytes(content)
-    with pytest.raises(RequestError, match=r"model\.safetensors and the shards of .* are both here, and hold different"):
+    with pytest.raises(
+        RequestError, match=r"model\.safetensors and the shards of .* are both here, and hold different"
+    ):
         ModelFolder(tmp_path)
     decoder("llama", seed=7).save_pretrained(tmp_path / "single")
     (tmp_path / WEIGHTS).write_bytes((tmp_path / "single" / WEIGHTS).read_bytes())

@@ -117,6 +117,26 @@ def test_reporting_twice_gives_the_same_bytes(reported: Path, tmp_path: Path) ->
         assert (reported / "again" / file.relative_to(reported / "report")).read_bytes() == file.read_bytes(), file.name
 
 
+def test_a_report_leaves_files_of_others_alone_and_replaces_only_an_earlier_report(
+    reported: Path, tmp_path: Path
+) -> None:
+    paper, study = tmp_path / "paper", synthetic_study()
+    (paper / "figures").mkdir(parents=True)
+    (paper / "figures" / "drift.csv").write_text("my own data")
+    (paper / "notes.txt").write_text("mine")
+    with pytest.raises(RequestError, match=r"figures/drift\.csv: this file exists already; .* replace it with --force"):
+        write_report(reported, study, paper)
+    assert not (paper / "index.html").exists()
+    assert (paper / "figures" / "drift.csv").read_text() == "my own data"
+    write_report(reported, study, paper, force=True)
+    assert (paper / "figures" / "drift.csv").read_text() != "my own data"
+    write_report(reported, study, paper)  # an earlier report is made again
+    assert (paper / "notes.txt").read_text() == "mine"
+    (paper / "index.html").write_text("<title>My home page</title>")
+    with pytest.raises(RequestError, match=r"index\.html: this file exists already"):
+        write_report(reported, study, paper)
+
+
 def test_what_was_not_run_is_said_and_breaks_nothing(tmp_path: Path) -> None:
     results = tmp_path / "demo"
     write_report(results, bare_study(results), results / "report")

@@ -191,10 +191,10 @@ def test_an_interrupted_run_continues_with_the_tensors_that_are_left(
     monkeypatch.setattr(table_module, "measure", killed_at_the_tenth)
     measured.clear()
     with pytest.raises(Killed):
-        write_spectra(small_run.path, out)
+        write_spectra(small_run.path, out, force=True)
     monkeypatch.setattr(table_module, "measure", noted)
     measured.clear()
-    write_spectra(small_run.path, out, rank=2)
+    write_spectra(small_run.path, out, rank=2, force=True)
     assert len(measured) == len(small_run.trajectory.source(0).names()), "parts of another rank are of no use"
 
 
@@ -204,7 +204,7 @@ def test_a_failed_run_leaves_the_table_of_an_earlier_one(small_run: SmallRun, tm
     assert main(["spectra", str(run.path), "--out", str(out)]) == 0
     before = out.read_bytes(), out.with_suffix(".safetensors").read_bytes()
     (run.trajectory.model_folder(20) / "model.safetensors").write_bytes(b"damaged")
-    assert main(["spectra", str(run.path), "--out", str(out)]) == 2
+    assert main(["spectra", str(run.path), "--force", "--out", str(out)]) == 2
     assert (out.read_bytes(), out.with_suffix(".safetensors").read_bytes()) == before
 
 

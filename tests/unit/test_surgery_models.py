@@ -73,15 +73,21 @@ def test_a_folder_of_something_else_is_never_replaced(
     keep = tmp_path / "thesis"
     keep.mkdir()
     (keep / "chapter.tex").write_text("years of work")
-    assert ablate(small_run, keep, "--rank", "1") == 2
+    assert ablate(small_run, keep, "--rank", "1", "--force") == 2
     assert "holds something other than an edited model" in capsys.readouterr().err
     assert (keep / "chapter.tex").read_text() == "years of work"
 
 
-def test_an_edited_model_is_replaced_by_its_next_version(small_run: SmallRun, tmp_path: Path) -> None:
-    for rank in ("1", "2"):
-        assert ablate(small_run, tmp_path / "model", "--rank", rank) == 0
-    assert "rank-2 update" in (tmp_path / "model" / "README.md").read_text()
+def test_an_edited_model_is_replaced_by_its_next_version_only_with_force(
+    small_run: SmallRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tmp_path / "model" / "README.md"
+    assert ablate(small_run, tmp_path / "model", "--rank", "1") == 0
+    assert ablate(small_run, tmp_path / "model", "--rank", "2") == 2
+    assert "an edited model here already; name another one, or replace it with --force" in capsys.readouterr().err
+    assert "rank-1 update" in card.read_text()
+    assert ablate(small_run, tmp_path / "model", "--rank", "2", "--force") == 0
+    assert "rank-2 update" in card.read_text()
 
 
 def test_a_write_that_fails_leaves_the_earlier_model_whole(small_run: SmallRun, tmp_path: Path) -> None:

@@ -1,10 +1,17 @@
 """rlstride track: MLflow holds each run once, whole, whatever happened before."""
 
+import contextlib
+import errno
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +21,9 @@ from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells
 
 from rlstride.errors import RequestError
 from rlstride.report.collect import collect
-from rlstride.study.load import Study
+from rlstride.study.load import Study, resolved_yaml
 from rlstride.study.paths import StudyPaths
-from rlstride.tracking.mlflow_writer import CONTENT_TAG, KEY_TAG, PARENT_TAG, track
+from rlstride.tracking.mlflow_writer import CONTENT_TAG, CREATED_TAG, KEY_TAG, PARENT_TAG, track
 
 FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}
 
@@ -26,10 +33,20 @@ def study() -> Study:
     return synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
 
 
+@pytest.fixture(scope="module")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow takes some seconds to make its tables."""
+    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
+
+
 @pytest.fixture
-def results(tmp_path: Path, study: Study) -> Path:
+def results(tmp_path: Path, study: Study, empty_database: Path) -> Path:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     write_cells(tmp_path / "demo", study, FEW)
     collect(tmp_path / "demo", study)
+    (tmp_path / "demo/study.yaml").write_text(resolved_yaml(study))
     figure = tmp_path / "demo/report/figures/accuracy_over_rank.png"
     figure.parent.mkdir(parents=True)
     figure.write_bytes(b"a figure")
@@ -40,9 +57,9 @@ def uri_of(results: Path) -> str:
     return f"sqlite:///{results.parent / 'mlflow.db'}"
 
 
-def runs_of(results: Path) -> dict[str, object]:
-    client = MlflowClient(uri_of(results))
-    experiment = client.get_experiment_by_name("demo")
+def runs_of(results: Path, uri: str | None = None) -> dict[str, object]:
+    client = MlflowClient(uri or uri_of(results))
+    [experiment] = [found for found in client.search_experiments() if found.name == "demo"]
     found = client.search_runs([experiment.experiment_id], max_results=1000)
     runs = {run.data.tags[KEY_TAG]: run for run in found}
     assert len(runs) == len(found)
@@ -175,6 +192,153 @@ def test_a_killed_tracking_is_completed_by_the_next(
     track(results, study, f"sqlite:///{tmp_path / 'undisturbed.db'}")
     with sqlite3.connect(tmp_path / "undisturbed.db") as database:
         assert metric_points(results) == database.execute("select count(*) from metrics").fetchone()[0]
+
+
+LOOKING_TOGETHER = """
+import os, sys, time
+from pathlib import Path
+from mlflow import MlflowClient
+from rlstride.cli import main
+
+original, gate = MlflowClient.search_runs, Path(sys.argv[1])
+
+def waits_until_both_have_looked(*args, **kwargs):
+    found = original(*args, **kwargs)
+    looked = gate / str(os.getpid())
+    if not looked.exists():
+        looked.touch()
+        deadline = time.monotonic() + 8
+        while len(list(gate.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    return found
+
+MlflowClient.search_runs = waits_until_both_have_looked
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def track_twice_at_once(folders: list[Path], uri: str, gate: Path) -> list[str]:
+    """Two `rlstride track`, neither of which makes a run before the other has looked, if it can. What they say."""
+    gate.mkdir()
+    script = [sys.executable, "-c", LOOKING_TOGETHER, str(gate)]
+    verbs = [["track", str(folder), "--tracking-uri", uri] for folder in folders]
+    both = [subprocess.Popen([*script, *verb], stderr=subprocess.PIPE, text=True) for verb in verbs]
+    said = [process.communicate(timeout=300)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    return said
+
+
+def all_keys() -> set[str]:
+    cell = "demo/tiny-llama/grpo/0"
+    return {"demo", "demo/tiny-llama/frozen/0", cell, *(f"{cell}/{name}" for name in FEW)}
+
+
+@pytest.mark.slow
+def test_two_at_once_on_a_new_database_leave_one_run_of_each_key_and_one_says_that_it_waits(
+    results: Path, study: Study, tmp_path: Path
+) -> None:
+    (tmp_path / "mlflow.db").unlink()
+    said = track_twice_at_once([results, results], uri_of(results), tmp_path / "gate")
+    assert set(runs_of(results)) == all_keys()
+    assert sum("track: another process writes these runs; waits for it to end" in text for text in said) == 1
+
+
+@pytest.mark.slow
+def test_two_at_once_that_replace_old_runs_leave_one_run_of_each_key(
+    results: Path, study: Study, tmp_path: Path
+) -> None:
+    track(results, study, uri_of(results))
+    points = metric_points(results)
+    write_cells(results, study, FEW | {"rank_1": 0.1})
+    track_twice_at_once([results, results], uri_of(results), tmp_path / "gate")
+    runs = runs_of(results)
+    assert set(runs) == all_keys()
+    assert runs["demo/tiny-llama/grpo/0/rank_1"].data.metrics["accuracy/t1.0"] < 0.2
+    assert metric_points(results) == points
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_database: Path) -> Iterator[str]:
+    """The address of an MLflow server that keeps runs in SQLite and takes artifacts."""
+    shutil.copy(empty_database, tmp_path / "server.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    where = ["--host", "127.0.0.1", "--port", address.partition(":")[2], "--workers", "1"]
+    stores = ["--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}", "--artifacts-destination"]
+    command = [sys.executable, "-m", "mlflow", "server", *where, *stores, str(tmp_path / "artifacts")]
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+    try:
+        wait_until_it_answers(f"http://{address}/health", process)
+        yield f"http://{address}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+def wait_until_it_answers(address: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5)
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"{address} does not answer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("copies", [1, 2])  # of the results: on two machines, no lock keeps the writers apart
+def test_two_at_once_on_a_server_leave_one_run_of_each_key_with_its_artifacts(
+    results: Path, study: Study, tmp_path: Path, server: str, copies: int
+) -> None:
+    other = tmp_path / "elsewhere" / "demo"
+    shutil.copytree(results, other)
+    said = track_twice_at_once([results, other if copies == 2 else results], server, tmp_path / "gate")
+    assert sum("waits for it to end" in text for text in said) == 2 - copies
+    runs = runs_of(results, server)
+    assert set(runs) == all_keys()
+    parent = runs["demo/tiny-llama/grpo/0"].info.run_id
+    assert {runs[f"demo/tiny-llama/grpo/0/{name}"].data.tags[PARENT_TAG] for name in FEW} == {parent}
+    assert all(CONTENT_TAG in run.data.tags for run in runs.values())
+    client = MlflowClient(server)
+    local = Path(client.download_artifacts(runs["demo"].info.run_id, "tables/accuracy.csv", str(tmp_path)))
+    assert local.read_bytes() == (results / "tables/accuracy.csv").read_bytes()
+
+
+def test_of_twins_left_by_two_machines_the_older_stays_with_the_children(results: Path, study: Study) -> None:
+    track(results, study, uri_of(results))
+    before, client, cell = runs_of(results), MlflowClient(uri_of(results)), "demo/tiny-llama/grpo/0"
+    older, younger = (
+        client.create_run(before[cell].info.experiment_id, tags={KEY_TAG: key, CREATED_TAG: created}).info.run_id
+        for key, created in ((cell, "1"), ("demo", str(time.time_ns())))
+    )
+    track(results, study, uri_of(results))
+    after = runs_of(results)
+    assert after[cell].info.run_id == older
+    assert {after[f"{cell}/{name}"].data.tags[PARENT_TAG] for name in FEW} == {older}
+    assert after[cell].data.metrics == before[cell].data.metrics
+    assert after["demo"].info.run_id == before["demo"].info.run_id != younger
+
+
+def test_results_on_a_disk_without_locks_are_tracked_all_the_same(
+    results: Path, study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def answers_as_lustre_without_its_flock_option(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", answers_as_lustre_without_its_flock_option)
+    monkeypatch.setattr("mlflow.utils.file_utils.ExclusiveFileLock", contextlib.nullcontext)  # MLflow's own needs it
+    track(results, study, uri_of(results))
+    assert "cannot be locked" in capfd.readouterr().err
+    assert set(runs_of(results)) == all_keys()
+
+
+def test_results_that_are_not_there_are_refused(tmp_path: Path, study: Study) -> None:
+    with pytest.raises(RequestError, match="there is no such folder"):
+        track(tmp_path / "nowhere", study, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plain_folder_is_refused_as_tracking_uri(results: Path, study: Study) -> None:

@@ -187,8 +187,26 @@ def test_a_finished_trajectory_of_other_settings_is_not_overwritten(study_file: 
     base = base_folder(load_study(study_file), "random")
     writer = TrajectoryWriter(tmp_path / "trajectory")
     writer.finish("random", base, algorithm="grpo", seed=0, config_hash="another", training=[])
-    with pytest.raises(RequestError, match="a finished trajectory of other settings is here"):
+    with pytest.raises(RequestError, match=r"a finished trajectory of other settings is here; .* with --force"):
         train(study_file, "random/grpo/0", tmp_path / "trajectory")
+    assert read_manifest(tmp_path / "trajectory").config_hash == "another"
+
+
+@pytest.mark.slow
+def test_a_finished_trajectory_of_other_settings_is_replaced_as_a_whole_with_force(
+    study_file: Path, tmp_path: Path
+) -> None:
+    out, state = tmp_path / "trajectory", tmp_path / "training"
+    train(study_file, "random/rloo/0", out)
+    other = digests(out)
+    study = load_study(study_file)
+    for _ in range(2):  # the second time it is of the same settings, and left as it is
+        train_cell(study, study.cell("random/grpo/0"), out, state, force=True)
+    assert read_manifest(out).algorithm == "grpo"
+    assert set(digests(out)) == set(other)
+    assert digests(out)[10] != other[10]
+    ledger = [json.loads(line) for line in (tmp_path / "ledger" / "train.jsonl").read_text().splitlines()]
+    assert [entry["cell"] for entry in ledger] == ["random/rloo/0", "random/grpo/0"]
 
 
 def test_a_missing_base_is_named_with_the_command_that_makes_it(study_file: Path, tmp_path: Path) -> None:

@@ -128,6 +128,19 @@ def test_a_folder_that_fails_while_being_written_never_appears(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_is_moved_aside_before_it_is_removed_so_that_a_kill_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, remove, removed = tmp_path / "step", shutil.rmtree, list[Path]()
+    for text in ("old", "new"):
+        monkeypatch.setattr(shutil, "rmtree", lambda path, **options: [removed.append(path), remove(path, **options)])
+        with atomic_folder(target) as partial:
+            (partial / "whole").write_text(text)
+    assert target not in removed
+    assert (target / "whole").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_a_file_that_fails_while_being_written_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "manifest.json"
     target.write_text("old")

@@ -40,6 +40,7 @@ from rlstride.dynamics.module import measure
 from rlstride.dynamics.pictures import pca_path, tsne_path
 from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
+from rlstride.outputs import require_free_table
 from rlstride.progress import track
 from rlstride.spectra.updates import UpdateReader
 from rlstride.tracking.ledger import ledger_entry
@@ -85,7 +86,9 @@ BY_STEP = (
 ALL_MODULES = "in_scope"
 
 
-def write_dynamics(trajectory_folder: Path, evaluations: Path, out: Path, *, decoding: str) -> None:
+def write_dynamics(
+    trajectory_folder: Path, evaluations: Path, out: Path, *, decoding: str, force: bool = False
+) -> None:
     """Measures how linear a trajectory is and writes the table of the module's docstring.
 
     Args:
@@ -93,11 +96,14 @@ def write_dynamics(trajectory_folder: Path, evaluations: Path, out: Path, *, dec
         evaluations: validation accuracy of its kept steps.
         out: the Parquet file.
         decoding: which of the evaluations' decodings is meant.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: a file or a step's accuracy is missing, or fewer than 4 steps were kept.
+        RequestError: a file or a step's accuracy is missing, fewer than 4 steps were kept, or ``out`` exists or does
+            not end in .parquet.
         WorkError: a checkpoint holds NaN or infinite entries.
     """
+    require_free_table(out, force=force)
     trajectory = Trajectory(trajectory_folder)
     if len(trajectory.steps) < FEWEST_STEPS:
         raise RequestError(f"{trajectory_folder}: dynamics need {FEWEST_STEPS} kept steps, not {len(trajectory.steps)}")

@@ -23,6 +23,7 @@ from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import Candidate, parse_models
 from rlstride.evaluation.score import labels_of
 from rlstride.evaluation.tables import write_frames
+from rlstride.outputs import has_columns, require_free_table
 from rlstride.progress import track
 from rlstride.study.load import Cell, Study
 from rlstride.study.variants import AblationVariant
@@ -87,6 +88,7 @@ def write_drift(
     variants: Sequence[AblationVariant] = (),
     problems: int | None = None,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     """Measures kept steps and edited models of a run against its base; writes ``out`` and ``*-tokens``.
 
@@ -102,11 +104,13 @@ def write_drift(
         variants: edits of the run's last kept step to measure too.
         problems: validation problems; the study's number if left out.
         device: cpu or cuda.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: the folder is no trajectory, a step was not kept, the headline decoding is greedy, or the task has
-            fewer validation problems.
+        RequestError: the folder is no trajectory, a step was not kept, the headline decoding is greedy, the task has
+            fewer validation problems, or ``out`` exists or does not end in .parquet.
     """
+    require_free_table(out, force=force, beside={tokens_file(out): has_columns("token_id", "absolute_change")})
     candidates = _candidates(Trajectory(folder), steps, variants)
     task = build_task(study.spec.task, study.task)
     prompts = _prompts(study, task, study.spec.drift.problems if problems is None else problems)

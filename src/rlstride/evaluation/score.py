@@ -19,7 +19,8 @@ from rlstride.evaluation.prompting import (
     prepare_tasks,
     require_template,
 )
-from rlstride.evaluation.tables import Journal, Row, measurement_key, write_tables
+from rlstride.evaluation.tables import Journal, Row, files_beside, measurement_key, write_tables
+from rlstride.outputs import require_free_table
 from rlstride.progress import track
 from rlstride.study.config import Decoding
 from rlstride.study.load import Cell, Study
@@ -45,6 +46,7 @@ def score_on_study(
     batch_size: int | str | None = None,
     samples: bool = False,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     """Scores models on a study's task, all on the same problems in the same order; writes ``out`` and ``*-problems``.
 
@@ -65,10 +67,12 @@ def score_on_study(
         batch_size: sequences at once, or "auto"; by the model's size if left out. Sampled completions depend on it.
         samples: whether to write prompts and completions too, into ``*-samples.jsonl``.
         device: cpu or cuda.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: a decoding, a path or a model is wrong.
+        RequestError: a decoding, a path or a model is wrong, or ``out`` exists or does not end in .parquet.
     """
+    require_free_table(out, force=force, beside=files_beside(out))
     chosen = _chosen_decodings(study, decodings)
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
     _tell_of_templates(candidates, "a study's prompts are bare, in training and in scoring")
@@ -111,6 +115,7 @@ def score_on_lm_eval_tasks(
     prompting: Prompting | None = None,
     samples: bool = False,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     """Scores models on any lm-eval tasks, as each task's file has it, unless ``prompting`` says otherwise.
 
@@ -131,10 +136,13 @@ def score_on_lm_eval_tasks(
         prompting: chat template, system prompt, worked examples, generation arguments and batch size.
         samples: whether to write prompts and completions too, into ``*-samples.jsonl``.
         device: cpu or cuda.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: a task, a path, a model or what is asked of it is wrong.
+        RequestError: a task, a path, a model or what is asked of it is wrong, or ``out`` exists or does not end in
+            .parquet.
     """
+    require_free_table(out, force=force, beside=files_beside(out))
     asked = prompting or Prompting()
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way, hub=True)
     loaded = load_tasks(tasks)

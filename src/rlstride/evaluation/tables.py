@@ -9,12 +9,15 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.outputs import Recognise, has_columns
 from rlstride.study.config import StudyFile
 from rlstride.study.plan import drift_steps, edited_steps, edits_of_step
 from rlstride.tracking.ledger import append
 from rlstride.trajectory.files import atomic_file
 
 ROW_KEYS = ("study", "model", "algorithm", "seed", "variant", "step", "task", "split", "decoding")
+_HOLDS_PROBLEMS = has_columns("variant", "problem", "score")
+_HOLDS_METRICS = has_columns("variant", "metric", "filter", "higher_is_better")
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,20 @@ def asked_drift(drift: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
 def at_last_step(rows: pd.DataFrame, *keys: str) -> pd.DataFrame:
     """The rows of each group at its own last step, such as of each variant: others are about steps on the way."""
     return rows[rows["step"] == rows.groupby(list(keys))["step"].transform("max")]
+
+
+def files_beside(out: Path) -> dict[Path, Recognise]:
+    """What may be written with a table of scores, and how each is told from somebody else's file."""
+    return {problems_file(out): _HOLDS_PROBLEMS, metrics_file(out): _HOLDS_METRICS, samples_file(out): _holds_samples}
+
+
+def _holds_samples(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8") as stream:
+            first = json.loads(stream.readline() or "{}")
+    except (OSError, ValueError):
+        return False
+    return not first or {"variant", "task"} <= first.keys()
 
 
 def problems_file(out: Path) -> Path:

@@ -13,10 +13,11 @@ from rlstride.errors import RequestError, WorkError
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Deltas, Method, Prediction, Score, Target
 from rlstride.extrapolation.registry import method_named
+from rlstride.outputs import require_free_folder
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.plan import why_not
 from rlstride.surgery.logits import write_logits
-from rlstride.surgery.models import base_tensors, check_replaceable, model_card, write_model, written_folder
+from rlstride.surgery.models import EDITED_MODEL, base_tensors, model_card, write_model, written_folder
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.files import write_text
@@ -38,6 +39,7 @@ def write_predictions(
     target_step: int | None = None,
     scorer: Callable[[], Scorer] | None = None,
     where_applicable: bool = False,
+    force: bool = False,
 ) -> None:
     """Writes one HF folder for each (method, window). No method reads a step beyond its window.
 
@@ -56,10 +58,11 @@ def write_predictions(
             and only where one of them is to be written.
         where_applicable: a method that is not applicable is no error, and one that fits no matrix writes what stands in
             for its fits: for a workflow, which asks for the same of every cell.
+        force: replace folders that an earlier call wrote.
 
     Raises:
-        RequestError: an unknown method, a window, target or evaluation that does not do, or, where a single model is
-            asked for, a window that holds too few kept steps.
+        RequestError: an unknown method, a window, target or evaluation that does not do, a folder that exists, or,
+            where a single model is asked for, a window that holds too few kept steps.
         WorkError: a method is not applicable, or a checkpoint holds NaN or infinite entries.
     """
     if not 0 <= target_accuracy <= 1:
@@ -69,7 +72,7 @@ def write_predictions(
     step = trajectory.full_last_step if target_step is None else target_step
     jobs: dict[Path, tuple[Method, float, Trajectory]] = {}
     for out, (name, share) in folders.items():
-        check_replaceable(out.resolve())
+        require_free_folder(out, EDITED_MODEL, force=force)
         jobs[out] = method_named(name), share, trajectory.window(share)
     reasons = {out: why_not(method.name, share, len(window.steps)) for out, (method, share, window) in jobs.items()}
     skipped = {out: reason for out, reason in reasons.items() if reason}

@@ -233,3 +233,4 @@ FIGURES = (
         mechanics_drawings.draw_formats_by_variant,
     ),
 )
+FIGURE_FILES = tuple(f"{figure.name}.{suffix}" for figure in FIGURES for suffix in ("png", "svg", "csv"))

@@ -12,10 +12,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlstride.errors import RequestError
 from rlstride.evaluation.tables import at_last_step
+from rlstride.outputs import require_free_files
 from rlstride.report.claims import claims_table
 from rlstride.report.collect import TABLES, empty_table, tables_of, write_table
 from rlstride.report.drawings import Tables
-from rlstride.report.figures import FigureFile, write_figures
+from rlstride.report.figures import FIGURE_FILES, FigureFile, write_figures
 from rlstride.report.findings import headline_findings, stride_finding
 from rlstride.report.jumps import jump_findings
 from rlstride.study.load import Study
@@ -27,18 +28,23 @@ from rlstride.trajectory.files import write_text
 from rlstride.trajectory.manifest import read_manifest
 
 
-def write_report(results_dir: Path, study: Study, out_dir: Path) -> None:
+def write_report(results_dir: Path, study: Study, out_dir: Path, *, force: bool = False) -> None:
     """Computes the claims, draws the figures and writes the page.
+
+    An earlier report, and whatever is in results/{study}/report, is made again. Other files of ``out_dir`` stay.
 
     Args:
         results_dir: results/{study}, after ``rlstride collect``. ``tables/claims.csv`` is added to it.
         study: names the headline decoding, and what should have been run.
         out_dir: gets ``index.html`` and ``figures/``.
+        force: replace files of these names that are of no earlier report.
 
     Raises:
-        RequestError: the tables are not there.
+        RequestError: the tables are not there, or ``out_dir`` holds such files.
     """
     paths = StudyPaths(results_dir)
+    if out_dir.resolve() != paths.report.resolve() and not _is_report(out_dir / "index.html"):
+        require_free_files(out_dir, ["index.html", *(f"figures/{name}" for name in FIGURE_FILES)], force=force)
     tables = read_tables(paths.tables, study)
     tables["accuracy"] = at_last_step(tables["accuracy"], "model", "algorithm", "seed", "variant")
     claims = claims_table(results_dir, study)
@@ -83,6 +89,10 @@ def read_tables(folder: Path, study: Study) -> Tables:
             raise RequestError(f"{file}: this table is missing; run rlstride collect first")
         tables[name] = pd.read_csv(file)
     return tables
+
+
+def _is_report(page: Path) -> bool:
+    return page.is_file() and b"rlstride report</title>" in page.read_bytes()
 
 
 def _what_was_run(paths: StudyPaths, study: Study, tables: Tables) -> dict[str, Any]:

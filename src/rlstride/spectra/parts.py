@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -80,6 +81,15 @@ def join_safetensors(files: Iterable[Path], out: Path) -> None:
                     joined.write(part.read(last - first))
     with safe_open(out, "pt"):  # the library's own check of header and length
         pass
+
+
+def holds_factors(file: Path) -> bool:
+    """Whether a safetensors file holds the factors of a table, such as 60/model.layers.0.mlp.up_proj/u, and no more."""
+    try:
+        names = _read_header(file)[0]
+    except (OSError, ValueError, OverflowError):  # not a safetensors file
+        return False
+    return all(re.fullmatch(r"\d+/.+/[usv]", name) for name in names)
 
 
 def _read_header(file: Path) -> tuple[dict[str, Any], int]:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rlstride.errors import NotFiniteError, RequestError, WorkError
+from rlstride.outputs import require_free_table
 from rlstride.progress import track
 from rlstride.spectra.entries import Entries
 from rlstride.spectra.measures import (
@@ -33,7 +34,7 @@ from rlstride.spectra.measures import (
     sparsity_column,
     stable_rank,
 )
-from rlstride.spectra.parts import Parts
+from rlstride.spectra.parts import Parts, holds_factors
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.tracking.ledger import ledger_entry
@@ -51,6 +52,7 @@ def write_spectra(
     rank: int | None = 8,
     tolerances: Sequence[float] = DEFAULT_TOLERANCES,
     device: str = "cpu",
+    force: bool = False,
 ) -> None:
     """Measures every kept update of a trajectory and writes the table, with the factors beside it.
 
@@ -60,13 +62,14 @@ def write_spectra(
         rank: singular triplets kept for each matrix; None keeps all.
         tolerances: absolute tolerances of the sparsity sweep.
         device: ``cpu`` or ``cuda``.
+        force: replace a table that exists.
 
     Raises:
-        RequestError: there is no trajectory, a tolerance is negative, the table's name is not one, or there is no GPU.
+        RequestError: there is no trajectory, a tolerance is negative, the table exists or its name is not one, or there
+            is no GPU.
         WorkError: checkpoints hold NaN or infinite entries; all the rest is in the table then.
     """
-    if out_parquet.suffix != ".parquet":
-        raise RequestError(f"{out_parquet}: the table's name must end in .parquet")
+    require_free_table(out_parquet, force=force, beside={out_parquet.with_suffix(".safetensors"): holds_factors})
     if device == "cuda" and not torch.cuda.is_available():
         raise RequestError("--device cuda: torch finds no CUDA device on this machine; use cpu")
     for tolerance in tolerances:

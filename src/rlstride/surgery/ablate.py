@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from rlstride.errors import RequestError
+from rlstride.outputs import require_free_folder
 from rlstride.progress import track
 from rlstride.spectra.measures import frobenius
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.variants import AblationVariant, Scope
-from rlstride.surgery.models import check_replaceable, model_card, write_model
+from rlstride.surgery.models import EDITED_MODEL, model_card, write_model
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits, wider
 from rlstride.trajectory.scope import Weight, listed, scope_of
@@ -170,20 +171,23 @@ def in_scope(weight: Weight, scope: Scope, layers: int) -> bool:
     return True
 
 
-def write_ablations(trajectory: Trajectory, step: int, variants: Mapping[Path, AblationVariant]) -> None:
+def write_ablations(
+    trajectory: Trajectory, step: int, variants: Mapping[Path, AblationVariant], *, force: bool = False
+) -> None:
     """Writes edited models of one kept step, each as an HF folder.
 
     Args:
         trajectory: a finished trajectory.
         step: the kept step whose update is edited.
         variants: the edit for each folder to write.
+        force: replace folders that an earlier call wrote.
 
     Raises:
-        RequestError: the step was not kept, or a folder holds something else.
+        RequestError: the step was not kept, or a folder exists.
         WorkError: a checkpoint holds NaN or infinite entries.
     """
     for out in variants:
-        check_replaceable(out.resolve())
+        require_free_folder(out, EDITED_MODEL, force=force)
     edits = StepEdits(trajectory, step, list(variants.values()))
     if not edits.moved:
         raise RequestError(

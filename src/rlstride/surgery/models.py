@@ -9,7 +9,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlstride.errors import RequestError
+from rlstride.outputs import CARD, MODEL_MARK, require_free_folder
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.architecture import CONFIG
 from rlstride.trajectory.compare import wider
@@ -21,8 +21,7 @@ from rlstride.trajectory.sources.hf import SINGLE, read_json
 from rlstride.trajectory.sources.lora import CONFIG as ADAPTER_CONFIG
 from rlstride.trajectory.store import Trajectory
 
-_CARD = "README.md"
-_MARK = "<!-- written by rlstride -->"
+EDITED_MODEL = "an edited model"  # what a folder is said to hold
 _COPIED = {".json", ".txt", ".model", ".jinja", ".py"}  # config, tokenizer, chat template, a family's own code
 _NOT_COPIED = {
     ADAPTER_CONFIG,
@@ -89,10 +88,10 @@ def written_folder(out: Path, card: str) -> Iterator[Path]:
         RequestError: ``out`` holds something that no earlier call wrote.
     """
     out = out.resolve()
-    check_replaceable(out)
+    require_free_folder(out, EDITED_MODEL, force=True)
     with atomic_folder(out) as partial:
         yield partial
-        write_text(partial / _CARD, f"{_MARK}\n# {out.name}\n\n{card.rstrip()}\n")
+        write_text(partial / CARD, f"{MODEL_MARK}\n# {out.name}\n\n{card.rstrip()}\n")
 
 
 def _state_dtype(config: Path, tensors: Mapping[str, Tensor], base: HFFolder) -> None:
@@ -105,21 +104,6 @@ def _state_dtype(config: Path, tensors: Mapping[str, Tensor], base: HFFolder) ->
         section.pop("torch_dtype", None)  # as transformers called it before 5
         section["dtype"] = dtype
     write_text(config, json.dumps(content, indent=2) + "\n")
-
-
-def check_replaceable(out: Path) -> None:
-    """Refuses to overwrite what is not a model that this library wrote.
-
-    Raises:
-        RequestError: ``out`` is a file, or a folder with anything else in it.
-    """
-    if out.is_dir():
-        card = out / _CARD
-        if not any(out.iterdir()) or (card.is_file() and card.read_text(encoding="utf-8").startswith(_MARK)):
-            return
-        raise RequestError(f"{out}: this folder holds something other than an edited model; name a new folder")
-    if out.exists():
-        raise RequestError(f"{out}: this is a file; name a folder for the model")
 
 
 NOT_MEASURED = "**Its accuracy is not measured here**: evaluate it before use."

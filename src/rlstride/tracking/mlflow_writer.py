@@ -3,12 +3,21 @@
 A run is found by its tag ``rlstride.key`` (study/model/algorithm/seed[/variant]). What it should hold is known before
 anything is written, and its digest is the run's last tag: a run with the right digest is passed over, one without (new,
 interrupted) gets what is missing, and one that holds something else (a cell was run again) is replaced.
+
+Each key has one run. A lock keeps a second writer out until the first has ended. Where no lock reaches (two machines
+and one server), each writer looks at a key again after making its run, and the younger of two is deleted.
 """
 
 import os
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
 
 from rlstride.errors import RequestError, WorkError
 from rlstride.study.load import Study
@@ -19,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 KEY_TAG, CONTENT_TAG, PARENT_TAG, NAME_TAG = "rlstride.key", "rlstride.content", "mlflow.parentRunId", "mlflow.runName"
+CREATED_TAG = "rlstride.created"  # Unix time in ns at which the run was made; its start is that of the cell's first job
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 800, 100  # MLflow takes 100 parameters, and 1,000 things in all, in one call
 _REMOTE = ("http://", "https://", "databricks")
 
@@ -26,37 +36,77 @@ _REMOTE = ("http://", "https://", "databricks")
 def track(results_dir: Path, study: Study, tracking_uri: str) -> None:
     """Writes a study's ledgers, curves, accuracies, tables and figures to MLflow; run again, it adds what is new.
 
+    It waits for another process that writes to the same database, or the same results to a server.
+
     Args:
         results_dir: results/{study}, after ``rlstride collect`` and, for the figures, ``rlstride report``.
         tracking_uri: a server, or a database such as sqlite:///results/mlflow.db, whose artifacts then go to
             mlflow-artifacts beside the study's folder.
 
     Raises:
-        RequestError: the URI is a plain folder, which MLflow no longer writes to.
+        RequestError: there are no such results, or the URI is a plain folder, which MLflow no longer writes to.
         WorkError: MLflow refused something, or the server did not answer.
     """
     if "://" not in tracking_uri and not tracking_uri.startswith("databricks"):
         raise RequestError(
             f"tracking URI {tracking_uri!r}: use a server (http://...) or a database (sqlite:///{tracking_uri}.db)"
         )
+    if not results_dir.is_dir():
+        raise RequestError(f"{results_dir}: there is no such folder")
     keep_mlflow_silent()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
+    with _alone(results_dir, tracking_uri):
+        try:
+            client = MlflowClient(tracking_uri=tracking_uri)
+            writer = _Writer(client, _experiment(client, study.spec.name, results_dir, tracking_uri))
+            _write_study(writer, results_dir, study)
+            if writer.remove_younger_twins():
+                _write_study(writer, results_dir, study)  # children of a parent that is gone get the one that stayed
+        except MlflowException as error:
+            raise WorkError(f"tracking URI {tracking_uri}: {' '.join(str(error).split())}") from error
+
+
+def _write_study(writer: "_Writer", results_dir: Path, study: Study) -> None:
+    for cell in [*study.cells, *study.control_cells]:
+        runs = cell_runs(results_dir, study, cell)
+        if not runs:
+            continue
+        parent = writer.write(runs[0])
+        for run in runs[1:]:
+            writer.write(run, parent)
+    writer.write(study_run(results_dir, study))
+
+
+@contextmanager
+def _alone(results_dir: Path, tracking_uri: str) -> Iterator[None]:
+    """Waits until no other process writes to the same SQLite file, or to a server from the same results.
+
+    The operating system frees the lock of a process that is killed. Where it cannot lock a file, work goes on.
+    """
+    database = _sqlite_file(tracking_uri)
+    if database:
+        database.parent.mkdir(parents=True, exist_ok=True)  # MLflow makes the file, but not the folder
+    file = database.with_name(f".{database.name}.lock") if database else results_dir.resolve() / ".tracking.lock"
+    # No lock by a file's mere existence, which outlives a process that is killed.
+    lock = FileLock(file, fallback_to_soft=False)
     try:
-        _prepare_database(tracking_uri)
-        client = MlflowClient(tracking_uri=tracking_uri)
-        writer = _Writer(client, _experiment(client, study.spec.name, results_dir, tracking_uri))
-        for cell in [*study.cells, *study.control_cells]:
-            runs = cell_runs(results_dir, study, cell)
-            if not runs:
-                continue
-            parent = writer.write(runs[0])
-            for run in runs[1:]:
-                writer.write(run, parent)
-        writer.write(study_run(results_dir, study))
-    except MlflowException as error:
-        raise WorkError(f"tracking URI {tracking_uri}: {' '.join(str(error).split())}") from error
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _say(f"another process writes these runs; waits for it to end ({file})")
+            lock.acquire()
+    except OSError as error:
+        _say(f"{file} cannot be locked ({error}); a second writer is noticed later")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _say(text: str) -> None:
+    print(f"track: {text}", file=sys.stderr, flush=True)
 
 
 def keep_mlflow_silent() -> None:
@@ -71,7 +121,8 @@ class _Writer:
     def __init__(self, client: "MlflowClient", experiment_id: str) -> None:
         self._client = client
         self._experiment_id = experiment_id
-        self._known = self._find_runs()
+        self._known: dict[str, MlflowRun] = {}
+        self.remove_younger_twins()
 
     def write(self, run: Run, parent: str | None = None) -> str:
         """Makes one run hold exactly ``run``. Returns its id."""
@@ -94,27 +145,40 @@ class _Writer:
         self._client.set_tag(run_id, CONTENT_TAG, digest)  # last: from here on the run is complete
         return run_id
 
-    def _find_runs(self) -> "dict[str, MlflowRun]":
-        """The experiment's runs by key; the oldest where two have the same."""
-        runs: dict[str, MlflowRun] = {}
-        token = None
+    def remove_younger_twins(self) -> bool:
+        """Looks at all runs of the experiment, and deletes all but the oldest of a key. Returns whether there were any.
+
+        Twins are left by writers that no lock keeps apart, and that were killed or whose clocks differ.
+        """
+        runs = sorted(self._search(), key=_age)
+        self._known = {run.data.tags[KEY_TAG]: run for run in reversed(runs)}
+        younger = [run for run in runs if self._known[run.data.tags[KEY_TAG]] is not run]
+        for run in younger:
+            self._client.delete_run(run.info.run_id)
+        return bool(younger)
+
+    def _search(self, key: str | None = None) -> "list[MlflowRun]":
+        """The experiment's runs that have a key; those of one key where it is given."""
+        runs: list[MlflowRun] = []
+        token, having = None, "" if key is None else f'tags.`{KEY_TAG}` = "{key}"'
         while True:
-            page = self._client.search_runs(
-                [self._experiment_id], order_by=["attributes.start_time ASC"], max_results=1000, page_token=token
-            )
-            for run in page:
-                if KEY_TAG in run.data.tags:
-                    runs.setdefault(run.data.tags[KEY_TAG], run)
+            page = self._client.search_runs([self._experiment_id], having, max_results=1000, page_token=token)
+            runs += [run for run in page if KEY_TAG in run.data.tags]
             token = page.token
             if not token:
                 return runs
 
     def _create(self, run: Run, parent: str | None) -> "MlflowRun":
-        tags = {KEY_TAG: run.key, NAME_TAG: run.name, **run.tags} | ({PARENT_TAG: parent} if parent else {})
+        """A new run; the older one where another writer has just made one too."""
+        tags = {KEY_TAG: run.key, NAME_TAG: run.name, CREATED_TAG: str(time.time_ns()), **run.tags}
+        tags |= {PARENT_TAG: parent} if parent else {}
         created: MlflowRun = self._client.create_run(
             self._experiment_id, start_time=run.started, tags=tags, run_name=run.name
         )
-        return created
+        oldest = min([created, *self._search(run.key)], key=_age)
+        if oldest.info.run_id != created.info.run_id:
+            self._client.delete_run(created.info.run_id)
+        return oldest
 
     def _set_parent(self, found: "MlflowRun", parent: str | None) -> None:
         if parent and found.data.tags.get(PARENT_TAG) != parent:
@@ -155,19 +219,34 @@ class _Writer:
             )
 
 
+def _age(run: "MlflowRun") -> tuple[int, str]:
+    """Sorts runs by when they were made; all writers agree on the order of two of the same moment."""
+    return int(run.data.tags.get(CREATED_TAG, 0)), str(run.info.run_id)
+
+
 def _experiment(client: "MlflowClient", name: str, results_dir: Path, tracking_uri: str) -> str:
     """The study's experiment, made if need be."""
+    from mlflow.exceptions import MlflowException
+
     found = client.get_experiment_by_name(name)
     if found is None:
         beside = (results_dir.parent / "mlflow-artifacts").resolve().as_uri()
         place = None if tracking_uri.startswith(_REMOTE) else beside
-        return str(client.create_experiment(name, artifact_location=place))
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)  # made by another writer in between
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
 
 
-def _prepare_database(tracking_uri: str) -> None:
-    """A SQLite file's folder; MLflow makes the file, but not the folder."""
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+def _sqlite_file(tracking_uri: str) -> Path | None:
+    """The file of a SQLite database such as sqlite:///results/mlflow.db; None of anything else."""
+    parts = urlsplit(tracking_uri)
+    path = parts.path.removeprefix("/")
+    if parts.scheme.split("+")[0] != "sqlite" or path in ("", ":memory:"):
+        return None
+    return Path(path).resolve()

@@ -14,6 +14,7 @@ from accelerate.utils import parse_flag_from_env
 from rlstride.errors import RequestError, WorkError
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride_callback import StrideCallback
+from rlstride.outputs import require_nothing_else
 from rlstride.processes import failing_together, from_main_process, join_processes
 from rlstride.study.adapters import AdaLoRA
 from rlstride.study.load import Cell, Study, digest
@@ -30,17 +31,19 @@ from rlstride.training.lines import LogLines
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
 from rlstride.training.stop import KeepLease, StopOnSignal
-from rlstride.trajectory.files import write_text
+from rlstride.trajectory.files import remove_folder, write_text
 from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
-from rlstride.trajectory.writer import TrajectoryWriter
+from rlstride.trajectory.writer import STEP_RECORD, TrajectoryWriter
 from rlstride.zoo.characters import require_characters
 
-LEASE = "lease.json"  # in the folder of the trainer's own checkpoints
+LEASE, _STAMP = "lease.json", "config_hash"  # in the folder of the trainer's own checkpoints
 _JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # in a job of Slurm, PBS, LSF, Grid Engine
 _PATIENCE_SECONDS = 300.0  # of a job of a cluster, with one that was told to end and still saves
 
 
-def train_cell(study: Study, cell: Cell, out: Path, state: Path, jump: str | None = None) -> Manifest:
+def train_cell(
+    study: Study, cell: Cell, out: Path, state: Path, jump: str | None = None, *, force: bool = False
+) -> Manifest:
     """Trains a cell and keeps its trajectory in ``out``. A finished trajectory of the same settings is left as it is.
 
     Launched as several processes (torchrun, accelerate), they share the sequences of every step; the main one writes.
@@ -49,10 +52,12 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path, jump: str | Non
         state: the trainer's own checkpoints. A rerun with the same settings goes on from the last complete one; they
             are removed once the trajectory is whole.
         jump: the name of one of the study's jumps: the run is the cell's up to its window, and cut short by it.
+        force: replace a finished trajectory of other settings.
 
     Raises:
         RequestError: the base, the teacher or the GPU is missing, the study has no such jump beside this cell, ``out``
-            holds a finished trajectory of other settings, or the processes cannot share a step equally.
+            holds a finished trajectory of other settings, ``out`` or ``state`` holds what no training wrote, or the
+            processes cannot share a step equally.
         WorkError: another run writes to ``state``, or a signal ended this one.
     """
     processes = join_processes(study.spec.device)
@@ -61,10 +66,11 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path, jump: str | Non
         _require_models(study, cell, base, teacher)
         planned = None if jump is None else planned_jump(study, cell, jump)
         config_hash = digest(cell_settings(study, cell) | (jump_settings(study, planned) if planned else {}))
-        if (finished := _finished(out, config_hash)) is not None:
+        if (finished := _finished(out, config_hash, force)) is not None:
             if processes.is_main_process:
                 _say_finished(cell, out)
             return finished
+        _require_own_folders(out, state)
         _require_whole_models_and_gpus(study, processes.num_processes)
         run = Run(
             base_folder=base,
@@ -86,7 +92,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path, jump: str | Non
         with failing_together():
             if processes.is_main_process:
                 held = whole_run.enter_context(lease(state / LEASE, patience=_patience()))
-        manifest = from_main_process(lambda: _finished(out, config_hash))  # by who held the lease until now
+        manifest = from_main_process(lambda: _finished(out, config_hash, force))  # by who held the lease until now
         if manifest is not None and processes.is_main_process:
             _say_finished(cell, out)
         if manifest is None:
@@ -94,7 +100,7 @@ def train_cell(study: Study, cell: Cell, out: Path, state: Path, jump: str | Non
                 manifest = _train(run, cell, out, config_hash, held, found, cut)
         if held is not None and held.is_ours():
             held.rest()
-            _remove(state)
+            remove_folder(state)  # in one move: another job may be waiting there for the lease
     return manifest
 
 
@@ -242,14 +248,26 @@ def _how_to_teach(study: Study, cell: Cell, folder: Path) -> str:
     return f"make it with rlstride train --study {study.path} --cell {teacher} --out {folder.parent}"
 
 
-def _finished(out: Path, config_hash: str) -> Manifest | None:
-    """The manifest of a finished run of the same settings, or None where no finished run is there."""
+def _require_own_folders(out: Path, state: Path) -> None:
+    """What an earlier attempt left is resumed or cleared; nothing else may be there to be cleared with it."""
+    kept = ["manifest.json", ".manifest.json.partial", "step_*", ".step_*.partial", ".step_*.former"]
+    require_nothing_else(out, kept, "a trajectory of rlstride train", step_record=STEP_RECORD)
+    if not (state / _STAMP).is_file():
+        require_nothing_else(state, [LEASE, f".{LEASE}.*", f".{_STAMP}.partial"], "an unfinished training's state")
+
+
+def _finished(out: Path, config_hash: str, force: bool) -> Manifest | None:
+    """The manifest of a finished run of the same settings, or None where none is there, or one that may be replaced."""
     if not (out / "manifest.json").exists():
         return None
     manifest = read_manifest(out)
-    if manifest.config_hash != config_hash:
-        raise RequestError(f"{out}: a finished trajectory of other settings is here; remove it, or name another folder")
-    return manifest
+    if manifest.config_hash == config_hash:
+        return manifest
+    if force:
+        return None
+    raise RequestError(
+        f"{out}: a finished trajectory of other settings is here; name another folder, or replace it with --force"
+    )
 
 
 def _say_finished(cell: Cell, out: Path) -> None:
@@ -258,8 +276,9 @@ def _say_finished(cell: Cell, out: Path) -> None:
 
 def _checkpoint_to_resume(out: Path, config_hash: str, run: Run[Any]) -> Path | None:
     """The checkpoint to go on from; where there is none, clears what an earlier attempt left: nothing is mixed."""
-    stamp = run.state_folder / "config_hash"
-    checkpoint = last_complete_checkpoint(run.state_folder)
+    stamp = run.state_folder / _STAMP
+    replaced = (out / "manifest.json").exists()  # a finished run's
+    checkpoint = None if replaced else last_complete_checkpoint(run.state_folder)
     if checkpoint is not None:
         kept = {record.step for record in TrajectoryWriter(out).kept()}
         same_settings = stamp.is_file() and stamp.read_text() == config_hash
@@ -269,7 +288,7 @@ def _checkpoint_to_resume(out: Path, config_hash: str, run: Run[Any]) -> Path | 
             return checkpoint
         print(f"{out}: an unfinished run of other settings was here; starts anew", flush=True)
     _clear_but_lease(run.state_folder)
-    shutil.rmtree(out, ignore_errors=True)
+    remove_folder(out.resolve())
     write_text(stamp, config_hash)
     return None
 
@@ -278,16 +297,9 @@ def _clear_but_lease(state: Path) -> None:
     for path in state.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name != LEASE:
+        elif path.name not in (LEASE, _STAMP):
             path.unlink(missing_ok=True)
-
-
-def _remove(state: Path) -> None:
-    """A folder in which another job may be waiting for the lease."""
-    aside = state.with_name(f".{state.name}.done")
-    shutil.rmtree(aside, ignore_errors=True)
-    state.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
+    (state / _STAMP).unlink(missing_ok=True)  # last: it tells whose folder this is
 
 
 def _quieten_libraries() -> None:

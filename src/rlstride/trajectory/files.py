@@ -21,11 +21,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         for file in partial.rglob("*"):
             if file.is_file():
                 _flush(file)
-        shutil.rmtree(target, ignore_errors=True)
+        former = _aside(target)
         partial.rename(target)
         _flush(target.parent)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder, where there is one. A kill leaves it whole, or none of it under its name."""
+    shutil.rmtree(_aside(folder), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -55,6 +61,15 @@ def sha256(file: Path) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _aside(folder: Path) -> Path:
+    """Gives a folder a hidden name beside it, which is returned; what was there is removed."""
+    former = folder.with_name(f".{folder.name}.former")
+    shutil.rmtree(former, ignore_errors=True)
+    if folder.exists():
+        folder.rename(former)
+    return former
 
 
 def _flush(path: Path) -> None:

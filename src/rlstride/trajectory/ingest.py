@@ -8,10 +8,11 @@ from itertools import pairwise
 from pathlib import Path
 
 from rlstride.errors import RequestError
+from rlstride.outputs import require_nothing_else
 from rlstride.progress import track
 from rlstride.trajectory.compare import misfits, parameters_by_dtype
 from rlstride.trajectory.description import Description, describe_step
-from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions
+from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions, read_manifest
 from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.names import ModelTensors
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, is_repository, revisions
@@ -32,11 +33,14 @@ def ingest(
     algorithm: str = "unknown",
     seed: int = 0,
     model_key: str | None = None,
+    force: bool = False,
 ) -> Manifest:
     """Writes manifest.json over a foreign run. Nothing of the run is moved, copied or changed.
 
     What the checkpoints say of themselves (config, tokenizer, adapter's base) is compared with the base; what is to be
     known of that, and which steps are the base itself, is printed to stderr.
+
+    A manifest that says the same already is left as it is.
 
     Args:
         sources: checkpoints, folders of runs, and addresses on the hub (``hf://org/repo@step_{n}``).
@@ -46,15 +50,20 @@ def ingest(
         algorithm: what trained the run, as tables shall say it.
         seed: the run's seed, likewise.
         model_key: what precedes the names of the model that was trained, where checkpoints hold several that fit.
+        force: replace another run's manifest.
 
     Raises:
         RequestError: a checkpoint is missing, damaged, of an unreadable kind, without a number, quantised, or not from
-            this base; or no checkpoint differs from it.
+            this base; no checkpoint differs from it; or ``out`` holds another run's manifest, or anything else.
     """
-    if out.is_dir() and any(file.name not in ("manifest.json", VERIFIED) for file in out.iterdir()):
-        raise RequestError(f"{out}: this folder holds something other than an ingested run's manifest; name a new one")
+    require_nothing_else(out, ["manifest.json", ".manifest.json.partial", f"{VERIFIED}*"], "an ingested run's manifest")
+    former = read_manifest(out) if (out / "manifest.json").is_file() and not force else None
     base_record, base_source = _base(base, out)
     found = _numbered([step for source in sources for step in _find(source)], steps)
+    if former:  # what can be told before the steps' files are read for their digests
+        said = former.algorithm, former.seed, [record.step for record in former.steps]
+        if said != (algorithm, seed, sorted(found)):
+            raise _another_runs(out)
     records, descriptions = list[StepRecord](), dict[int, Description]()
     unmoved = []
     for step in track(sorted(found), "ingest: steps"):
@@ -72,10 +81,19 @@ def ingest(
         libraries=library_versions(),
         tokenizer=_tokenizer(descriptions, found, out),
     )
+    if former:
+        if former.model_copy(update={"libraries": manifest.libraries}) != manifest:
+            raise _another_runs(out)
+        return former
     out.mkdir(parents=True, exist_ok=True)
     manifest.write(out)
     note_whole(out, manifest)
     return manifest
+
+
+def _another_runs(out: Path) -> RequestError:
+    file = out / "manifest.json"
+    return RequestError(f"{file}: another run's manifest is here; name another --out, or replace it with --force")
 
 
 def _find(source: str) -> list[FoundStep]:

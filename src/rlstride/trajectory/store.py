@@ -98,7 +98,7 @@ class Trajectory:
         return dict(listed)
 
     def digest(self, step: int) -> str:
-        """Of all that decides a kept step's weights, its base's files among them. Errors are those of :meth:`digests`."""
+        """Of all that decides a kept step's weights, its base's files too. Errors are those of :meth:`digests`."""
         return " ".join([*self.digests(0).values(), *(self.digests(step).values() if step else ())])
 
     def source(self, step: int) -> InLayout:

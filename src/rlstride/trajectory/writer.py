@@ -16,7 +16,7 @@ from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind
 from rlstride.trajectory.verified import note_whole
 
-_RECORD = "step.json"
+STEP_RECORD = "step.json"
 
 
 class TrajectoryWriter:
@@ -46,13 +46,13 @@ class TrajectoryWriter:
             dtype = str(trained.dtype).removeprefix("torch.")
             digests = digests_of(partial, Checkpoint(kind, partial).files())
             record = StepRecord(step=step, folder=name, kind=kind.value, sha256=digests, dtype=dtype)
-            (partial / _RECORD).write_text(record.model_dump_json(indent=1) + "\n")
+            (partial / STEP_RECORD).write_text(record.model_dump_json(indent=1) + "\n")
         return record
 
     def kept(self) -> list[StepRecord]:
         """The steps kept so far, ascending; a folder without a whole record is passed over."""
         records = []
-        for path in sorted(self.folder.glob(f"step_*/{_RECORD}")):
+        for path in sorted(self.folder.glob(f"step_*/{STEP_RECORD}")):
             try:
                 records.append(StepRecord.model_validate_json(path.read_text()))
             except ValidationError:

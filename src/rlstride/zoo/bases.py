@@ -7,13 +7,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.errors import RequestError, WorkError
+from rlstride.outputs import BASE_MARK, CARD, require_free_folder
 from rlstride.study.load import Study
 from rlstride.study.models import PublishedModel, TinyModel
 from rlstride.study.tasks import ChainSpec, TaskSpec
 from rlstride.tasks import Task, build_task
 from rlstride.tasks.problems import draw_at_most
 from rlstride.tracking.ledger import ledger_entry
-from rlstride.trajectory.files import atomic_folder
+from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.filling import load_model
 from rlstride.trajectory.sources.hub import HubAddress, fetch
 from rlstride.zoo.characters import require_characters
@@ -26,15 +27,24 @@ REPORT_FILE = "pretraining.json"
 _REPORTED_TEMPERATURES = {"t1.0": 1.0, "t0.6": 0.6, "greedy": 0.0}
 
 
-def make_base(study: Study, name: str, out: Path) -> None:
+def make_base(study: Study, name: str, out: Path, *, force: bool = False) -> None:
     """Makes one of the study's bases as a Hugging Face folder with fp32 weights, its tokenizer and pretraining.json.
 
+    Args:
+        study: has the model and its task.
+        name: of the model.
+        out: the folder. A base of an earlier call that has lost its pretraining.json is replaced: Snakemake takes that
+            file away where a base is to be made again.
+        force: replace a base that is whole, too.
+
     Raises:
-        RequestError: the study has no such model, its source cannot be loaded, or lacks characters of the task.
+        RequestError: the study has no such model, its source cannot be loaded or lacks characters of the task, or
+            ``out`` is not empty.
         WorkError: a tiny base did not reach its target accuracy within its cap on steps.
     """
     if name not in study.models:
         raise RequestError(f"{study.path}: models: there is no {name!r}; the study has {', '.join(study.models)}")
+    require_free_folder(out, "a base", BASE_MARK, force=force, finished=REPORT_FILE)
     spec = study.models[name]
     with ledger_entry(out.parent / "ledger" / out.name, "pretrain", model=name) as found:
         if isinstance(spec, TinyModel):
@@ -47,6 +57,7 @@ def make_base(study: Study, name: str, out: Path) -> None:
         with atomic_folder(out) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+            write_text(partial / CARD, f"{BASE_MARK}\n# {name}\n\nA base, made by `rlstride pretrain`.\n")
             (partial / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
         found |= report
 

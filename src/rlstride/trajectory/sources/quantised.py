@@ -49,6 +49,6 @@ def refuse_quantised_config(config: Mapping[str, Any], path: Path) -> None:
     if found:
         method = found.get("quant_method", "unknown method") if isinstance(found, Mapping) else found
         raise RequestError(
-            f"{path}: this model is quantised ({method}), so its files do not hold the weights that updates are counted "
-            f"from; {_WAY_OUT}"
+            f"{path}: this model is quantised ({method}), so its files do not hold the weights that updates are "
+            f"counted from; {_WAY_OUT}"
         )
