@@ -61,7 +61,7 @@ DENSE: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 4, "time_step_rank": 4},
 }
 EXPERTS: dict[str, dict[str, Any]] = {
-    **{family: _LOCAL for family in ("mixtral", "granitemoe", "phimoe", "minimax_m2")},
+    **dict.fromkeys(("mixtral", "granitemoe", "phimoe", "minimax_m2"), _LOCAL),
     "gpt_oss": {**_LOCAL, **_FULL},
     "minimax": {**_LOCAL, **_FULL},
     "granitemoeshared": {**_LOCAL, "shared_intermediate_size": 8},

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from rlstride.extrapolation.method import Method
 from rlstride.extrapolation.next_predictor import NExt
 from rlstride.extrapolation.validated import ValidatedNExt
+from rlstride.trajectory.files import sha256
 from rlstride.trajectory.manifest import TrainingRecord
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
@@ -43,6 +44,15 @@ class SmallRun:
     @property
     def trajectory(self) -> Trajectory:
         return Trajectory(self.path)
+
+    def restate(self) -> None:
+        """Writes the manifest anew over the files as they are now: as if the trainer had left them so."""
+        manifest = self.trajectory.manifest
+        base, steps = self.path / manifest.base.path, manifest.steps
+        digests = {each.step: {name: sha256(self.path / each.folder / name) for name in each.sha256} for each in steps}
+        own = manifest.base.model_copy(update={"sha256": {name: sha256(base / name) for name in manifest.base.sha256}})
+        records = [each.model_copy(update={"sha256": digests[each.step]}) for each in steps]
+        manifest.model_copy(update={"base": own, "steps": records}).write(self.path)
 
     def copy_to(self, folder: Path) -> "SmallRun":
         """The same run in another place, to be damaged at will."""

@@ -97,6 +97,9 @@ def test_a_measurement_is_about_both_models_and_the_factor(folder: Path) -> None
     step, other = (folder / named["trajectory"] / f"step_{number:06d}" / "model.safetensors" for number in (8, 10))
     assert load_file(step).keys() == load_file(other).keys()
     shutil.copy(other, step)
+    with pytest.raises(RequestError, match=r"step_000008/model\.safetensors: changed since the manifest was written"):
+        digest()
+    SmallRun(folder.parents[1], {}).restate()
     found.add(digest())
     assert len(found) == 3
 

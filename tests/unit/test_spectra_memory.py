@@ -17,7 +17,8 @@ GATE, EMBEDDING = "model.layers.0.mlp.gate_proj.weight", "model.embed_tokens.wei
 def write_checkpoint(folder: Path, gate: torch.Tensor | None) -> None:
     """bfloat16 zeros but for ``gate``: a hole in a file takes no room on the disk, but is read like other data."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen2", "hidden_size": HIDDEN}))
+    # No model of transformers', which would have more tensors than these two.
+    (folder / "config.json").write_text(json.dumps({"model_type": "one_matrix", "hidden_size": HIDDEN}))
     header, end = {}, 0
     for name, rows in ((GATE, INTERMEDIATE), (EMBEDDING, VOCABULARY)):
         size = 2 * rows * HIDDEN

@@ -83,6 +83,7 @@ def test_no_update_is_a_row_without_directions(small_run: SmallRun, tmp_path: Pa
     run = small_run.copy_to(tmp_path / "copy")
     base = (run.trajectory.base_folder / "model.safetensors").read_bytes()
     (run.trajectory.model_folder(4) / "model.safetensors").write_bytes(base)
+    run.restate()
     write_spectra(run.path, tmp_path / "s.parquet", rank=2, tolerances=[0.0], device="cpu")
     rows = pd.read_parquet(tmp_path / "s.parquet").query("in_scope and step == 4")
     assert (rows[["frobenius", "sigma_1", "sigma_2"]] == 0).all(axis=None)
@@ -96,6 +97,7 @@ def damage(run: SmallRun, step: int, name: str, values: list[float]) -> None:
     tensors = load_file(file)
     tensors[name].flatten()[: len(values)] = torch.tensor(values)
     save_file(tensors, file, metadata={"format": "pt"})
+    run.restate()
 
 
 def test_a_checkpoint_with_nan_is_named_and_the_rest_is_measured(
@@ -144,6 +146,7 @@ def test_16_bit_checkpoints_have_a_floor_and_others_none(small_run: SmallRun, tm
     run = small_run.copy_to(tmp_path / "copy")
     file = run.trajectory.model_folder(4) / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file)
+    run.restate()
     write_spectra(run.path, tmp_path / "s.parquet")
     frame = pd.read_parquet(tmp_path / "s.parquet").query("in_scope")
     assert frame.query("step != 4")[["floor_frobenius", "floor_share_1"]].isna().all(axis=None)

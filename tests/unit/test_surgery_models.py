@@ -92,10 +92,12 @@ def test_an_edited_model_is_replaced_by_its_next_version_only_with_force(
 
 def test_a_write_that_fails_leaves_the_earlier_model_whole(small_run: SmallRun, tmp_path: Path) -> None:
     base = small_run.trajectory.base_folder
-    write_model(tmp_path / "model", base, {"w": torch.zeros(2)}, "first")
+    source = small_run.trajectory.source(0)
+    whole = {name: source.tensor(name) for name in source.names()}
+    write_model(tmp_path / "model", base, whole, "first")
     before = {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()}
     shared = torch.zeros(4)
     with pytest.raises(RuntimeError, match="share memory"):  # safetensors refuses two names for one storage
-        write_model(tmp_path / "model", base, {"a": shared, "b": shared}, "second")
+        write_model(tmp_path / "model", base, {**whole, "a": shared, "b": shared}, "second")
     assert {file.name: file.read_bytes() for file in (tmp_path / "model").iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

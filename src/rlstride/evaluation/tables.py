@@ -126,6 +126,10 @@ def write_tables(out: Path, rows: Sequence[Row], with_texts: bool = False) -> No
         with atomic_file(samples_file(out)) as partial:
             lines = [{**_model_and_task(row), **text, **row.how} for row in rows for text in row.measurement.texts]
             partial.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    else:
+        samples_file(out).unlink(missing_ok=True)  # of a table that this one replaces
+    if not metrics:
+        metrics_file(out).unlink(missing_ok=True)
     write_frames({**frames, problems_file(out): problems, out: accuracy})
 
 
