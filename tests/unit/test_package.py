@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow  # it builds the package twice and starts torch th
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("train", "evaluate", "track", "report", "workflow")
+CORE = {"transformers"}  # which one of the extras needs in a later version
 BUILD = "import sys; from setuptools import build_meta; getattr(build_meta, sys.argv[1])(sys.argv[2])"
 # Runs commands as the command line does, one after the other, and prints the exit status of each behind a mark.
 RUN = """
@@ -154,7 +155,7 @@ def test_without_the_extras_a_run_is_taken_apart_and_each_other_verb_names_its_e
     built: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     (wheel,) = built.glob("*.whl")
-    programs = environment(tmp_path / "venv", wheel, {name for extra in EXTRAS for name in packages_of(extra)})
+    programs = environment(tmp_path / "venv", wheel, {name for extra in EXTRAS for name in packages_of(extra)} - CORE)
     study = tmp_path / "study.yaml"
     shutil.copy(ROOT / "config" / "config.yaml", study)
     for catalogue in ("models", "algorithms", "tasks"):
