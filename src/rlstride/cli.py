@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rlstride import verbs as run
 from rlstride.errors import RlstrideError
+from rlstride.extras import naming_the_extra
 from rlstride.study.variants import SCOPES
 
 _MODEL_KEY = "which of several models inside each checkpoint: what precedes its tensors' names, such as model or ema"
@@ -23,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        with naming_the_extra():
+            options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `rlstride check ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain

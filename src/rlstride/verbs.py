@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlstride.errors import RequestError, WorkError
+from rlstride.extras import require
 
 if TYPE_CHECKING:
     from rlstride.evaluation.prompting import Prompting
@@ -55,7 +56,7 @@ def train(options: argparse.Namespace) -> None:
         verb += ["--jump", options.jump] if options.jump else []
         verb += ["--force"] if options.force else []
         launch_processes(processes, [*map(str, verb), *(["--debug"] if options.debug else [])])
-    with _imports():
+    with _imports("train"):
         from rlstride.training.launch import train_cell
 
     train_cell(study, cell, options.out, state, options.jump, force=options.force)
@@ -135,7 +136,7 @@ def dynamics(options: argparse.Namespace) -> None:
 
 def drift(options: argparse.Namespace) -> None:
     """Measures how far a run's models are from its base in what they say."""
-    with _imports():
+    with _imports("evaluate"):
         from rlstride.evaluation.drift import write_drift
         from rlstride.study.load import load_study
         from rlstride.study.variants import read_variants
@@ -182,7 +183,7 @@ def extrapolate(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Scores models, on a study's task or on any that lm-eval knows."""
-    with _imports():
+    with _imports("evaluate"):
         from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
         from rlstride.study.load import load_study
         from rlstride.study.variants import read_variants
@@ -219,7 +220,7 @@ def collect(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Writes claims, figures and the page."""
-    with _imports():
+    with _imports("report"):
         from rlstride.report.page import write_report
         from rlstride.study.load import load_study
 
@@ -229,7 +230,7 @@ def report(options: argparse.Namespace) -> None:
 
 def track(options: argparse.Namespace) -> None:
     """Writes what was measured to MLflow."""
-    with _imports():
+    with _imports("track"):
         from rlstride.study.load import load_study
         from rlstride.tracking.mlflow_writer import track
 
@@ -270,11 +271,19 @@ def cluster_orphans(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _imports() -> Iterator[None]:
+def _imports(extra: str | None = None) -> Iterator[None]:
     """Imports torch and its like a quarter faster: nothing that a module holds is garbage.
 
     Nor is it looked at again by later collections, which takes another second off a run of 40 steps.
+
+    Args:
+        extra: of the package, which the verb needs.
+
+    Raises:
+        ExtraError: it is not installed, or in other versions than were tested.
     """
+    if extra:
+        require(extra)
     gc.disable()
     try:
         yield
@@ -285,6 +294,7 @@ def _imports() -> Iterator[None]:
 
 
 def _validation_scorer(options: argparse.Namespace) -> "ValidationScorer":
+    require("evaluate")
     from rlstride.evaluation.scorer import ValidationScorer
     from rlstride.study.load import load_study
     from rlstride.trajectory.store import Trajectory

@@ -305,7 +305,7 @@ def test_what_a_killed_ingest_left_is_written_over(root: Path, tmp_path: Path) -
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / ".manifest.json.partial").write_text("{")
     ingest([str(root / "glm4" / "hf")], str(root / "glm4" / "base"), tmp_path / "t")
-    assert [path.name for path in (tmp_path / "t").iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == [".verified.json", "manifest.json"]
 
 
 def test_a_folder_of_something_else_is_not_written_into(root: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_fused_qkv_is_taken_apart_as_its_family_uses_it(family: str, fused: st
         assert torch.equal(source.tensor(f"{fused.rpartition('.')[0]}.{name}.weight"), expected)
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "bloom", "persimmon"])
+@pytest.mark.parametrize("family", ["gpt_neox", "bloom"])
 def test_the_q_of_a_head_is_what_its_attention_looks_with(family: str, tmp_path: Path) -> None:
     """With q and its bias at zero every position attends evenly, so the layer does not see k."""
     model = decoder(family)

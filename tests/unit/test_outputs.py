@@ -15,7 +15,9 @@ from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.study.load import Study, load_study
 from rlstride.study.paths import base_folder
+from rlstride.tasks import build_task
 from rlstride.zoo.bases import REPORT_FILE, make_base
+from rlstride.zoo.tokenizer import build_tokenizer
 
 # Of a trajectory that is not there: only what is refused before any work is refused for another reason.
 TABLES = {
@@ -142,7 +144,9 @@ def test_predicted_models_that_exist_are_refused_before_any_is_written(
 
 @pytest.fixture
 def study(small_base: Path, tmp_path: Path, default_study_file: str) -> Study:
-    """A study of one model that is a folder."""
+    """A study of one model that is a folder, whose tokenizer knows the task's characters."""
+    source, task = shutil.copytree(small_base, tmp_path / "published"), load_study(default_study_file).task
+    build_tokenizer(build_task("chain", task).alphabet).save_pretrained(source)
     content = {
         "name": "published",
         "task": "chain",
@@ -151,8 +155,8 @@ def study(small_base: Path, tmp_path: Path, default_study_file: str) -> Study:
         "training": {"steps": 5, "keep_every": 2},
         "results": str(tmp_path / "results"),
         "define": {
-            "models": {"small": {"source": str(small_base)}},
-            "tasks": {"chain": load_study(default_study_file).task.model_dump()},
+            "models": {"small": {"source": str(source)}},
+            "tasks": {"chain": task.model_dump()},
             "algorithms": {"grpo": {"trainer": "grpo", "learning_rate": 1e-4}},
         },
     }

@@ -3,6 +3,8 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -252,3 +254,20 @@ def test_names_lose_what_compiling_and_wrapping_put_into_them(tmp_path: Path, wr
     state = {f"{wrapper}model.layers.0.{wrapper}mlp.up_proj.weight": torch.ones(2, 3)}
     torch.save(state, tmp_path / "model_world_size_1_rank_0.pt")
     assert ModelTensors(FSDPShards(tmp_path), Layout({})).names() == ["model.layers.0.mlp.up_proj.weight"]
+
+
+def test_a_torch_without_the_newest_class_of_a_mesh_reads_checkpoints(root: Path) -> None:
+    """As torch 2.10 is, which has no _FlatLayout."""
+    name = "model.norm.weight"
+    code = f"""
+import torch.distributed.checkpoint, torch.distributed.tensor
+import torch.distributed._mesh_layout as layout
+vars(layout).pop("_FlatLayout", None)
+from rlstride.trajectory.sources.dcp import DCPFolder
+from rlstride.trajectory.sources.fsdp import FSDPShards
+print([DCPFolder({str(root / "dcp")!r}).tensor({name!r}).tolist(), FSDPShards({str(root / "verl")!r}).shape({name!r})])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = stored_tensors(root / "models" / "qwen3")[name]
+    assert done.stdout.strip() == str([expected.tolist(), tuple(expected.shape)])

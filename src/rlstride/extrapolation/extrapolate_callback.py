@@ -1,6 +1,6 @@
 """Extrapolation inside of a run: train for a window, put in what a method predicts for later, then stop or train on.
 
-    from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
+    from rlstride import ExtrapolateCallback
 
     trainer.add_callback(ExtrapolateCallback("alpharl", Path("run/window"), window=24, validate=validate))
 

@@ -12,6 +12,7 @@ from transformers import Trainer
 from rlstride.errors import RequestError
 from rlstride.extrapolation.stride import Evidence, Level, Movement, paired_evidence, weighted_evidence
 from rlstride.extrapolation.stride_callback import StrideCallback
+from rlstride.extras import require_versions
 from rlstride.rollouts import Rollouts, token_logps, total_rewards
 
 
@@ -63,9 +64,13 @@ class NextBatch:
 
     Args:
         trainer: TRL's GRPOTrainer, RLOOTrainer, or one built on them.
+
+    Raises:
+        ExtraError: TRL is of a version whose private methods were not tested: a jump could be judged by wrong numbers.
     """
 
     def __init__(self, trainer: Trainer) -> None:
+        require_versions("train", "trl")
         self.trainer: Any = trainer
         self._callback: StrideCallback | None = None
 

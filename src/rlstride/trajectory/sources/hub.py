@@ -5,17 +5,20 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from httpx2 import HTTPError
 from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
 from huggingface_hub.errors import (
     CacheNotFound,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from rlstride.errors import RequestError, first_line
+
+# What it lets through where a server cannot be reached: the error of httpx, or of httpx2 in later versions.
+_HTTP_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 
 _SCHEME = "hf://"
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@(.+))?")
@@ -87,7 +90,7 @@ def fetch(address: HubAddress, cache: Path | None = None) -> Path:
         return Path(
             snapshot_download(address.repository, revision=address.revision, cache_dir=cache, allow_patterns=_FILES)
         )
-    except (OSError, HTTPError, HFValidationError) as error:
+    except (OSError, _HTTP_ERROR, HFValidationError) as error:
         raise RequestError(f"{address}: cannot be had from the hub or the local cache ({_sentence(error)})") from error
 
 
@@ -95,7 +98,7 @@ def _references(address: HubAddress, cache: Path | None) -> set[str]:
     try:
         found = HfApi().list_repo_refs(address.repository)
         return {ref.name for ref in [*found.branches, *found.tags]}
-    except (OSError, HTTPError, HFValidationError) as error:
+    except (OSError, _HTTP_ERROR, HFValidationError) as error:
         cached = _cached_references(address, cache)
         if not cached:
             raise RequestError(f"{address}: its branches and tags cannot be listed ({_sentence(error)})") from error

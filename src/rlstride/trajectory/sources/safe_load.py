@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import torch
-from torch.distributed._mesh_layout import _FlatLayout, _MeshLayout
+from torch.distributed import _mesh_layout
 from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
@@ -24,9 +24,10 @@ _MESH_LOGGER = "torch.distributed.device_mesh"
 # own list; DTensor, DeviceMesh and the placements were added to it by torch.distributed.tensor, under the names that
 # they have had since torch 2.5. The earlier names stand here.
 _OLDER = "torch.distributed._tensor"
+# How a mesh is laid out. torch 2.10 has the second class alone; what it does not have, it cannot read either.
+_LAYOUTS = [getattr(_mesh_layout, name) for name in ("_FlatLayout", "_MeshLayout") if hasattr(_mesh_layout, name)]
 _MESH_CLASSES: list[_Known] = [
-    _FlatLayout,
-    _MeshLayout,
+    *_LAYOUTS,
     (DTensor, f"{_OLDER}.api.DTensor"),
     (DTensorSpec, f"{_OLDER}.placement_types.DTensorSpec"),
     (TensorMeta, f"{_OLDER}.placement_types.TensorMeta"),
