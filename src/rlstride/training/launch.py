@@ -33,6 +33,7 @@ from rlstride.training.run import Run
 from rlstride.training.stop import KeepLease, StopOnSignal
 from rlstride.trajectory.files import remove_folder, write_text
 from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
+from rlstride.trajectory.verified import FILE as VERIFIED
 from rlstride.trajectory.writer import STEP_RECORD, TrajectoryWriter
 from rlstride.zoo.characters import require_characters
 
@@ -250,7 +251,7 @@ def _how_to_teach(study: Study, cell: Cell, folder: Path) -> str:
 
 def _require_own_folders(out: Path, state: Path) -> None:
     """What an earlier attempt left is resumed or cleared; nothing else may be there to be cleared with it."""
-    kept = ["manifest.json", ".manifest.json.partial", "step_*", ".step_*.partial", ".step_*.former"]
+    kept = ["manifest.json", ".manifest.json.partial", f"{VERIFIED}*", "step_*", ".step_*.partial", ".step_*.former"]
     require_nothing_else(out, kept, "a trajectory of rlstride train", step_record=STEP_RECORD)
     if not (state / _STAMP).is_file():
         require_nothing_else(state, [LEASE, f".{LEASE}.*", f".{_STAMP}.partial"], "an unfinished training's state")
