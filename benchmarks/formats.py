@@ -15,21 +15,21 @@ from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
+from document import machine
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-from document import machine
-
-from families import DECODERS, VISION, decoder, vision_model
 from rlstride.errors import RequestError
 from rlstride.trajectory.architecture import build_model
 from rlstride.trajectory.filling import fill
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.scope import scope_of, weights_of
 from rlstride.trajectory.sources.recognise import find_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+from families import DECODERS, VISION, decoder, vision_model  # noqa: E402
 
 OUT = ROOT / "docs" / "formats.md"
 TEXT = """# Formats and families
@@ -51,9 +51,9 @@ A cell is the largest difference of a logit, as a share of the largest logit, be
 | LoRA | PEFT, rank 2, every linear layer |
 | in scope | matrices inside the decoder layers, their share of the parameters, and what of it is not taken apart |
 
-FSDP over two ranks (both versions of it, split by rows, by columns, and on a mesh with copies) and DeepSpeed ZeRO 1 to 3
-are compared bit for bit in the tests, for the families llama, qwen2, qwen3, glm4, phi3, qwen3_moe and mixtral
-(`tests/unit/test_sources_sharded.py`), and for files that DeepSpeed wrote (`tests/unit/test_sources_zero.py`).
+Two more formats are compared bit for bit in the tests. FSDP over two ranks, in both versions of it, split by rows, by
+columns and on a mesh with copies: `tests/unit/test_sources_sharded.py`. DeepSpeed ZeRO 1 to 3, from files that DeepSpeed
+wrote: `tests/unit/test_sources_zero.py`.
 
 {table}
 
@@ -65,8 +65,8 @@ are compared bit for bit in the tests, for the families llama, qwen2, qwen3, glm
 | a folder with one weight file and shards that differ | nothing tells which is meant |
 | an output head that differs from the embedding that it is tied to | config and files contradict each other |
 | LoRA or a whole copy of a tied embedding or head | PEFT unties it, and an update of one is none of the other |
-| LoRA of stacked experts (`target_parameters`), DoRA, PiSSA and the like | the adapter is more than B A: merge it with PEFT |
-| names of torchtitan, Megatron, Meta's or llama.cpp's files | their rows lie in another order: the sentence says how to convert |
+| LoRA of stacked experts (`target_parameters`), DoRA, PiSSA and the like | it is more than B A: merge it with PEFT |
+| names of torchtitan, Megatron, Meta's or llama.cpp's files | rows in another order: the sentence says how to convert |
 | models that transformers does not know | they are read by their tensors' names, which is told; they cannot be scored |
 """
 
