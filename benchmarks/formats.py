@@ -52,7 +52,7 @@ A cell is the largest difference of a logit, as a share of the largest logit, be
 | in scope | matrices inside the decoder layers, their share of the parameters, and what of it is not taken apart |
 
 Two more formats are compared bit for bit in the tests. FSDP over two ranks, in both versions of it, split by rows, by
-columns and on a mesh with copies: `tests/unit/test_sources_sharded.py`. DeepSpeed ZeRO 1 to 3, from files that DeepSpeed
+columns and on a mesh with copies: `tests/unit/test_sources_sharded.py`. DeepSpeed ZeRO 1 to 3, from files that it
 wrote: `tests/unit/test_sources_zero.py`.
 
 {table}
