@@ -5,6 +5,7 @@ The paths are those of docs/bring-your-own.md, whose commands are tried on them.
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -136,21 +137,12 @@ def _share_of_digits(completions: Sequence[str], **_: object) -> list[float]:
 
 
 def write_task(folder: Path) -> None:
-    """A multiple-choice task of lm-eval with its own problems, so that nothing is downloaded."""
+    """The task of docs/bring-your-own.md, as it stands there: its own problems, so that nothing is downloaded."""
     folder.mkdir(parents=True)
-    rows = [
-        {"question": f"{a}+{b}=", "choices": [str((a + b) % 10), str((a + b + 1) % 10)]}
-        for a in range(4)
-        for b in range(10)
-    ]
-    (folder / "sums.py").write_text(
-        f"from datasets import Dataset\n\n\ndef documents(**_):\n    return {{'test': Dataset.from_list({rows})}}\n"
-    )
-    (folder / "sums.yaml").write_text(
-        "task: sums\ncustom_dataset: !function sums.documents\ntest_split: test\noutput_type: multiple_choice\n"
-        "doc_to_text: question\ndoc_to_choice: choices\ndoc_to_target: 0\ntarget_delimiter: ''\n"
-        "metric_list:\n  - {metric: acc, aggregation: mean, higher_is_better: true}\n"
-    )
+    document = (Path(__file__).parent.parent / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
+    for name, text in re.findall(r"^```\w+\n# tasks/(\S+)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL):
+        (folder / name).write_text(text, encoding="utf-8")
+    assert (folder / "sums.yaml").is_file()
 
 
 def _load(folder: Path) -> PreTrainedModel:
