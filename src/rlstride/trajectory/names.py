@@ -15,6 +15,8 @@ from rlstride.trajectory.sources.source import TensorSource
 
 # What torch.compile, FSDP, activation checkpointing and DistributedDataParallel put into names.
 _WRAPPERS = re.compile(r"^module\.|(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# Of Mixtral's files and those like them; transformers renames it before 5.23 only together with stacking the experts.
+_MIXTRAL = (".block_sparse_moe.", ".mlp.")
 # Where nothing tells what the model's names are: what precedes the usual ones.
 _LAYER = re.compile(r"^(.*?)(?:model\.(?:language_model\.)?layers|transformer\.h|gpt_neox\.layers)\.\d+\.")
 # Names of other libraries for the same tensors: what they are, and how to have the usual ones.
@@ -188,6 +190,7 @@ class ModelTensors:
             else:
                 continue
             own = own if renamed is None or self._is_models(own) else renamed(own)
+            own = own if self._is_models(own) else own.replace(*_MIXTRAL)
             if self._is_models(own):
                 found.setdefault(own, clean[name])
         return found
