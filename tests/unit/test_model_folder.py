@@ -210,6 +210,19 @@ def test_a_tied_model_of_which_the_head_alone_was_saved_is_whole(tmp_path: Path)
     assert torch.equal(logits(load_model(tmp_path, torch.float32)), logits(model))
 
 
+@pytest.mark.parametrize("again", ["_orig_mod.model.norm.weight", "model.layers.0.self_attn.qkv_proj.weight"])
+def test_a_tensor_under_two_names_is_refused(again: str, tmp_path: Path) -> None:
+    decoder("phi3").save_pretrained(tmp_path)
+    stored = load_file(tmp_path / WEIGHTS)
+    fused = stored["model.layers.0.self_attn.qkv_proj.weight"]
+    more = (
+        {again: torch.ones(16)} if "norm" in again else {"model.layers.0.self_attn.q_proj.weight": fused[:16].clone()}
+    )
+    save_file(stored | more, tmp_path / WEIGHTS)
+    with pytest.raises(RequestError, match=r"are both here, and are the same tensor|is here by itself and inside"):
+        load_model(tmp_path, torch.float32)
+
+
 def quantised(how: str, weight: Tensor) -> dict[str, Tensor]:
     """A matrix as a quantiser stores it."""
     scale = weight.abs().amax(dim=1, keepdim=True) / 127

@@ -167,6 +167,7 @@ class _Opened:
     step: int
     found: FoundStep
     dtype: str
+    files: list[str]
     model_key: str | None
     description: Description
     moved: bool
@@ -179,7 +180,7 @@ class _Opened:
             kind=checkpoint.kind.value,
             model_key=self.model_key,
             origin=self.found.origin,
-            sha256=digests_of(checkpoint.path, checkpoint.files()),
+            sha256=digests_of(checkpoint.path, self.files),
             dtype=self.dtype,
         )
 
@@ -203,7 +204,8 @@ def _open(step: int, found: FoundStep, base: ModelFolder, model_key: str | None)
     if isinstance(source.stored, ModelTensors) and source.stored.extra:
         print(f"ingest: step {step}: {_left_out(str(source.path), source.stored.extra)}", file=sys.stderr)
     dtype = next(iter(parameters_by_dtype(source)))  # of most parameters
-    return _Opened(step, found, dtype, model_key, description, first_difference(source, base.source) is not None)
+    moved = first_difference(source, base.source) is not None
+    return _Opened(step, found, dtype, stored.files(), model_key, description, moved)
 
 
 def _tell(descriptions: Mapping[int, Description], unmoved: Sequence[int], found: Mapping[int, FoundStep]) -> None:

@@ -255,6 +255,9 @@ class InLayout:
         path: the checkpoint's folder.
         layout: as given.
         stored: the checkpoint, fused matrices in one.
+
+    Raises:
+        RequestError: a fused matrix cannot be divided as the config says, or its parts are there by themselves too.
     """
 
     def __init__(self, source: TensorSource, layout: Layout) -> None:
@@ -263,7 +266,10 @@ class InLayout:
         self._parts: dict[str, Part | None] = {}
         for name in names:
             parts = layout.parts(name, source.shape(name)) if layout.may_split(name) else []
-            self._parts |= {part.name: part for part in parts} if parts else {name: None}
+            inside: dict[str, Part | None] = {part.name: part for part in parts} if parts else {name: None}
+            if (again := next((each for each in inside if each in self._parts), None)) is not None:
+                raise RequestError(f"{self.path}: {again} is here by itself and inside of a fused matrix or a stack")
+            self._parts |= inside
         tied = layout.tied(names)
         for name, owner in tied.items():
             if owner in self._parts:

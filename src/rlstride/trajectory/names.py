@@ -70,8 +70,8 @@ class ModelTensors:
         twice: tied names under which the checkpoint holds a tensor of its own, by the name of what they are tied to.
 
     Raises:
-        RequestError: several models in the checkpoint fit, none has this key, one has an adapter in it, or its weights
-            are quantised.
+        RequestError: several models in the checkpoint fit, none has this key, one has an adapter in it, its weights are
+            quantised, or it holds a tensor under two names.
     """
 
     def __init__(
@@ -79,7 +79,9 @@ class ModelTensors:
     ) -> None:
         self.path = source.path
         self._source, self.layout = source, layout
-        clean = {_WRAPPERS.sub("", name): name for name in source.names()}
+        clean: dict[str, str] = {}
+        for name in source.names():
+            self._add(clean, _WRAPPERS.sub("", name), name)
         _refuse_adapter_inside(clean, self.path)
         self._expected = _expected(layout, like)
         self._known = {*self._expected, *layout.places, *(like.names() if like is not None else ())}
@@ -167,10 +169,10 @@ class ModelTensors:
         return self._mapped(best, clean)
 
     def _judged(self, candidate: _Candidate, clean: Mapping[str, str]) -> _Candidate:
-        found = self._mapped(candidate, clean)
         try:
+            found = self._mapped(candidate, clean)
             shapes = _apart(self.layout, {name: self._source.shape(stored) for name, stored in found.items()})
-        except RequestError:  # a fused matrix of another shape
+        except RequestError:  # a fused matrix of another shape, or one tensor under two names
             return candidate
         for name, owner in self.layout.tied(found).items():
             if owner not in shapes and name in shapes:
@@ -192,8 +194,15 @@ class ModelTensors:
             own = own if renamed is None or self._is_models(own) else renamed(own)
             own = own if self._is_models(own) else own.replace(*_MIXTRAL)
             if self._is_models(own):
-                found.setdefault(own, clean[name])
+                self._add(found, own, clean[name])
         return found
+
+    def _add(self, found: dict[str, str], name: str, stored: str) -> None:
+        if name in found:
+            raise RequestError(
+                f"{self.path}: {found[name]} and {stored} are both here, and are the same tensor, {name}"
+            )
+        found[name] = stored
 
     def _is_models(self, name: str) -> bool:
         """Whether a tensor is one of the model's, perhaps as a part of a stack; any is, where nothing tells."""
