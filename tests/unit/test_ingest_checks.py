@@ -104,6 +104,14 @@ def test_settings_that_change_no_logit_are_not_told_and_other_ends_are(base: Pat
     assert "use_cache" not in said
 
 
+def test_other_ends_in_a_generation_config_are_told(base: Path, tmp_path: Path, say: Say) -> None:
+    step = step_of(base, tmp_path / "run")
+    for folder, ends in ((base, 1), (step, [1, 9])):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "temperature": 0.1}))
+    said = say("ingest", tmp_path / "run", "--base", base, "--out", tmp_path / "t")[1]
+    assert "completions end at [1, 9], the base's at 1, which count in scoring" in said
+
+
 def test_a_step_that_calls_itself_quantised_is_refused(base: Path, tmp_path: Path, say: Say) -> None:
     step = step_of(base, tmp_path / "run")
     change(step / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
@@ -344,8 +352,17 @@ def test_a_card_names_the_digests_of_what_was_read(base: Path, tmp_path: Path, s
     card = (tmp_path / "r/README.md").read_text()
     for file in (base / "model.safetensors", base / "config.json", step / "model.safetensors"):
         assert sha256(file) in card
-    assert "in scope" not in card
     assert "- edited: 14 matrices, " in card
+    assert "- moved outside of it: lm_head, model.embed_tokens, " in card
+
+
+def test_the_card_of_a_prediction_says_what_moved_outside_its_scope(base: Path, tmp_path: Path, say: Say) -> None:
+    step_of(base, tmp_path / "run")
+    assert say("ingest", tmp_path / "run", "--base", base, "--out", tmp_path / "t")[0] == 0
+    asked = ("extrapolate", tmp_path / "t", "--method", "last", "--window", "1", "--out", tmp_path / "p")
+    assert say(*asked)[0] == 0
+    card = (tmp_path / "p/README.md").read_text()
+    assert "- in scope: 14 matrices, " in card
     assert "- moved outside of it: lm_head, model.embed_tokens, " in card
 
 

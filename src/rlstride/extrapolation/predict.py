@@ -21,7 +21,7 @@ from rlstride.surgery.models import EDITED_MODEL, base_tensors, model_card, writ
 from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.files import write_text
-from rlstride.trajectory.scope import scope_of, weights_of
+from rlstride.trajectory.scope import listed, scope_of
 from rlstride.trajectory.store import Trajectory
 
 NOT_APPLICABLE = "not_applicable.json"
@@ -133,6 +133,15 @@ def predicted_tensors(window: Trajectory, deltas: Deltas) -> dict[str, Tensor]:
     return tensors
 
 
+def _scope_facts(window: Trajectory) -> dict[str, object]:
+    """How much of the model is in scope, and what else had moved by the window's end."""
+    reader = UpdateReader(window)
+    outside = [weight for weight in reader.weights if not weight.in_scope]
+    moved = reader.moved(window.steps[-1], outside)
+    modules = [weight.module for weight in outside if weight.name in moved]
+    return {"in scope": scope_of(reader.weights), "moved outside of it": listed(modules) if modules else "nothing"}
+
+
 def prediction_card(method: Method, share: float, window: Trajectory, info: Mapping[str, Any]) -> str:
     """The card of a predicted model: what it was predicted from and for, and that nobody measured how good it is."""
     last = window.steps[-1]
@@ -141,7 +150,7 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
         "window": f"{share:g} of the run: up to step {last} of {window.full_last_step}",
         "kept steps seen": ", ".join(map(str, window.steps)),
         "target": f"step {last}, the window's last",
-        "in scope": scope_of(weights_of(window.source(0))),
+        **_scope_facts(window),
     }
     if "target_step" in info:
         facts["target"] = f"step {info['target_step']:g}"

@@ -1,7 +1,7 @@
 """The updates D(t) = Wt - W0 of a trajectory: one tensor at a time, checked, in float32."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
@@ -118,6 +118,10 @@ class UpdateReader:
         """L (m, r) and R (r, n), float32, with D(t) = L R, where the step is an adapter over the base; else None."""
         found = self._source(step).factors(weight.name)
         return None if found is None else (found[0].float(), found[1].float())
+
+    def moved(self, step: int, weights: Iterable[Weight]) -> set[str]:
+        """The names of those tensors that differ from the base's at a step; errors are those of :meth:`panels`."""
+        return {weight.name for weight in weights if any(bool(D.any()) for D in self.panels(weight, step))}
 
     def raise_not_finite(self, weight: Weight, step: int) -> NoReturn:
         """Says which entries of a tensor, or of the base's, are NaN or infinite.

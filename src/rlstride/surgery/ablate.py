@@ -83,8 +83,7 @@ class StepEdits:
     @cached_property
     def moved(self) -> set[str]:
         """The tensors that differ from the base's, by name."""
-        panels = {weight.name: self.reader.panels(weight, self.step) for weight in self.reader.weights}
-        return {name for name, pieces in panels.items() if any(bool(D.any()) for D in pieces)}
+        return self.reader.moved(self.step, self.reader.weights)
 
     @cached_property
     def layers(self) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
 TOKENIZER_FILES = (*TOKENIZERS, "special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.jinja")
+_GENERATION = "generation_config.json"
 # Of a config: what changes neither a logit of the model nor what its tokens mean.
 _SILENT = {
     *("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache", "auto_map"),
@@ -82,7 +83,7 @@ def describe_step(checkpoint: Checkpoint, base: ModelFolder) -> Description:
         folder = description_folder(checkpoint.path)
         if folder is not None and (base.path / CONFIG).is_file():
             refuse_quantised_config(read_json(folder / CONFIG), folder / CONFIG)
-            remarks += _config_remarks(folder, base.path)
+            remarks += _config_remarks(folder, base.path) + _ending_remarks(folder, base.path)
         if checkpoint.kind is Kind.HF and (checkpoint.path / ADAPTER_CONFIG).is_file():
             remarks.append(f"{checkpoint.path}: {ADAPTER_CONFIG} lies beside whole weights, which are what is read")
     own = tokenizer_folder(checkpoint.path)
@@ -138,6 +139,17 @@ def _config_remarks(folder: Path, base: Path) -> list[str]:
         )
     said = "; ".join(f"{key} is {own}, the base's {other}" for key, (own, other) in found.items())
     return [f"{folder / CONFIG}: {said}"] if said else []
+
+
+def _ending_remarks(folder: Path, base: Path) -> list[str]:
+    """Where completions end: all of a generation_config.json that counts when models are scored."""
+    files = folder / _GENERATION, base / _GENERATION
+    if folder == base or not all(file.is_file() for file in files):
+        return []
+    own, other = (read_json(file).get("eos_token_id") for file in files)
+    return (
+        [] if own == other else [f"{files[0]}: completions end at {own}, the base's at {other}, which count in scoring"]
+    )
 
 
 def _adapter_base(path: Path, base: ModelFolder) -> list[str]:
