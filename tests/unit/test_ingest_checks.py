@@ -109,7 +109,7 @@ def test_other_ends_in_a_generation_config_are_told(base: Path, tmp_path: Path, 
     for folder, ends in ((base, 1), (step, [1, 9])):
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "temperature": 0.1}))
     said = say("ingest", tmp_path / "run", "--base", base, "--out", tmp_path / "t")[1]
-    assert "completions end at [1, 9], the base's at 1, which count in scoring" in said
+    assert "completions end at [1, 9], the base's at 1; in scoring those beside the tokenizer count" in said
 
 
 def test_a_step_that_calls_itself_quantised_is_refused(base: Path, tmp_path: Path, say: Say) -> None:

@@ -271,6 +271,23 @@ def test_weights_in_float32_are_read_in_float32_whatever_the_config_says(tmp_pat
     assert torch.equal(logits(load_model(tmp_path, torch.float32)), logits(model))
 
 
+def test_kernels_that_a_config_asks_for_are_no_part_of_the_model(tmp_path: Path) -> None:
+    model = decoder("qwen3")
+    model.save_pretrained(tmp_path)
+    edit_config(tmp_path, attn_implementation="flash_attention_2", _attn_implementation="flash_attention_2")
+    assert torch.equal(logits(load_model(tmp_path, torch.float32)), logits(model))
+
+
+def test_a_model_that_transformers_does_not_know_is_read_by_names_and_not_scored(tmp_path: Path) -> None:
+    decoder("qwen3").save_pretrained(tmp_path)
+    edit_config(tmp_path, model_type="somebodys_own")
+    source = ModelFolder(tmp_path).source
+    assert source.layout.architecture is None
+    assert len([weight for weight in weights_of(source) if weight.in_scope]) == 2 * 7
+    with pytest.raises(RequestError, match=r"model_type 'somebodys_own' is none of transformers'"):
+        load_model(tmp_path, torch.float32)
+
+
 @pytest.mark.parametrize(
     ("names", "sentence"),
     [

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG = "config.json"
+# Which kernels a trainer's machine had: no part of the model, and perhaps not installed here.
+_KERNELS = {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"}
 # What a config that does not fit its own class makes of itself is of many kinds.
 _CANNOT = (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 
@@ -82,7 +84,8 @@ def model_config(content: Mapping[str, Any]) -> "PretrainedConfig | None":
     kind = content.get("model_type")
     if kind not in CONFIG_MAPPING:
         return None
-    config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(dict(content))
+    known = {key: value for key, value in content.items() if key not in _KERNELS}
+    config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(known)
     return config
 
 

@@ -147,9 +147,9 @@ def _ending_remarks(folder: Path, base: Path) -> list[str]:
     if folder == base or not all(file.is_file() for file in files):
         return []
     own, other = (read_json(file).get("eos_token_id") for file in files)
-    return (
-        [] if own == other else [f"{files[0]}: completions end at {own}, the base's at {other}, which count in scoring"]
-    )
+    if own == other:
+        return []
+    return [f"{files[0]}: completions end at {own}, the base's at {other}; in scoring those beside the tokenizer count"]
 
 
 def _adapter_base(path: Path, base: ModelFolder) -> list[str]:
