@@ -1,4 +1,4 @@
-"""A published model whose tokenizer does not know a task's characters is refused before anything is spent on it."""
+"""A published model whose tokenizer does not know a task's characters is refused by check, and told elsewhere."""
 
 from pathlib import Path
 
@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerFast
 
 from rlstride.cli import main
 from rlstride.study.load import load_study
-from rlstride.study.paths import base_folder
 from rlstride.zoo.bases import build_model
 from rlstride.zoo.characters import missing_characters
 from rlstride.zoo.tokenizer import build_tokenizer
@@ -62,22 +61,13 @@ def test_check_refuses_the_model_in_one_sentence(study: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == f"rlstride check: models.yaml: mine.source: {source}: {SENTENCE}\n"
 
 
-def test_no_base_is_made_of_it(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "base"
-    assert main(["pretrain", "--study", str(study), "--model", "mine", "--out", str(out)]) == 2
-    assert SENTENCE in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_a_base_that_was_put_there_is_not_trained(
+def test_a_base_is_made_of_it_and_what_to_expect_is_told(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = base_folder(load_study(study), "mine")
-    base.parent.mkdir(parents=True)
-    (tmp_path / "published").rename(base)
-    assert main(["train", "--study", str(study), "--cell", "mine/grpo/0", "--out", str(tmp_path / "run")]) == 2
-    assert capsys.readouterr().err == f"rlstride train: {base}: {SENTENCE}\n"
-    assert not (tmp_path / "run").exists()
+    out = tmp_path / "base"
+    assert main(["pretrain", "--study", str(study), "--model", "mine", "--out", str(out)]) == 0
+    assert f"{SENTENCE}: expect no reward on it" in capsys.readouterr().err
+    assert (out / "config.json").is_file()
 
 
 def test_check_says_where_a_tokenizer_could_not_be_looked_at(

@@ -114,7 +114,7 @@ def test_an_edited_model_is_stored_as_its_family_stores_it(root: Path, tmp_path:
 
 def test_the_manifest_points_at_the_files_and_has_their_digests(root: Path, tmp_path: Path) -> None:
     out = run(root, tmp_path, kind="verl")
-    assert sorted(file.name for file in out.iterdir()) == [".verified.json", "manifest.json"]
+    assert sorted(file.name for file in out.iterdir()) == [".architecture.json", ".verified.json", "manifest.json"]
     manifest = read_manifest(out)
     assert (manifest.format_version, manifest.base.name) == (FORMAT_VERSION, "base")
     assert [(record.step, record.kind, record.dtype) for record in manifest.steps] == [
@@ -305,7 +305,11 @@ def test_what_a_killed_ingest_left_is_written_over(root: Path, tmp_path: Path) -
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / ".manifest.json.partial").write_text("{")
     ingest([str(root / "glm4" / "hf")], str(root / "glm4" / "base"), tmp_path / "t")
-    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == [".verified.json", "manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "t").iterdir()) == [
+        ".architecture.json",
+        ".verified.json",
+        "manifest.json",
+    ]
 
 
 def test_a_folder_of_something_else_is_not_written_into(root: Path, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from rlstride.outputs import require_nothing_else
 from rlstride.processes import failing_together, from_main_process, join_processes
 from rlstride.study.adapters import AdaLoRA
 from rlstride.study.load import Cell, Study, digest
-from rlstride.study.models import PublishedModel
 from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.tasks import build_task
@@ -32,10 +31,8 @@ from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
 from rlstride.training.stop import KeepLease, StopOnSignal
 from rlstride.trajectory.files import remove_folder, write_text
-from rlstride.trajectory.manifest import Manifest, TrainingRecord, read_manifest
-from rlstride.trajectory.verified import FILE as VERIFIED
+from rlstride.trajectory.manifest import REMEMBERED, Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import STEP_RECORD, TrajectoryWriter
-from rlstride.zoo.characters import require_characters
 
 LEASE, _STAMP = "lease.json", "config_hash"  # in the folder of the trainer's own checkpoints
 _JOB_NAMES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID")  # in a job of Slurm, PBS, LSF, Grid Engine
@@ -217,10 +214,6 @@ def _require_models(study: Study, cell: Cell, base: Path, teacher: Path | None) 
             f"{base}: the base of {cell.model} is not there; "
             f"make it with rlstride pretrain --study {study.path} --model {cell.model} --out {base}"
         )
-    if isinstance(study.models[cell.model], PublishedModel):
-        require_characters(
-            transformers.AutoTokenizer.from_pretrained(base), build_task(study.spec.task, study.task), str(base)
-        )
     if teacher is not None and not (teacher / "config.json").is_file():
         raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")
 
@@ -251,7 +244,7 @@ def _how_to_teach(study: Study, cell: Cell, folder: Path) -> str:
 
 def _require_own_folders(out: Path, state: Path) -> None:
     """What an earlier attempt left is resumed or cleared; nothing else may be there to be cleared with it."""
-    kept = ["manifest.json", ".manifest.json.partial", f"{VERIFIED}*", "step_*", ".step_*.partial", ".step_*.former"]
+    kept = ["manifest.json", ".manifest.json.partial", *REMEMBERED, "step_*", ".step_*.partial", ".step_*.former"]
     require_nothing_else(out, kept, "a trajectory of rlstride train", step_record=STEP_RECORD)
     if not (state / _STAMP).is_file():
         require_nothing_else(state, [LEASE, f".{LEASE}.*", f".{_STAMP}.partial"], "an unfinished training's state")

@@ -1,15 +1,17 @@
 """What a model consists of, as transformers builds it from config.json: without weights, and not from name patterns."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlstride.errors import RequestError, first_line
+from rlstride.trajectory.files import write_if_possible
 from rlstride.trajectory.sources.hf import read_json
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 CONFIG = "config.json"
+CACHE = ".architecture.json"
 # Which kernels a trainer's machine had: no part of the model, and perhaps not installed here.
 _KERNELS = {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"}
 # What a config that does not fit its own class makes of itself is of many kinds.
@@ -47,9 +50,20 @@ class Architecture:
     transposed: frozenset[str]
     renaming: Callable[[], Callable[[str], str]] = field(repr=False, compare=False)
 
+    def facts(self) -> dict[str, Any]:
+        """All of it but the renaming, as JSON can hold it."""
+        sets = {name: sorted(getattr(self, name)) for name in ("parameters", "matrices", "transposed")}
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        known = {"config": dict(self.config), "shapes": shapes, "tied": dict(self.tied), "layers": dict(self.layers)}
+        return known | sets
 
-def read_architecture(folder: Path) -> Architecture | None:
+
+def read_architecture(folder: Path, cache: Path | None = None) -> Architecture | None:
     """The model that a folder's config.json describes; None where transformers does not know such a model.
+
+    Args:
+        folder: a Hugging Face folder.
+        cache: a folder that remembers it: transformers takes seconds to import, which most reading need not wait for.
 
     Raises:
         RequestError: config.json is damaged, or no model can be built as it says.
@@ -59,7 +73,38 @@ def read_architecture(folder: Path) -> Architecture | None:
         return None
     content = read_json(path)
     content.pop("quantization_config", None)  # how weights are stored, not what they are
-    return _architecture(json.dumps(content, sort_keys=True), str(path))
+    text = json.dumps(content, sort_keys=True)
+    if cache is None:
+        return _architecture(text, str(path))
+    key = hashlib.sha256(f"{version('transformers')} {text}".encode()).hexdigest()
+    known = _remembered(cache / CACHE, key, text, str(path))
+    if known is None and (known := _architecture(text, str(path))) is not None:
+        write_if_possible(cache / CACHE, json.dumps({"key": key, **known.facts()}) + "\n")
+    return known
+
+
+def _remembered(file: Path, key: str, content: str, place: str) -> Architecture | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found.pop("key") != key:
+            return None
+        return Architecture(
+            config=found["config"],
+            shapes={name: tuple(shape) for name, shape in found["shapes"].items()},
+            parameters=frozenset(found["parameters"]),
+            tied=found["tied"],
+            layers=found["layers"],
+            matrices=frozenset(found["matrices"]),
+            transposed=frozenset(found["transposed"]),
+            renaming=partial(_renaming_of, content, place),
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _renaming_of(content: str, place: str) -> Callable[[str], str]:
+    found = _architecture(content, place)
+    return str if found is None else found.renaming()
 
 
 @lru_cache(maxsize=8)

@@ -54,6 +54,14 @@ def write_text(target: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_if_possible(target: Path, text: str) -> None:
+    """Writes a whole text file that nothing is lost with, such as a cache; several processes may do so at once."""
+    partial = target.with_name(f"{target.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+
+
 def sha256(file: Path) -> str:
     """The hex digest of a file's bytes."""
     digest = hashlib.sha256()

@@ -10,16 +10,16 @@ from pathlib import Path
 from rlstride.errors import RequestError
 from rlstride.outputs import require_nothing_else
 from rlstride.progress import track
+from rlstride.trajectory.architecture import read_architecture
 from rlstride.trajectory.compare import misfits, parameters_by_dtype
 from rlstride.trajectory.description import Description, describe_step
-from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, library_versions, read_manifest
+from rlstride.trajectory.manifest import REMEMBERED, BaseRecord, Manifest, StepRecord, library_versions, read_manifest
 from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.names import ModelTensors
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address, is_repository, revisions
 from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import FoundStep, find_steps, step_of
-from rlstride.trajectory.verified import FILE as VERIFIED
 from rlstride.trajectory.verified import note_whole
 from rlstride.trajectory.writer import digests_of
 
@@ -56,7 +56,7 @@ def ingest(
         RequestError: a checkpoint is missing, damaged, of an unreadable kind, without a number, quantised, or not from
             this base; no checkpoint differs from it; or ``out`` holds another run's manifest, or anything else.
     """
-    require_nothing_else(out, ["manifest.json", ".manifest.json.partial", f"{VERIFIED}*"], "an ingested run's manifest")
+    require_nothing_else(out, ["manifest.json", ".manifest.json.partial", *REMEMBERED], "an ingested run's manifest")
     former = read_manifest(out) if (out / "manifest.json").is_file() and not force else None
     base_record, base_source = _base(base, out)
     found = _numbered([step for source in sources for step in _find(source)], steps)
@@ -88,6 +88,7 @@ def ingest(
     out.mkdir(parents=True, exist_ok=True)
     manifest.write(out)
     note_whole(out, manifest)
+    read_architecture(base_source.path, cache=out)
     return manifest
 
 

@@ -354,14 +354,18 @@ def _layer_name(name: str) -> str:
     return ".".join(parts[: 1 + next(place for place, part in enumerate(parts) if part.isdigit())])
 
 
-def read_layout(folder: Path) -> Layout:
+def read_layout(folder: Path, cache: Path | None = None) -> Layout:
     """The layout of the model in a Hugging Face folder; nothing is split where it has no config.json.
+
+    Args:
+        folder: the folder.
+        cache: see :func:`rlstride.trajectory.architecture.read_architecture`.
 
     Raises:
         RequestError: config.json is damaged, or transformers cannot build the model that it describes.
     """
     path = folder / CONFIG
-    return Layout(read_json(path) if path.is_file() else {}, read_architecture(folder))
+    return Layout(read_json(path) if path.is_file() else {}, read_architecture(folder, cache))
 
 
 def joined(tensors: Mapping[str, Tensor], names: Mapping[str, tuple[int, ...]], layout: Layout) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from rlstride.trajectory.files import write_text
 # 2: checkpoints of other kinds than Hugging Face folders, read where they are; 3: one of several models in a
 # checkpoint, and a run's own tokenizer, either of which an earlier version would pass over.
 FORMAT_VERSION = 3
+REMEMBERED = (".verified.json*", ".architecture.json*")  # beside a manifest: caches, which nothing is lost with
 _LIBRARIES = ("rlstride", "torch", "transformers", "trl", "peft", "accelerate", "safetensors", "tokenizers")
 
 

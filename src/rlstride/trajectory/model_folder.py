@@ -21,6 +21,10 @@ class ModelFolder:
     Which files count is decided by :class:`HFFolder`, what the model consists of by config.json alone: an
     adapter_config.json, a generation_config.json or a dtype in it change nothing.
 
+    Args:
+        path: the folder.
+        cache: see :func:`rlstride.trajectory.architecture.read_architecture`.
+
     Attributes:
         path: the folder.
         stored: its files.
@@ -30,12 +34,12 @@ class ModelFolder:
             other.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, cache: Path | None = None) -> None:
         self.path = Path(path)
         if (self.path / CONFIG).is_file():
             refuse_quantised_config(read_json(self.path / CONFIG), self.path / CONFIG)
         self.stored = HFFolder(self.path)
-        self.layout = read_layout(self.path)
+        self.layout = read_layout(self.path, cache)
 
     @cached_property
     def tensors(self) -> ModelTensors:

@@ -1,7 +1,7 @@
 """The model's own names in a checkpoint, whatever wraps the model, lies beside it, or calls its tensors otherwise."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,7 +182,7 @@ class ModelTensors:
 
     def _mapped(self, candidate: _Candidate, clean: Mapping[str, str]) -> dict[str, str]:
         model, found = self.layout.architecture, dict[str, str]()
-        renamed = model.renaming() if model else None
+        renamed: Callable[[str], str] | None = None
         for name in sorted(clean):
             if name.startswith(candidate.cut):
                 own = candidate.put + name.removeprefix(candidate.cut)
@@ -191,7 +191,9 @@ class ModelTensors:
                 own = name  # beside what was wrapped, such as the output head beside a vision model's decoder
             else:
                 continue
-            own = own if renamed is None or self._is_models(own) else renamed(own)
+            if model is not None and not self._is_models(own):
+                renamed = renamed or model.renaming()  # seconds, which most checkpoints need not
+                own = renamed(own)
             own = own if self._is_models(own) else own.replace(*_MIXTRAL)
             if self._is_models(own):
                 self._add(found, own, clean[name])
@@ -241,7 +243,6 @@ def _refuse_adapter_inside(names: Mapping[str, str], path: Path) -> None:
 
 def _candidates(clean: Mapping[str, str], layout: Layout, expected: Mapping[str, tuple[int, ...]]) -> list[_Candidate]:
     """The ways to read the names under which a layer's norm, or another plain tensor of a layer, has its own name."""
-    renamed = layout.architecture.renaming() if layout.architecture else str
     anchor = next(
         (
             name
@@ -257,7 +258,10 @@ def _candidates(clean: Mapping[str, str], layout: Layout, expected: Mapping[str,
     ways: dict[tuple[str, str], _Candidate] = {}
     for outer in outers:
         ends = [0, *(place + 1 for place, letter in enumerate(outer) if letter == ".")]
-        cut = next((outer[:end] for end in ends if anchor in (outer[end:] + tail, renamed(outer[end:] + tail))), None)
+        cut = next((outer[:end] for end in ends if outer[end:] + tail == anchor), None)
+        if cut is None and layout.architecture is not None:
+            renamed = layout.architecture.renaming()
+            cut = next((outer[:end] for end in ends if renamed(outer[end:] + tail) == anchor), None)
         if cut is not None:
             ways[cut, ""] = _Candidate(cut)
         else:

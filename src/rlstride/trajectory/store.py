@@ -117,7 +117,7 @@ class Trajectory:
     @cached_property
     def base(self) -> ModelFolder:
         """The base's folder: read once, whatever the number of steps."""
-        return ModelFolder(self.base_folder)
+        return ModelFolder(self.base_folder, cache=self.folder)
 
     @property
     def tokenizer_folder(self) -> Path:

@@ -1,13 +1,12 @@
 """Whether files still are what a manifest was written over: told by size and time, and by SHA-256 once."""
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from rlstride.errors import RequestError
-from rlstride.trajectory.files import sha256
+from rlstride.trajectory.files import sha256, write_if_possible
 from rlstride.trajectory.manifest import Manifest
 
 FILE = ".verified.json"
@@ -73,10 +72,7 @@ class VerifiedFiles:
 
     def _write(self, news: Mapping[str, _Seen]) -> None:
         """Adds to what other processes noted meanwhile; what two write at once is read again by one of them."""
-        partial = self._folder / f"{FILE}.{os.getpid()}"
-        with contextlib.suppress(OSError):
-            partial.write_text(json.dumps(self._read() | dict(news)) + "\n", encoding="utf-8")
-            partial.replace(self._folder / FILE)
+        write_if_possible(self._folder / FILE, json.dumps(self._read() | dict(news)) + "\n")
 
 
 def note_whole(folder: Path, manifest: Manifest) -> None:

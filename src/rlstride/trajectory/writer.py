@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from rlstride.study.plan import step_folder
 from rlstride.trajectory.adapted import Adapted, base_is_moved
+from rlstride.trajectory.architecture import read_architecture
 from rlstride.trajectory.files import atomic_folder, sha256
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
 from rlstride.trajectory.model_folder import ModelFolder
@@ -90,6 +91,7 @@ class TrajectoryWriter:
         )
         manifest.write(self.folder)
         note_whole(self.folder, manifest)
+        read_architecture(base_folder, cache=self.folder)
         return manifest
 
 

@@ -1,6 +1,7 @@
 """Bases: built from their family's transformers class and saved as ordinary Hugging Face folders."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.filling import load_model
 from rlstride.trajectory.sources.hub import HubAddress, fetch
-from rlstride.zoo.characters import require_characters
+from rlstride.zoo.characters import lacking_characters
 from rlstride.zoo.cold_start import cold_start
 from rlstride.zoo.distillation import logit_distillation
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, Loss, PretrainingReport, accuracy, cross_entropy, pretrain
@@ -38,8 +39,7 @@ def make_base(study: Study, name: str, out: Path, *, force: bool = False) -> Non
         force: replace a base that is whole, too.
 
     Raises:
-        RequestError: the study has no such model, its source cannot be loaded or lacks characters of the task, or
-            ``out`` is not empty.
+        RequestError: the study has no such model, its source cannot be loaded, or ``out`` is not empty.
         WorkError: a tiny base did not reach its target accuracy within its cap on steps.
     """
     if name not in study.models:
@@ -53,7 +53,8 @@ def make_base(study: Study, name: str, out: Path, *, force: bool = False) -> Non
         else:
             model, tokenizer, report = load_published(name, spec)
             task = build_task(study.spec.task, study.task)
-            require_characters(tokenizer, task, f"models.yaml: {name}.source: {spec.source}")
+            if lacks := lacking_characters(tokenizer, task):
+                print(f"models.yaml: {name}.source: {spec.source}: {lacks}: expect no reward on it", file=sys.stderr)
         with atomic_folder(out) as partial:
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)

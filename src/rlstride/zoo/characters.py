@@ -31,24 +31,17 @@ def check_tokenizers(study: Study) -> list[str]:
                 raise RequestError(f"models.yaml: {name}.source: {reason}") from error
             unread.append(f"{name}: {reason}; whether it knows the characters of {task.name} is not checked.")
         else:
-            require_characters(tokenizer, task, f"models.yaml: {name}.source: {model.source}")
+            if lacks := lacking_characters(tokenizer, task):
+                raise RequestError(f"models.yaml: {name}.source: {model.source}: {lacks}")
     return unread
 
 
-def require_characters(tokenizer: PreTrainedTokenizerBase, task: Task, where: str) -> None:
-    """Refuses a tokenizer that cannot write what a task is made of.
-
-    Args:
-        tokenizer: a model's.
-        task: whose prompts and completions are made of ``task.alphabet``.
-        where: the model, as an error names it.
-
-    Raises:
-        RequestError: characters are missing.
-    """
-    if missing := missing_characters(tokenizer, task.alphabet):
-        listed = " ".join(missing)
-        raise RequestError(f"{where}: its tokenizer does not know {listed}, of which the task {task.name} is made")
+def lacking_characters(tokenizer: PreTrainedTokenizerBase, task: Task) -> str | None:
+    """What keeps a tokenizer from writing what a task is made of, as a part of a sentence; None where nothing does."""
+    missing = missing_characters(tokenizer, task.alphabet)
+    return (
+        f"its tokenizer does not know {' '.join(missing)}, of which the task {task.name} is made" if missing else None
+    )
 
 
 def missing_characters(tokenizer: PreTrainedTokenizerBase, characters: str) -> list[str]:
