@@ -308,10 +308,8 @@ class InLayout:
         name, part = self._find(name)
         if part is None:
             return self.stored.rows(name, start, stop)
-        if (
-            part.expert is None and part.axis == 0 and len(part.spans) == 1
-        ):  # the usual case: no more than these are read
-            first, last = part.spans[0]
+        if part.expert is None and part.axis == 0 and len(part.spans) == 1:
+            first, last = part.spans[0]  # so that no more than these rows are read
             return self.stored.rows(part.whole, first + start, min(first + stop, last))
         return part.cut(self._matrix(part), start, stop)
 
