@@ -14,13 +14,14 @@ from peft import C3AConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from families import decoder
 from rlstride.cli import main
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
 from rlstride.study.variants import read_variants
+from rlstride.trajectory.description import config_differences
 from rlstride.trajectory.files import sha256
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.store import Trajectory
@@ -93,6 +94,30 @@ def test_a_config_that_computes_something_else_is_refused_by_key(base: Path, tmp
     assert status == 2
     assert "rms_norm_eps is 0.01, the base's 1e-06" in said
     assert not (tmp_path / "t").exists()
+
+
+ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+ROPE["original_max_position_embeddings"] = 64
+
+
+@pytest.mark.parametrize("scaling", [None, ROPE], ids=["plain", "llama3"])
+def test_a_config_is_the_same_in_the_words_of_transformers_4_and_5_and_another_rope_is_not(
+    scaling: dict[str, object] | None, tmp_path: Path
+) -> None:
+    four = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "rope_theta": 5e5,
+        "rope_scaling": scaling,
+        "torch_dtype": "bfloat16",
+    }
+    AutoConfig.for_model(**json.loads(json.dumps(four))).save_pretrained(tmp_path)
+    five = json.loads((tmp_path / "config.json").read_text())
+    assert "rope_parameters" in five
+    assert "rope_theta" not in five
+    assert config_differences(five, four) == {}
+    assert list(config_differences(five, four | {"rope_theta": 1e4})) == ["rope_parameters"]
+    assert list(config_differences(five, four | {"rope_scaling": {**ROPE, "factor": 2.0}})) == ["rope_parameters"]
 
 
 def test_settings_that_change_no_logit_are_not_told_and_other_ends_are(base: Path, tmp_path: Path, say: Say) -> None:

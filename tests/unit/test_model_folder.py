@@ -278,6 +278,16 @@ def test_kernels_that_a_config_asks_for_are_no_part_of_the_model(tmp_path: Path)
     assert torch.equal(logits(load_model(tmp_path, torch.float32)), logits(model))
 
 
+def test_a_config_that_contradicts_itself_is_one_sentence(tmp_path: Path) -> None:
+    decoder("qwen3").save_pretrained(tmp_path)
+    for changes in ({"num_attention_heads": 5}, {"rope_scaling": 7}, {"num_hidden_layers": "two"}):
+        original = (tmp_path / "config.json").read_text()
+        edit_config(tmp_path, **changes)
+        with pytest.raises(RequestError):
+            load_model(tmp_path, torch.float32)
+        (tmp_path / "config.json").write_text(original)
+
+
 def test_a_model_that_transformers_does_not_know_is_read_by_names_and_not_scored(tmp_path: Path) -> None:
     decoder("qwen3").save_pretrained(tmp_path)
     edit_config(tmp_path, model_type="somebodys_own")

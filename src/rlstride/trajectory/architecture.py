@@ -22,7 +22,7 @@ CONFIG = "config.json"
 CACHE = ".architecture.json"
 # Which kernels a trainer's machine had: no part of the model, and perhaps not installed here.
 _KERNELS = {"attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation"}
-# What a config that does not fit its own class makes of itself is of many kinds.
+# What a model that cannot be built as its config says makes of itself.
 _CANNOT = (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError, ImportError)
 
 
@@ -123,14 +123,22 @@ def _architecture(content: str, place: str) -> Architecture | None:
 
 
 def model_config(content: Mapping[str, Any]) -> "PretrainedConfig | None":
-    """transformers' configuration of a config.json; None where its model_type is not one of transformers'."""
+    """transformers' configuration of a config.json; None where its model_type is not one of transformers'.
+
+    Raises:
+        ValueError: the content is none of that model type's.
+    """
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     kind = content.get("model_type")
     if kind not in CONFIG_MAPPING:
         return None
-    known = {key: value for key, value in content.items() if key not in _KERNELS}
-    config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(known)
+    # A copy: transformers writes what it settles into the dictionaries that it is given.
+    known = {key: deepcopy(value) for key, value in content.items() if key not in _KERNELS}
+    try:
+        config: PretrainedConfig = CONFIG_MAPPING[kind].from_dict(known)
+    except Exception as error:  # what a config that does not fit its own class makes of itself is of many kinds
+        raise ValueError(first_line(error)) from error
     return config
 
 

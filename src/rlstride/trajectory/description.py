@@ -118,7 +118,7 @@ def config_differences(own: Mapping[str, Any], base: Mapping[str, Any]) -> dict[
 def _full(content: Mapping[str, Any]) -> dict[str, Any]:
     try:
         config = model_config(content)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except ValueError:
         config = None
     if config is None:
         found: dict[str, Any] = dict(content.get("text_config", content))
