@@ -338,7 +338,9 @@ def test_a_variant_that_edits_no_tensor_is_told(base: Path, tmp_path: Path, say:
     status, said = say("ablate", tmp_path / "t", "--variants", "rank_1_in_mlp,rank_1", "--out", tmp_path / "v")
     assert status == 0
     assert "rank_1_in_mlp: no matrix of its scope moved by step 10: it is the base" in said
-    assert "ablate: rank_1: no matrix" not in said
+    assert "rank_1: no matrix" not in said
+    asked = ("evaluate", tmp_path / "t", "--variants", "rank_1_in_mlp", "--tasks", "rlstride_chain", "--limit", "1")
+    assert "rank_1_in_mlp: no matrix of its scope moved" in say(*asked, "--out", tmp_path / "a.parquet")[1]
     assert (
         "moved outside of it: model.layers.0.self_attn.q_proj" in (tmp_path / "v/rank_1_in_mlp/README.md").read_text()
     )

@@ -82,8 +82,13 @@ class StepEdits:
 
     @cached_property
     def moved(self) -> set[str]:
-        """The tensors that differ from the base's, by name."""
-        return self.reader.moved(self.step, self.reader.weights)
+        """The matrices in scope that differ from the base's, by name."""
+        return self.reader.moved(self.step, self.reader.in_scope)
+
+    @cached_property
+    def moved_outside(self) -> set[str]:
+        """The tensors out of scope that differ from the base's, by name."""
+        return self.reader.moved(self.step, [weight for weight in self.reader.weights if not weight.in_scope])
 
     @cached_property
     def layers(self) -> int:
@@ -99,8 +104,11 @@ class StepEdits:
         return max((variant.needed(weight.shape) for variant in about), default=0)
 
     def model(self, variant: str) -> "EditedModel":
-        """The tensors of one of the edited models, each made when it is asked for."""
-        return EditedModel(self, self.variants[variant])
+        """The tensors of one of the edited models, each made when it is asked for; one that is the base is told."""
+        found = EditedModel(self, self.variants[variant])
+        if not found.moves():
+            print(f"{variant}: no matrix of its scope moved by step {self.step}: it is the base", file=sys.stderr)
+        return found
 
 
 class EditedModel:
@@ -136,15 +144,16 @@ class EditedModel:
         return edited(reader, weight, self._edits.step, self._variant, self._edits.decompositions)
 
     def moves(self) -> bool:
-        """Whether any of the matrices that it edits moved."""
-        return not self._edited.isdisjoint(self._edits.moved)
+        """Whether anything of it is not the base's."""
+        others = self._edits.moved_outside if self._variant.scope == "all" else set()
+        return bool(others) or not self._edited.isdisjoint(self._edits.moved)
 
     def scope_facts(self) -> dict[str, object]:
         """For a card: how much of the model is edited, and what else moved, which is the base's in this model."""
         edited = [weight for weight in self._weights.values() if weight.name in self._edited]
         share = sum(weight.size for weight in edited) / sum(weight.size for weight in self._weights.values())
         left = [w for w in self._weights.values() if w.name not in self._edited and self._whence(w) == 0]
-        moved = [weight.module for weight in left if weight.name in self._edits.moved]
+        moved = [w.module for w in left if w.name in self._edits.moved | self._edits.moved_outside]
         facts: dict[str, object] = {"edited": f"{len(edited)} matrices, {100 * share:.1f} % of the parameters"}
         if fused := scope_of(edited).fused:
             facts["edited without taking apart"] = ", ".join(fused)
@@ -188,7 +197,7 @@ def write_ablations(
     for out in variants:
         require_free_folder(out, EDITED_MODEL, force=force)
     edits = StepEdits(trajectory, step, list(variants.values()))
-    if not edits.moved:
+    if not edits.moved and not edits.moved_outside:
         raise RequestError(
             f"{trajectory.model_folder(step)}: every tensor is equal to the base's, so there is no update to edit"
         )
@@ -197,10 +206,6 @@ def write_ablations(
         for out, variant in track(variants.items(), "ablate: models"):
             model = edits.model(variant.name)
             tensors = {name: model.tensor(name) for name in model.names()}
-            if not model.moves():
-                print(
-                    f"ablate: {out.name}: no matrix of its scope moved by step {step}: it is the base", file=sys.stderr
-                )
             card = model_card(trajectory, _facts(step, variant) | model.scope_facts(), [step])
             write_model(out, trajectory.base_folder, tensors, card, trajectory.tokenizer_folder)
 
