@@ -123,7 +123,7 @@ def test_what_a_task_asks_for_applies(tmp_path: Path) -> None:
     assert len(set(penalised[0])) == len(penalised[0])
 
 
-def test_the_models_own_end_tokens_end_a_completion_and_its_file_is_as_it_was(tmp_path: Path) -> None:
+def test_the_models_own_end_tokens_end_a_completion_and_stay_when_the_call_is_over(tmp_path: Path) -> None:
     bare = fixed.random_llama(tmp_path / "bare")
     text = argmax_text(bare, 24)
     token = AutoTokenizer.from_pretrained(bare)(text[3])["input_ids"][0]
@@ -131,7 +131,8 @@ def test_the_models_own_end_tokens_end_a_completion_and_its_file_is_as_it_was(tm
     lm = seat(folder)
     (found,) = generated(lm, generation_options(Decoding(temperature=0), 24))
     assert found == text[: text.index(text[3]) + 1]
-    assert (lm.model.generation_config.min_p, lm.model.generation_config.eos_token_id) == (0.2, [END, token])
+    # The bench leaves a file's other entries out from the start; its end tokens stay when the call is over.
+    assert (lm.model.generation_config.min_p, lm.model.generation_config.eos_token_id) == (None, [END, token])
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_an_edit_of_bfloat16_files_is_not_rounded_to_their_grid(
     step = {name: tensor.float() * (1 + 4e-3 * torch.rand(tensor.shape)) for name, tensor in weights.items()}
     for file, tensors in ((base, weights), (run.trajectory.model_folder(LAST) / "model.safetensors", step)):
         save_file({name: tensor.bfloat16() for name, tensor in tensors.items()}, file, metadata={"format": "pt"})
+    run.restate()
     scale = 0.5 if variant.endswith("x0.5") else 1
     moved = [(float(D.norm()), float(edit.norm())) for _, D, edit in updates(run, variant)]
     assert sum(norm > 0 for norm, _ in moved) > 5
@@ -211,8 +212,8 @@ def test_steps_on_the_way_may_have_fewer_edits_than_the_last(small_run: SmallRun
 
 def test_a_model_is_made_once_for_all_its_decodings(small_run: SmallRun, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
-    put_step = lm_module.put_step
-    monkeypatch.setattr(lm_module, "put_step", lambda *arguments: (made.append("once"), put_step(*arguments)))
+    fill = lm_module.fill
+    monkeypatch.setattr(lm_module, "fill", lambda *arguments: (made.append("once"), fill(*arguments)))
     bench, (candidate,) = Bench("cpu"), parse_models([str(small_run.path)], variants=read_variants("rank_1"))
     assert bench.seat(candidate) is bench.seat(candidate)
     assert made == ["once"]

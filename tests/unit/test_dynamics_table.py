@@ -92,6 +92,7 @@ def test_a_run_that_never_moved_gives_a_table_without_a_crash(small_run: SmallRu
     for step in STEPS:
         base = (run.trajectory.base_folder / "model.safetensors").read_bytes()
         (run.trajectory.model_folder(step) / "model.safetensors").write_bytes(base)
+    run.restate()
     write_dynamics(run.path, run.evaluations, tmp_path / "d.parquet", decoding=DECODING)
     found = summary(pd.read_parquet(tmp_path / "d.parquet")).query("rank == 1").set_index("quantity")
     assert found.loc["r2_in_sample", "value"] == 0

@@ -415,8 +415,9 @@ def test_prompts_that_the_model_cannot_take_whole_are_counted(
     assert evaluate(base, task_file(tmp_path, f"description: {words}"), out) == 0
     assert pd.read_parquet(out).cut_prompts.tolist() == [len(SUMS)]
     assert f"up to {len(SUMS)} prompts were longer than the model takes" in capsys.readouterr().err
-    assert evaluate(base, task_file(tmp_path), out) == 0
-    assert pd.read_parquet(out).cut_prompts.tolist() == [0]
+    whole = tmp_path / "whole.parquet"
+    assert evaluate(base, task_file(tmp_path), whole) == 0
+    assert pd.read_parquet(whole).cut_prompts.tolist() == [0]
 
 
 def test_a_batch_size_changes_how_many_sequences_are_computed_at_once(

@@ -100,7 +100,7 @@ def test_a_window_too_short_for_one_method_leaves_the_others(
     ]
     reasons = json.loads((out / "not_applicable.json").read_text())
     assert reasons == {"window_0.2_alpharl": reason}
-    asked = ("--method", "last,alpharl", "--window", "0.2,0.4", "--where-applicable")  # as the workflow does
+    asked = ("--method", "last,alpharl", "--window", "0.2,0.4", "--where-applicable", "--force")  # as the workflow does
     assert extrapolate(small_run, out, *asked) == 0
 
 

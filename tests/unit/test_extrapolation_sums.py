@@ -34,6 +34,7 @@ def moved_like(run: SmallRun, folder: Path, position: Callable[[str, int], torch
     for step in copy.trajectory.steps:
         tensors = {name: (start[name].double() + position(name, step)).float() for name in start}
         save_file(tensors, copy.trajectory.model_folder(step) / "model.safetensors")
+    copy.restate()
     return copy
 
 

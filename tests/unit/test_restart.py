@@ -106,6 +106,7 @@ def test_a_checkpoint_without_its_mark_is_never_read(study_file: Path, tmp_path:
     train(study_file, cell, whole)
     torn = out.parent / "training" / "checkpoint-6"
     torn.mkdir(parents=True)
+    (torn.parent / "config_hash").write_text(read_manifest(whole).config_hash)
     (torn / "trainer_state.json").write_text('{"global_step": 6')
     train(study_file, cell, out)
     assert digests(out) == digests(whole)

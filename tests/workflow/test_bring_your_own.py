@@ -127,6 +127,9 @@ def test_every_command_runs_and_prints_what_is_shown_and_leaves_the_runs_as_they
                 said = run_script(block.text, names)
             case "text":
                 assert_shown(block.text, said)
+            case "yaml" | "py":  # a file that the commands need, named in its first line
+                name, text = re.fullmatch(r"# (\S+)\n(.*)", block.text, re.DOTALL).groups()  # type: ignore[union-attr]
+                assert Path(name).read_text(encoding="utf-8") == text
             case other:
                 raise AssertionError(f"the document has a block of {other!r}, which nothing checks")
     assert ran > 20
