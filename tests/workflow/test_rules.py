@@ -65,7 +65,7 @@ def test_a_rule_names_its_inputs_and_outputs(rule: str) -> None:
     sections = re.findall(r"^( +)(?:input|output):\n((?:\1 +.*\n|\1\)*,?\n)+)", RULES[rule], flags=re.MULTILINE)
     assert sections
     for indent, body in sections:
-        entries = [line for line in body.splitlines() if re.match(rf"{indent} {{4}}[^ )]", line)]
+        entries = [line for line in body.splitlines() if re.match(rf"{indent} {{4}}[^ )\]]", line)]
         assert all(re.match(r" +\w+=", entry) for entry in entries), entries
 
 

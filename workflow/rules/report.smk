@@ -3,12 +3,6 @@
 #        for; tables/claims.csv, each claim with its verdict.
 
 
-FIGURES = [
-    report(PATHS.report / "figures" / f"{name}.svg", caption=f"../report/{name}.rst", category="Figures")
-    for name in figures_of(STUDY)
-]
-
-
 rule write_report:
     input:
         tables=expand(rules.collect_table.output.csv, table=TABLES),
@@ -21,7 +15,10 @@ rule write_report:
     output:
         page=report(PATHS.report / "index.html", caption="../report/page.rst", category="Report"),
         claims=report(PATHS.tables / "claims.csv", caption="../report/claims.rst", category="Claims"),
-        figures=FIGURES,
+        figures=[
+            report(PATHS.report / "figures" / f"{name}.svg", caption=f"../report/{name}.rst", category="Figures")
+            for name in figures_of(STUDY)
+        ],
     log:
         LOGS / "write_report.log",
     benchmark:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
@@ -78,6 +78,11 @@ def _aside(folder: Path) -> Path:
     if folder.exists():
         folder.rename(former)
     return former
+
+
+def digests_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
+    """The SHA-256 of a folder's files by name."""
+    return {file: sha256(folder / file) for file in files}
 
 
 def _flush(path: Path) -> None:

@@ -13,6 +13,7 @@ from rlstride.progress import track
 from rlstride.trajectory.architecture import read_architecture
 from rlstride.trajectory.compare import misfits, parameters_by_dtype
 from rlstride.trajectory.description import Description, describe_step
+from rlstride.trajectory.files import digests_of
 from rlstride.trajectory.manifest import REMEMBERED, BaseRecord, Manifest, StepRecord, library_versions, read_manifest
 from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.names import ModelTensors
@@ -21,7 +22,6 @@ from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import FoundStep, find_steps, step_of
 from rlstride.trajectory.verified import note_whole
-from rlstride.trajectory.writer import digests_of
 
 
 def ingest(

@@ -1,7 +1,6 @@
 """Writes a trajectory so that a kill at any moment loses at most the step in hand."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from peft import PeftModel
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 from rlstride.study.plan import step_folder
 from rlstride.trajectory.adapted import Adapted, base_is_moved
 from rlstride.trajectory.architecture import read_architecture
-from rlstride.trajectory.files import atomic_folder, sha256
+from rlstride.trajectory.files import atomic_folder, digests_of
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind
@@ -102,8 +101,3 @@ def _with_costs(record: StepRecord, training: list[TrainingRecord]) -> StepRecor
         return record
     tokens, seconds = sum(entry.tokens for entry in until), sum(entry.seconds for entry in until)
     return record.model_copy(update={"reward": until[-1].reward, "tokens": tokens, "seconds": round(seconds, 4)})
-
-
-def digests_of(folder: Path, files: Sequence[str]) -> dict[str, str]:
-    """The SHA-256 of a folder's files by name."""
-    return {file: sha256(folder / file) for file in files}
