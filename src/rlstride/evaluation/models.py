@@ -95,7 +95,7 @@ class Candidate:
         """
         if self.trajectory is not None:
             return self.edits.model(self.variant) if self.edits else self.trajectory.source(self.kept)
-        if problems := [*self._model.missing(), *self._model.tensors.untied()]:
+        if problems := self._model.problems():
             raise RequestError(problems[0])
         return self._model.source
 

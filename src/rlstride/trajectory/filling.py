@@ -27,7 +27,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> "PreTrainedModel":
         RequestError: transformers cannot build it, a tensor is missing, or two of them contradict each other.
     """
     found = ModelFolder(folder)
-    if problems := [*found.missing(), *found.tensors.untied()]:
+    if problems := found.problems():
         raise RequestError(problems[0])
     model = build_model(folder, dtype)
     fill(model, found.source, found.layout)

@@ -143,7 +143,7 @@ def _base(base: str, out: Path) -> tuple[BaseRecord, ModelFolder]:
         hint = "" if address or not is_repository(base) else f", or on the hub hf://{base}"
         raise RequestError(f"{folder}: no config.json here; the base is a Hugging Face model folder{hint}")
     model = ModelFolder(folder)
-    if problems := [*model.missing(), *model.tensors.untied()]:
+    if problems := model.problems():
         raise RequestError(f"the base: {problems[0]}{_and_more(problems)}")
     if model.tensors.extra:
         print(_left_out(f"{folder}", model.tensors.extra), file=sys.stderr)

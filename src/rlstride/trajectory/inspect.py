@@ -68,7 +68,7 @@ def inspect(place: str, base: str | None = None, model_key: str | None = None) -
     start, problems = None, list[str]()
     if base is not None:
         start = ModelFolder(_local(base))
-        problems = start.stored.problems() or [*start.missing(), *start.tensors.untied()]
+        problems = start.stored.problems() or start.problems()
     if problems:
         return Findings(problems=[f"base: {problem}" for problem in problems])
     if steps := inner_steps(path):
@@ -118,7 +118,7 @@ def _start(folder: Path, findings: Findings) -> ModelFolder | None:
     """The base, described; None where it cannot be read."""
     try:
         start = ModelFolder(folder)
-        problems = start.stored.problems() or [*start.missing(), *start.tensors.untied()]
+        problems = start.stored.problems() or start.problems()
         findings.facts += [] if problems else _facts(start.source)
     except RequestError as error:
         findings.problems.append(f"base: {error}")

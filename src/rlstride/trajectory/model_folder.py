@@ -81,6 +81,10 @@ class ModelFolder:
             found[0] += f" ({hint})"
         return found
 
+    def problems(self) -> list[str]:
+        """What keeps the folder from being a whole model: :meth:`missing`, and tied tensors that differ."""
+        return [*self.missing(), *self.tensors.untied()]
+
     def as_stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A model's tensors as this folder stores them: the inverse of :attr:`source`.
 
