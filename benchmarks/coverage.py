@@ -42,7 +42,7 @@ from rlstride.report.pooling import (
     recovered_gain,
     relative,
 )
-from rlstride.study.load import Cell
+from rlstride.study.study import Cell
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]

@@ -19,13 +19,14 @@ import pandas as pd
 import torch
 from document import machine, markdown, write_section
 
+from rlstride.config.study_file import Decoding
+from rlstride.config.variants import parse_ablation
 from rlstride.evaluation.benchmark import StudyBenchmark
 from rlstride.evaluation.lm import Bench, CountingHFLM
 from rlstride.evaluation.models import parse_models
 from rlstride.evaluation.score import score_on_study
-from rlstride.study.config import Decoding
-from rlstride.study.load import Study, load_study
-from rlstride.study.variants import parse_ablation
+from rlstride.study.load import load_study
+from rlstride.study.study import Study
 from rlstride.tasks import build_task, draw_problems
 from rlstride.zoo.pretraining import sample_completions
 

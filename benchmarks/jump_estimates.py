@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from rlstride.config.study_file import Decoding
 from rlstride.evaluation.benchmark import StudyBenchmark
 from rlstride.evaluation.drift import log_probabilities
 from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import parse_models
 from rlstride.extrapolation.stride import Movement, weighted_evidence
-from rlstride.study.config import Decoding
-from rlstride.study.load import Study, load_study
+from rlstride.study.load import load_study
+from rlstride.study.study import Study
 from rlstride.tasks import Problem, build_task, draw_problems
 
 REACHES = (0.5, 1.0, 2.0, 4.0)

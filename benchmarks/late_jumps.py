@@ -33,8 +33,9 @@ from torch import Tensor
 
 from rlstride.evaluation.scorer import ValidationScorer
 from rlstride.extrapolation.stride import direction
-from rlstride.study.load import Cell, Study, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import study_paths
+from rlstride.study.study import Cell, Study
 from rlstride.trajectory.store import Trajectory
 
 Weights = dict[str, Tensor]

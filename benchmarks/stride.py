@@ -29,8 +29,9 @@ from rlstride.evaluation.score import score_on_study
 from rlstride.evaluation.tables import problems_file
 from rlstride.report.pooling import Floats
 from rlstride.report.striding import EARLIER, UNITS, compare, compare_ends, progress, searches, summarised
-from rlstride.study.load import Cell, Study, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, base_folder, study_paths
+from rlstride.study.study import Cell, Study
 from rlstride.study.twins import Twins, twins_of
 from rlstride.training.launch import train_cell
 from rlstride.trajectory.manifest import read_manifest

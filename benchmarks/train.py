@@ -22,9 +22,10 @@ import pandas as pd
 import transformers
 from transformers import Trainer, TrainerCallback
 
-from rlstride.study.algorithms import GRPO, RLOO, Optimisation
-from rlstride.study.load import Study, load_study
+from rlstride.config.algorithms import GRPO, RLOO, Optimisation
+from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
+from rlstride.study.study import Study
 from rlstride.tasks import build_task
 from rlstride.training.harvest import HarvestCallback
 from rlstride.training.registry import build_trainer

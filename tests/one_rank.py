@@ -7,13 +7,14 @@ from pathlib import Path
 import transformers
 from safetensors.torch import save_file
 
+from rlstride.config.stride import Stride
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.processes import join_processes
-from rlstride.study.load import Cell, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
-from rlstride.study.stride import Stride
+from rlstride.study.study import Cell
 from rlstride.tasks import build_task
 from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run

@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from rlstride.atomic_files import sha256
 from rlstride.extrapolation.method import Method
 from rlstride.extrapolation.next_predictor import NExt
 from rlstride.extrapolation.validated import ValidatedNExt
-from rlstride.trajectory.files import sha256
 from rlstride.trajectory.manifest import TrainingRecord
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from rlstride.errors import RequestError, RlstrideError, WorkError
 
 if TYPE_CHECKING:
+    from rlstride.config.stride import Stride
     from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
     from rlstride.extrapolation.next_batch import NextBatch
     from rlstride.extrapolation.stride_callback import StrideCallback
     from rlstride.study.load import load_study
-    from rlstride.study.stride import Stride
     from rlstride.trajectory.ingest import ingest
     from rlstride.trajectory.store import Trajectory
 
@@ -36,7 +36,7 @@ __all__ = [
 _HOMES = {
     "ExtrapolateCallback": "rlstride.extrapolation.extrapolate_callback",
     "NextBatch": "rlstride.extrapolation.next_batch",
-    "Stride": "rlstride.study.stride",
+    "Stride": "rlstride.config.stride",
     "StrideCallback": "rlstride.extrapolation.stride_callback",
     "Trajectory": "rlstride.trajectory.store",
     "ingest": "rlstride.trajectory.ingest",

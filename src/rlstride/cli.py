@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from rlstride import verbs as run
+from rlstride.config.variants import SCOPES
 from rlstride.errors import RlstrideError
 from rlstride.extras import naming_the_extra
-from rlstride.study.variants import SCOPES
 
 _MODEL_KEY = "which of several models inside each checkpoint: what precedes its tensors' names, such as model or ema"
 

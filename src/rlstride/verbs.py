@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 def check(options: argparse.Namespace) -> None:
     """Prints what a study holds and what it will take."""
-    from rlstride.study.estimate import describe
+    from rlstride.budget.estimates import describe
+    from rlstride.config.models import PublishedModel
     from rlstride.study.load import load_study
-    from rlstride.study.models import PublishedModel
 
     study = load_study(options.study)
     print(describe(study))
@@ -107,7 +107,7 @@ def spectra(options: argparse.Namespace) -> None:
 def ablate(options: argparse.Namespace) -> None:
     """Writes edited models of one kept step."""
     with _imports():
-        from rlstride.study.variants import AblationVariant, read_variants
+        from rlstride.config.variants import AblationVariant, read_variants
         from rlstride.surgery.ablate import write_ablations
         from rlstride.trajectory.store import Trajectory
 
@@ -137,9 +137,9 @@ def dynamics(options: argparse.Namespace) -> None:
 def drift(options: argparse.Namespace) -> None:
     """Measures how far a run's models are from its base in what they say."""
     with _imports("evaluate"):
+        from rlstride.config.variants import read_variants
         from rlstride.evaluation.drift import write_drift
         from rlstride.study.load import load_study
-        from rlstride.study.variants import read_variants
 
     study = load_study(options.study)
     write_drift(
@@ -158,8 +158,8 @@ def drift(options: argparse.Namespace) -> None:
 def extrapolate(options: argparse.Namespace) -> None:
     """Predicts later models from a first part of a trajectory."""
     with _imports():
+        from rlstride.config.variants import window_variant
         from rlstride.extrapolation.predict import write_predictions
-        from rlstride.study.variants import window_variant
         from rlstride.trajectory.store import Trajectory
 
     pairs = [(method, window) for window in options.window for method in options.method]
@@ -184,9 +184,9 @@ def extrapolate(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     """Scores models, on a study's task or on any that lm-eval knows."""
     with _imports("evaluate"):
+        from rlstride.config.variants import read_variants
         from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
         from rlstride.study.load import load_study
-        from rlstride.study.variants import read_variants
 
     if (options.study is None) == (options.tasks is None):
         raise RequestError("give either --study, for a study's own task, or --tasks, for tasks that lm-eval knows")

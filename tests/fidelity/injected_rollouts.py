@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer
 from trl import RLOOTrainer
 
-from rlstride.study.algorithms import Optimisation
-from rlstride.study.config import Training
+from rlstride.config.algorithms import Optimisation
+from rlstride.config.study_file import Training
 from rlstride.study.load import load_study
 from rlstride.tasks import build_task
 from rlstride.training.registry import TRAINERS

@@ -11,12 +11,12 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from rlstride.config.algorithms import GRPO, RLOO, Distillation
+from rlstride.config.study_file import Decoding
 from rlstride.evaluation.benchmark import generation_options
 from rlstride.evaluation.lm import Bench, CountingHFLM
 from rlstride.evaluation.models import parse_models
 from rlstride.generation import asked_generation, settled_sampling
-from rlstride.study.algorithms import GRPO, RLOO, Distillation
-from rlstride.study.config import Decoding
 from rlstride.training.registry import TRAINERS, build_trainer
 
 PROMPT = "3+5-9="

@@ -12,10 +12,10 @@ from torch import Tensor
 import rlstride.evaluation.lm as lm_module
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
+from rlstride.config.variants import parse_ablation, read_variants
 from rlstride.errors import RequestError
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.study.variants import parse_ablation, read_variants
 from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.scope import Weight
 

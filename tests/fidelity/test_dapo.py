@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlstride.study.algorithms import DAPO
+from rlstride.config.algorithms import DAPO
 from rlstride.training.dapo import build, groups_to_draw, informative_groups, kept_groups, take_groups
 
 LOW, HIGH, BUFFER = 0.2, 0.28, 4

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from rlstride.study.algorithms import Distillation
+from rlstride.config.algorithms import Distillation
 from rlstride.tasks import split_of
 from rlstride.training.distillation import build, prompt_dataset
 from rlstride.training.run import Run

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlstride.study.algorithms import DrGRPO
+from rlstride.config.algorithms import DrGRPO
 from rlstride.training.dr_grpo import build
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlstride.study.algorithms import GRPO
+from rlstride.config.algorithms import GRPO
 from rlstride.training.grpo import build
 
 BETA = 0.05

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlstride.study.algorithms import GSPO
+from rlstride.config.algorithms import GSPO
 from rlstride.training.gspo import build
 
 LOW, HIGH = 0.05, 0.08

@@ -17,7 +17,7 @@ from injected_rollouts import (
 from torch import Tensor
 from transformers import AutoModel, PreTrainedModel
 
-from rlstride.study.algorithms import PPO
+from rlstride.config.algorithms import PPO
 from rlstride.training.ppo import PPOTrainer, generalised_advantages, value_losses
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 0]])

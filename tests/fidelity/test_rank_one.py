@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import rlstride.spectra.updates as updates_module
 from planted_run import DECODING, STEPS, SmallRun, evaluations, plant_run, quick
+from rlstride.config.variants import AblationVariant, parse_ablation
 from rlstride.errors import RequestError
 from rlstride.evaluation.tables import Measurement
 from rlstride.extrapolation.alpharl import AlphaRL, fit_line
@@ -20,7 +21,6 @@ from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
-from rlstride.study.variants import AblationVariant, parse_ablation
 from rlstride.surgery.ablate import Decomposition, rank_k_update, write_ablations
 
 LAST = STEPS[-1]

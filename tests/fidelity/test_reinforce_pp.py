@@ -15,7 +15,7 @@ from injected_rollouts import (
     same_model,
 )
 
-from rlstride.study.algorithms import ReinforcePP
+from rlstride.config.algorithms import ReinforcePP
 from rlstride.training.reinforce_pp import returns_to_go
 from rlstride.training.token_advantages import normalise, token_rewards
 

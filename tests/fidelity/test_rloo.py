@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlstride.study.algorithms import RLOO
+from rlstride.config.algorithms import RLOO
 from rlstride.training.rloo import build
 
 BETA = 0.05

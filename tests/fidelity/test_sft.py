@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rlstride.study.algorithms import SFT
+from rlstride.config.algorithms import SFT
 from rlstride.tasks import Problem, split_of
 from rlstride.training.sft import build, solution_dataset
 

@@ -11,7 +11,7 @@ import torch
 from injected_rollouts import build_trainer, disturb
 from pydantic import TypeAdapter
 
-from rlstride.study.algorithms import Algorithm
+from rlstride.config.algorithms import Algorithm
 
 if __name__ == "__main__":
     settings, base, state, out = sys.argv[1:]

@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rlstride.study.load import Cell, Study, read_yaml, resolve_study
+from rlstride.config.yaml_files import read_yaml
+from rlstride.ledger import append
+from rlstride.study.load import resolve_study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import edited_steps, edits_of_step
-from rlstride.tracking.ledger import append
+from rlstride.study.study import Cell, Study
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord
 
 CONFIG = Path(__file__).resolve().parents[2] / "config" / "config.yaml"

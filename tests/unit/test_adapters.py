@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from foreign_runs import tiny_model
 from rlstride.cli import main
+from rlstride.config.section import digest
+from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
 from rlstride.spectra.updates import UpdateReader
-from rlstride.study.config import Training
-from rlstride.study.load import digest, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.training import harvest
 from rlstride.training.adapters import hold_rank_numbers, peft_config, rising_ranks

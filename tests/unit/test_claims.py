@@ -9,14 +9,14 @@ import pytest
 from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
 
 from rlstride.evaluation.intervals import Interval, ratio_interval
+from rlstride.ledger import append
 from rlstride.report import verdicts
 from rlstride.report.claims import claims_table
 from rlstride.report.collect import collect
 from rlstride.report.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.spectra.measures import gaussian_share
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
-from rlstride.tracking.ledger import append
+from rlstride.study.study import Cell, Study
 
 
 def claims_of(tmp_path: Path, study: Study | None = None, **accuracies: float) -> pd.DataFrame:

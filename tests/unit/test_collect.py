@@ -9,9 +9,9 @@ from synthetic_study import ACCURACIES, KEEP_EVERY, KINDS, STEPS, synthetic_stud
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import paired_difference_interval
 from rlstride.evaluation.tables import asked_edits, problems_file
+from rlstride.ledger import append
 from rlstride.report.collect import TABLES, collect
 from rlstride.study.paths import StudyPaths, base_folder
-from rlstride.tracking.ledger import append
 
 
 def table(results_dir: Path, name: str) -> pd.DataFrame:

@@ -13,7 +13,9 @@ import yaml
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from planted_run import STEPS, SmallRun
+from rlstride.budget.estimates import describe
 from rlstride.cli import main
+from rlstride.config.variants import read_variants
 from rlstride.errors import RequestError
 from rlstride.evaluation.drift import (
     MOST_TOKENS,
@@ -32,12 +34,11 @@ from rlstride.evaluation.drift import (
 from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import parse_models
 from rlstride.evaluation.tables import asked_drift
-from rlstride.study.estimate import describe
-from rlstride.study.load import Study, load_study, resolve_study
+from rlstride.ledger import read_ledger
+from rlstride.study.load import load_study, resolve_study
 from rlstride.study.plan import drift_steps
-from rlstride.study.variants import read_variants
+from rlstride.study.study import Study
 from rlstride.tasks import build_task
-from rlstride.tracking.ledger import read_ledger
 from rlstride.zoo.tokenizer import build_tokenizer
 from token_ids import token_ids
 

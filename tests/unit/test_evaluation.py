@@ -13,15 +13,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
+from rlstride.config.models import TinyModel
+from rlstride.config.study_file import TasksFile
 from rlstride.errors import RequestError
 from rlstride.evaluation.score import score_on_lm_eval_tasks, score_on_study
-from rlstride.study.config import TasksFile
-from rlstride.study.load import Study, load_study, resolve_study
-from rlstride.study.models import TinyModel
+from rlstride.ledger import read_ledger
+from rlstride.study.load import load_study, resolve_study
+from rlstride.study.study import Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval import FOLDER
 from rlstride.tasks.lm_eval.functions import score
-from rlstride.tracking.ledger import read_ledger
 from rlstride.zoo.bases import build_model
 from rlstride.zoo.pretraining import encode_batch, sample_completions
 from rlstride.zoo.tokenizer import build_tokenizer

@@ -18,7 +18,8 @@ from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.registry import METHODS
-from rlstride.study.load import Study, load_study
+from rlstride.study.load import load_study
+from rlstride.study.study import Study
 from rlstride.training.harvest import HarvestCallback
 from rlstride.trajectory.adapted import Adapted
 from rlstride.trajectory.store import Trajectory

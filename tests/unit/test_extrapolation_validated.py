@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from planted_run import SmallRun, quick
 from rlstride.cli import main
+from rlstride.config.yaml_files import read_yaml
 from rlstride.evaluation.scorer import ValidationScorer
 from rlstride.evaluation.tables import Measurement
 from rlstride.extrapolation import next_predictor
@@ -19,8 +20,9 @@ from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.next_predictor import NExt, Trained
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
-from rlstride.study.load import Study, read_yaml, resolve_study, resolved_yaml
+from rlstride.study.load import resolve_study, resolved_yaml
 from rlstride.study.plan import tried_targets
+from rlstride.study.study import Study
 from rlstride.tasks import build_task, draw_problems
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from foreign_runs import Sharding, cached_revisions, moved, save_sharded, stored_tensors, tiny_model
+from rlstride.atomic_files import sha256
 from rlstride.cli import main
 from rlstride.errors import RequestError
-from rlstride.trajectory.files import sha256
 from rlstride.trajectory.ingest import ingest
 from rlstride.trajectory.manifest import FORMAT_VERSION, read_manifest
 from rlstride.trajectory.steps import step_of

@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from families import decoder
+from rlstride.atomic_files import sha256
 from rlstride.cli import main
+from rlstride.config.variants import read_variants
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.study.variants import read_variants
 from rlstride.trajectory.description import config_differences
-from rlstride.trajectory.files import sha256
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.store import Trajectory
 

@@ -28,7 +28,7 @@ from rlstride.report.pooling import (
     relative,
     widening,
 )
-from rlstride.study.load import Cell
+from rlstride.study.study import Cell
 
 Scores = dict[str, np.ndarray]
 SAMPLES = 4

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rlstride.budget.requests import RULES, job_request
 from rlstride.errors import RequestError
-from rlstride.study.load import Study, load_study
-from rlstride.study.requests import RULES, job_request
+from rlstride.study.load import load_study
+from rlstride.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 

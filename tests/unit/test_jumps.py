@@ -19,17 +19,18 @@ from test_adapters import KINDS, with_adapter
 from test_training import digests, study_file, train
 
 from rlstride.cli import main
+from rlstride.config.jumps import JumpMethod
 from rlstride.errors import RequestError
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.registry import METHODS
+from rlstride.ledger import append, read_ledger
 from rlstride.report.collect import collect
 from rlstride.report.jumps import jump_findings
 from rlstride.report.page import write_report
-from rlstride.study.jumps import JumpMethod
-from rlstride.study.load import Cell, Study, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import planned_jumps
-from rlstride.tracking.ledger import append, read_ledger
+from rlstride.study.study import Cell, Study
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter

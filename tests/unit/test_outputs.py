@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from planted_run import SmallRun
 from rlstride.cli import main
 from rlstride.errors import RequestError
-from rlstride.study.load import Study, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
+from rlstride.study.study import Study
 from rlstride.tasks import build_task
 from rlstride.zoo.bases import REPORT_FILE, make_base
 from rlstride.zoo.tokenizer import build_tokenizer

@@ -9,8 +9,8 @@ from synthetic_study import ACCURACIES, synthetic_study, write_cells
 
 from rlstride.report.collect import collect
 from rlstride.report.ranks import plain_ranks, rank_needed
-from rlstride.study.load import Cell
 from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Cell
 
 RANKS = [1, 2, 4, 8]
 

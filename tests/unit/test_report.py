@@ -12,8 +12,8 @@ from rlstride.report.collect import TABLES, collect, tables_of
 from rlstride.report.figures import FIGURES
 from rlstride.report.page import write_report
 from rlstride.study.figures import figures_of
-from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Study
 
 # What a study without striding runs has; tests/unit/test_striding.py reports one that has them.
 DRAWN = [spec for spec in FIGURES if not spec.name.startswith("stride_")]

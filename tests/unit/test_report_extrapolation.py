@@ -9,6 +9,7 @@ from synthetic_study import ACCURACIES, PROBLEMS, synthetic_study, write_cells
 
 from rlstride.evaluation.intervals import paired_difference_interval, ratio_interval, recovered_gain_interval
 from rlstride.extrapolation.registry import METHODS
+from rlstride.ledger import append
 from rlstride.report.collect import collect
 from rlstride.report.costs import window_costs
 from rlstride.report.drawings import Drawing, Tables
@@ -18,9 +19,8 @@ from rlstride.report.extrapolation_drawings import (
     draw_gain_over_cost,
     draw_gain_over_window,
 )
-from rlstride.study.load import Study
 from rlstride.study.paths import StudyPaths
-from rlstride.tracking.ledger import append
+from rlstride.study.study import Study
 
 
 def written(results: Path, study: Study, name: str = "extrapolation") -> pd.DataFrame:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rlstride.config.stride import Stride
 from rlstride.extrapolation.stride import (
     Evidence,
     Level,
@@ -15,7 +16,6 @@ from rlstride.extrapolation.stride import (
     paired_evidence,
     weighted_evidence,
 )
-from rlstride.study.stride import Stride
 
 
 def clear(gain: float, overlap: float = 1.0) -> Evidence:

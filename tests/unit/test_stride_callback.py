@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
+from rlstride.config.stride import Stride
 from rlstride.extrapolation.next_batch import NextBatch
 from rlstride.extrapolation.stride import Evidence, Level
 from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.rollouts import token_logps
-from rlstride.study.load import Cell, Study, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
-from rlstride.study.stride import Stride
+from rlstride.study.study import Cell, Study
 from rlstride.tasks import build_task
 from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward

@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
+from rlstride.budget.estimates import describe, tiny_seconds
+from rlstride.budget.sizes import adapter_parameters, model_parameters
+from rlstride.config.section import digest
+from rlstride.config.study_file import StudyFile, Training
 from rlstride.errors import RequestError
-from rlstride.study.config import StudyFile, Training
-from rlstride.study.estimate import describe, tiny_seconds
-from rlstride.study.load import Cell, Study, digest, load_study, resolve_study, resolved_yaml
+from rlstride.study.load import load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import Prediction, kept_steps, predictions, step_folder, tried_models, window_steps
-from rlstride.study.sizes import adapter_parameters, model_parameters
+from rlstride.study.study import Cell, Study
 from rlstride.study.twins import twin_algorithms, twins_of
 from rlstride.training.launch import cell_settings
 

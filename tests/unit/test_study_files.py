@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlstride.study.estimate import describe
+from rlstride.budget.estimates import describe
 from rlstride.study.load import load_study
 from rlstride.tasks import build_task, draw_problems
 

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from rlstride.study.schema import schema_text, study_schema
+from rlstride.config.schema import schema_text, study_schema
 
 CONFIG = Path(__file__).parents[2] / "config"
 STUDIES = sorted([CONFIG / "config.yaml", *(CONFIG / "studies").glob("*.yaml")])
@@ -15,7 +15,7 @@ STUDIES = sorted([CONFIG / "config.yaml", *(CONFIG / "studies").glob("*.yaml")])
 
 def test_the_schema_file_has_not_drifted_from_the_models() -> None:
     written = (CONFIG / "schema.json").read_text(encoding="utf-8")
-    assert written == schema_text(), "run python -m rlstride.study.schema"
+    assert written == schema_text(), "run python -m rlstride.config.schema"
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.name)

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
+from rlstride.config.variants import parse_ablation
 from rlstride.errors import RequestError
-from rlstride.study.variants import parse_ablation
 from rlstride.surgery.ablate import write_ablations
 from rlstride.surgery.models import write_model
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlstride.study.config import TasksFile
-from rlstride.study.tasks import ChainSpec, TaskSpec
+from rlstride.config.study_file import TasksFile
+from rlstride.config.tasks import ChainSpec, TaskSpec
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problem, draw_problems
 from rlstride.tasks.lm_eval import FOLDER
 from rlstride.tasks.problems import SPLITS, draw_at_most

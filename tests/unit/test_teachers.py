@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from rlstride.errors import RequestError
-from rlstride.study.load import Study, load_study
+from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder, teacher_folder
+from rlstride.study.study import Study
 from rlstride.training.launch import cell_settings, train_cell
 
 

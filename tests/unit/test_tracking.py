@@ -21,8 +21,9 @@ from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells
 
 from rlstride.errors import RequestError
 from rlstride.report.collect import collect
-from rlstride.study.load import Study, resolved_yaml
+from rlstride.study.load import resolved_yaml
 from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Study
 from rlstride.tracking.mlflow_writer import CONTENT_TAG, CREATED_TAG, KEY_TAG, PARENT_TAG, track
 
 FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from rlstride.atomic_files import atomic_file, atomic_folder, sha256
 from rlstride.errors import RequestError
-from rlstride.trajectory.files import atomic_file, atomic_folder, sha256
 from rlstride.trajectory.manifest import TrainingRecord, read_manifest
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.store import Trajectory

@@ -5,9 +5,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlstride.config.models import Pretraining, PublishedModel, TinyModel
 from rlstride.errors import RequestError, WorkError
-from rlstride.study.load import Study, load_study
-from rlstride.study.models import Pretraining, PublishedModel, TinyModel
+from rlstride.study.load import load_study
+from rlstride.study.study import Study
 from rlstride.tasks import Task, build_task, draw_problems
 from rlstride.zoo.bases import build_model, load_published, pretrain_tiny
 from rlstride.zoo.pretraining import accuracy, encode_batch, learning_rate_factor, pretrain, sample_completions

@@ -9,11 +9,12 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rlstride.config.models import ColdStart, Teacher, TinyModel
+from rlstride.config.section import digest
+from rlstride.config.study_file import ModelsFile, TasksFile
+from rlstride.config.tasks import TaskSpec
 from rlstride.errors import WorkError
-from rlstride.study.config import ModelsFile, TasksFile
-from rlstride.study.load import digest, load_study
-from rlstride.study.models import ColdStart, Teacher, TinyModel
-from rlstride.study.tasks import TaskSpec
+from rlstride.study.load import load_study
 from rlstride.tasks import Task, build_task, draw_problem
 from rlstride.zoo.bases import build_model, fit_together, pretrain_tiny
 from rlstride.zoo.cold_start import cold_start

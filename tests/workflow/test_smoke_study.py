@@ -12,12 +12,14 @@ from mlflow import MlflowClient
 from pipeline import ROOT, SMOKE_STUDY, planned_jobs, run, snakemake, write_study
 from safetensors.torch import load_file
 
+from rlstride.config.algorithms import PolicyGradient
+from rlstride.config.study_file import AlgorithmsFile
+from rlstride.config.yaml_files import validate_entries
 from rlstride.report.collect import tables_of
-from rlstride.study.algorithms import PolicyGradient
-from rlstride.study.config import AlgorithmsFile
 from rlstride.study.figures import figures_of
-from rlstride.study.load import Study, load_study, validate_entries
+from rlstride.study.load import load_study
 from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
+from rlstride.study.study import Study
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from rlstride.cluster.orphans import announced_run, end_orphans, note_run
 from rlstride.errors import RlstrideError
-from rlstride.study.requests import job_request
+from rlstride.budget.requests import job_request
 
 # Slurm's commands that wait for a controller that is away come first; those of profiles/kubernetes have names of their own.
 HERE = os.path.abspath(workflow.current_basedir.get_path_or_uri(secret_free=True))

@@ -8,12 +8,14 @@ from pathlib import Path
 from snakemake.utils import update_config
 
 from rlstride.study.figures import figures_of
-from rlstride.study.load import Cell, read_yaml, resolve_study, resolved_yaml
+from rlstride.config.yaml_files import read_yaml
+from rlstride.study.load import resolve_study, resolved_yaml
+from rlstride.study.study import Cell
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder
 from rlstride.study.twins import twins_of
-from rlstride.study.variants import jump_variant
-from rlstride.trajectory.files import write_text
+from rlstride.config.variants import jump_variant
+from rlstride.atomic_files import write_text
 
 # `rlstride` is the one installed beside the Snakemake that runs, whether or not its environment is activated. With
 # --software-deployment-method conda, each job's own environment comes before it.

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rlstride.budget.estimates import disk_bytes
+from rlstride.budget.requests import JobRequest, grown, job_request, rules_of
 from rlstride.cluster.slurm import Partition, SlurmError, accounts, ask, cancel, partitions
+from rlstride.config.yaml_files import read_yaml
 from rlstride.errors import RequestError
-from rlstride.study.estimate import disk_bytes
-from rlstride.study.load import Study, read_yaml
 from rlstride.study.paths import study_paths
-from rlstride.study.requests import JobRequest, grown, job_request, rules_of
+from rlstride.study.study import Study
 
 _PROBE_SECONDS = 60.0
 

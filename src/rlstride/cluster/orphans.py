@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rlstride.atomic_files import write_text
 from rlstride.cluster.slurm import SlurmError, cancel, jobs_of_runs
 from rlstride.errors import WorkError
 from rlstride.training.lease import Holder
-from rlstride.trajectory.files import write_text
 
 _LOOK_SECONDS = 2.0
 _LONGEST_END_SECONDS = 600.0  # from scancel to the end: a large model saves before it goes

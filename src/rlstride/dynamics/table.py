@@ -35,16 +35,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlstride.atomic_files import atomic_file
 from rlstride.dynamics.accuracies import read_accuracies
 from rlstride.dynamics.module import measure
 from rlstride.dynamics.pictures import pca_path, tsne_path
 from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
+from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track
 from rlstride.spectra.updates import UpdateReader
-from rlstride.tracking.ledger import ledger_entry
-from rlstride.trajectory.files import atomic_file
 from rlstride.trajectory.store import Trajectory
 
 FEWEST_STEPS = 4  # two for each half of a forecast

@@ -15,13 +15,13 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import mean_interval
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
 from rlstride.evaluation.prompting import Prompting
 from rlstride.evaluation.tables import Measurement
-from rlstride.study.config import Decoding
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 from rlstride.tasks import Split, build_task
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
 from rlstride.evaluation.benchmark import sampling_seed
 from rlstride.evaluation.intervals import Interval, paired_difference_interval
@@ -23,13 +24,12 @@ from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import Candidate, parse_models
 from rlstride.evaluation.score import labels_of
 from rlstride.evaluation.tables import write_frames
+from rlstride.ledger import ledger_entry
 from rlstride.outputs import has_columns, require_free_table
 from rlstride.progress import track
-from rlstride.study.load import Cell, Study
-from rlstride.study.variants import AblationVariant
+from rlstride.study.study import Cell, Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval.functions import PROBLEM_SEED
-from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.store import Trajectory
 
 PLACES = ("first", "later")

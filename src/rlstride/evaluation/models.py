@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from rlstride.atomic_files import sha256
+from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
-from rlstride.study.variants import AblationVariant
 from rlstride.surgery import logits
 from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.description import TOKENIZERS
-from rlstride.trajectory.files import sha256
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.hf import read_json
 from rlstride.trajectory.sources.hub import HubAddress, fetch

@@ -6,6 +6,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlstride.config.study_file import Decoding
+from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
 from rlstride.evaluation.benchmark import StudyBenchmark, load_tasks, sampling_seed, score_task
 from rlstride.evaluation.lm import Bench, CountingHFLM
@@ -20,13 +22,11 @@ from rlstride.evaluation.prompting import (
     require_template,
 )
 from rlstride.evaluation.tables import Journal, Row, files_beside, measurement_key, write_tables
+from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track
-from rlstride.study.config import Decoding
-from rlstride.study.load import Cell, Study
-from rlstride.study.variants import AblationVariant
+from rlstride.study.study import Cell, Study
 from rlstride.tasks import Split
-from rlstride.tracking.ledger import ledger_entry
 
 Labels = dict[str, str | int]
 _UNKNOWN_CELL: Labels = {"model": "", "algorithm": "", "seed": 0}

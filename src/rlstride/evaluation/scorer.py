@@ -13,7 +13,7 @@ from rlstride.evaluation.contrast import Contrast
 from rlstride.evaluation.lm import Bench, loaded_model
 from rlstride.evaluation.models import parse_models
 from rlstride.evaluation.tables import Measurement
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 from rlstride.trajectory.filling import fill
 from rlstride.trajectory.store import Trajectory
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.atomic_files import atomic_file
+from rlstride.config.study_file import StudyFile
+from rlstride.ledger import append
 from rlstride.outputs import Recognise, has_columns
-from rlstride.study.config import StudyFile
 from rlstride.study.plan import drift_steps, edited_steps, edits_of_step
-from rlstride.tracking.ledger import append
-from rlstride.trajectory.files import atomic_file
 
 ROW_KEYS = ("study", "model", "algorithm", "seed", "variant", "step", "task", "split", "decoding")
 _HOLDS_PROBLEMS = has_columns("variant", "problem", "score")

@@ -22,6 +22,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.atomic_files import atomic_folder, write_text
 from rlstride.checkpoints import checkpoint_folder
 from rlstride.errors import RequestError
 from rlstride.extrapolation.method import Target
@@ -30,7 +31,6 @@ from rlstride.extrapolation.registry import method_named
 from rlstride.extrapolation.stride_callback import Validate, clear_moments
 from rlstride.processes import as_in_main_process, failing_together, from_main_process
 from rlstride.trajectory.adapted import Adapted, mark_base_as_moved
-from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter

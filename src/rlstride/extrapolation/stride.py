@@ -16,9 +16,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from rlstride.config.stride import Along, Stride
 from rlstride.extrapolation.alpha_investing import AlphaInvesting
 from rlstride.spectra.svd import truncated_svd
-from rlstride.study.stride import Along, Stride
 
 _SMALLEST_REACH = 0.25  # of a window's movement: below it a jump is not worth its search
 

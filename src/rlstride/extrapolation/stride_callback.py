@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlstride.checkpoints import checkpoint_folder
+from rlstride.config.stride import Stride
 from rlstride.extrapolation.stride import Evidence, Found, Level, LineSearch, Movement, paired_evidence
 from rlstride.processes import as_in_main_process, from_main_process
-from rlstride.study.stride import Stride
 
 T = TypeVar("T")
 _FACTS, _TENSORS = "stride.json", "stride.safetensors"  # in the trainer's checkpoints
@@ -62,7 +62,7 @@ class StrideCallback(TrainerCallback):
     Args:
         validate: scores held-out problems; or a Validator, such as NextBatch(trainer), which spends the next training
             batch on it.
-        settings: how to search; by default as :class:`rlstride.study.stride.Stride` says.
+        settings: how to search; by default as :class:`rlstride.config.stride.Stride` says.
         updates_per_step: the trainer's global steps that make one step of a window; a Validator knows it itself.
 
     Attributes:

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from rlstride.config.algorithms import PolicyGradient
 from rlstride.evaluation.intervals import Interval
 from rlstride.report.evidence import Evidence, format_interval
 from rlstride.report.pooling import UNKNOWN, drawn_level, mean_of
 from rlstride.report.verdicts import Verdict
-from rlstride.study.algorithms import PolicyGradient
 
 SUPERVISED = "supervised, no RL: for comparison"
 RUNS_ALONE = "the interval is about these runs on other problems"

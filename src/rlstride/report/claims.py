@@ -12,7 +12,7 @@ import pandas as pd
 from rlstride.report import extrapolation_claims, movement_claims, rank_claims
 from rlstride.report.claim_row import Claim
 from rlstride.report.evidence import Evidence, gather
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 
 _FAMILIES: tuple[Callable[[str, Evidence], Iterable[Claim]], ...] = (
     rank_claims.learning,

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pandas as pd
 
+from rlstride.atomic_files import atomic_file
 from rlstride.dynamics.table import BY_STEP, by_step, summary
 from rlstride.errors import RequestError
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import asked_drift, read_table, read_tests
+from rlstride.ledger import read_ledger
 from rlstride.report import extrapolation, jumps, linearity, ranks, recovery, striding_tables
 from rlstride.report.dominance import RECOVERIES, dominance_rows
 from rlstride.report.learning import learning_rows
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths, base_folder
 from rlstride.study.plan import drift_steps, planned_jumps
+from rlstride.study.study import Cell, Study
 from rlstride.study.twins import twins_of
-from rlstride.tracking.ledger import read_ledger
-from rlstride.trajectory.files import atomic_file
 from rlstride.trajectory.manifest import read_manifest
 
 CELL_COLUMNS = ["study", "model", "algorithm", "seed"]

@@ -8,9 +8,9 @@ import pandas as pd
 
 from rlstride.evaluation.tables import read_table
 from rlstride.extrapolation.registry import METHODS
+from rlstride.ledger import last_done
 from rlstride.study.paths import CellPaths
 from rlstride.study.plan import window_limit
-from rlstride.tracking.ledger import last_done
 from rlstride.trajectory.manifest import read_manifest
 
 UNITS = ("steps", "seconds", "tokens")

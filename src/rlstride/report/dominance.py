@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rlstride.config.study_file import StudyFile
 from rlstride.evaluation.intervals import interval_columns, ratio_interval, recovered_gain_interval
 from rlstride.evaluation.tables import asked_edits, problems_file, read_table, read_tests
-from rlstride.study.config import StudyFile
 
 RECOVERIES = (*interval_columns("relative"), *interval_columns("gain"))
 

@@ -9,13 +9,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import at_last_step
 from rlstride.report import style
 from rlstride.report.style import Series
 from rlstride.spectra.measures import gaussian_share
-from rlstride.study.load import Study
-from rlstride.study.variants import IN_SCOPE_FULL
+from rlstride.study.study import Study
 
 Tables = dict[str, pd.DataFrame]
 _SHARES_SHOWN = (-0.25, 1.5)  # intervals of a gain near 0 reach far beyond

@@ -13,8 +13,8 @@ from rlstride.evaluation.tables import at_last_step, problems_file, read_table, 
 from rlstride.report.costs import window_costs
 from rlstride.report.pooling import Floats, Statistic, having, pooled_interval
 from rlstride.spectra.measures import gaussian_share
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.study import Cell, Study
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rlstride.config.variants import window_variant
 from rlstride.evaluation.intervals import (
     Interval,
     columns_of,
@@ -19,10 +20,9 @@ from rlstride.report import costs
 from rlstride.report.evidence import last_scores
 from rlstride.report.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.report.recovery import pools
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import why_not, window_steps
-from rlstride.study.variants import window_variant
+from rlstride.study.study import Cell, Study
 
 MEASURES = ("relative", "gain", "over_last")
 COLUMNS = (

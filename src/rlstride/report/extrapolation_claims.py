@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
+from rlstride.config.variants import window_variant
 from rlstride.evaluation.intervals import Interval
 from rlstride.report import published, verdicts
 from rlstride.report.claim_row import Claim, accuracies, claim_row, named
 from rlstride.report.evidence import Evidence
 from rlstride.report.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.report.verdicts import Verdict
-from rlstride.study.load import Study
 from rlstride.study.plan import predictions
-from rlstride.study.variants import window_variant
+from rlstride.study.study import Study
 
 
 def _retention(algorithm: str, evidence: Evidence) -> tuple[float, str, Interval, Interval, Verdict]:

@@ -15,7 +15,7 @@ from rlstride.report.drawings import (
     headline,
     select,
 )
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 
 _LAST = "last"
 _REFERENCES: dict[str, object] = {"full": "-", "base": ":"}

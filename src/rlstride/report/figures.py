@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from rlstride.atomic_files import atomic_file
 from rlstride.report import (
     drawings,
     extrapolation_drawings,
@@ -18,8 +19,7 @@ from rlstride.report import (
 from rlstride.report.collect import write_table
 from rlstride.report.drawings import Drawing, Tables
 from rlstride.study.figures import figures_of
-from rlstride.study.load import Study
-from rlstride.trajectory.files import atomic_file
+from rlstride.study.study import Study
 
 
 @dataclass(frozen=True)

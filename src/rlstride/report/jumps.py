@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlstride.config.variants import window_variant
 from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import problems_file, read_table
+from rlstride.ledger import last_done
 from rlstride.report.costs import UNITS, looks, speed_ups
 from rlstride.report.evidence import format_interval, last_scores
 from rlstride.report.extrapolation import MEASURES, beside, scores_by_variant
 from rlstride.report.pooling import difference, having, mean_of, pooled_interval, recovered_gain
-from rlstride.study.load import Study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import PlannedJump, planned_jumps
-from rlstride.study.variants import window_variant
-from rlstride.tracking.ledger import last_done
+from rlstride.study.study import Study
 from rlstride.trajectory.manifest import read_manifest
 
 _PARTS = ("train", "validation", "extrapolation", "after")

@@ -12,8 +12,8 @@ from rlstride.evaluation.tables import read_table
 from rlstride.report.evidence import leading
 from rlstride.report.pooling import Floats, Statistic, difference, having, mean_of, pooled_interval, relative
 from rlstride.report.recovery import pools
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Cell, Study
 
 COLUMNS = ("pool", "of", "quantity", "rank", "cells", "value", "low", "high")
 _WHOLE = "whole_"

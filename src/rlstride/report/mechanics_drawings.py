@@ -4,10 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.report import style
 from rlstride.report.drawings import Drawing, Tables, algorithms_of, headline, models_of, select
-from rlstride.study.load import Study
-from rlstride.study.variants import IN_SCOPE_FULL
+from rlstride.study.study import Study
 
 _FORMAT = "format_"
 _SHOWN = ("base", "frozen", "full", IN_SCOPE_FULL, "rank_1", "rank_1_unscaled", "rank_1_random")

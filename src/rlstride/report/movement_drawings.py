@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from rlstride.report import style
 from rlstride.report.drawings import Drawing, Tables, algorithms_of, models_of, select
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 
 _FITS = {
     "r2_in_sample": "in sample",

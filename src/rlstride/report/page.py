@@ -10,6 +10,9 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from rlstride.atomic_files import write_text
+from rlstride.config.models import TinyModel
+from rlstride.config.variants import window_variant
 from rlstride.errors import RequestError
 from rlstride.evaluation.tables import at_last_step
 from rlstride.outputs import require_free_files
@@ -19,12 +22,9 @@ from rlstride.report.drawings import Tables
 from rlstride.report.figures import FIGURE_FILES, FigureFile, write_figures
 from rlstride.report.findings import headline_findings, stride_finding
 from rlstride.report.jumps import jump_findings
-from rlstride.study.load import Study
-from rlstride.study.models import TinyModel
 from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
-from rlstride.study.variants import window_variant
-from rlstride.trajectory.files import write_text
+from rlstride.study.study import Study
 from rlstride.trajectory.manifest import read_manifest
 
 

@@ -29,7 +29,7 @@ from rlstride.evaluation.intervals import (
     ratio_interval,
     recovered_gain_interval,
 )
-from rlstride.study.load import Cell
+from rlstride.study.study import Cell
 
 Floats = NDArray[np.float64]
 _DRAWS, _SEED = 2000, 0

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
+from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.report import published, verdicts
 from rlstride.report.claim_row import Claim, accuracies, claim_row, named
 from rlstride.report.evidence import Evidence
 from rlstride.report.pooling import difference, recovered_gain, relative
-from rlstride.study.variants import IN_SCOPE_FULL
 
 # Edits with the whole update's norm and one triplet of each matrix, but not the leading one.
 _EQUAL_NORM = ("rank_1_random", "rank_1_random_u", "rank_1_random_v", "rank_1_bottom", "single_2")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.config.variants import IN_SCOPE_FULL, parse_ablation
 from rlstride.evaluation.intervals import Interval, columns_of
 from rlstride.report.evidence import scores_at
 from rlstride.report.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain
 from rlstride.report.recovery import pools
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import edited_steps, edits_of_step
-from rlstride.study.variants import IN_SCOPE_FULL, parse_ablation
+from rlstride.study.study import Cell, Study
 
 SHARE = 0.9
 MEASURES = ("base", "full", "gain", "in_scope_gain", "rank_1_share", "rank_needed")

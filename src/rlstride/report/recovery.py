@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from rlstride.config.algorithms import PolicyGradient
 from rlstride.evaluation.intervals import columns_of
 from rlstride.report.evidence import last_scores
 from rlstride.report.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
-from rlstride.study.algorithms import PolicyGradient
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Cell, Study
 
 COLUMNS = ("pool", "of", "variant", "decoding", "cells")
 MEASURES = ("accuracy", "relative", "gain", "over_random")

@@ -11,9 +11,9 @@ import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
 from rlstride.evaluation.intervals import paired_difference_interval
+from rlstride.ledger import last_done
 from rlstride.report.pooling import Floats
 from rlstride.study.paths import CellPaths
-from rlstride.tracking.ledger import last_done
 from rlstride.trajectory.manifest import Manifest
 
 EARLIER = (0.5, 0.8, 0.9)  # of plain RL's gain: where in a run the steps are saved

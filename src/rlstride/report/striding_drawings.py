@@ -6,7 +6,7 @@ import pandas as pd
 
 from rlstride.report import style
 from rlstride.report.drawings import Drawing, Tables, algorithms_of, models_of, select
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 
 _MARGIN = 0.05  # of accuracy, below the lowest interval
 

@@ -9,8 +9,8 @@ from rlstride.evaluation.intervals import interval_columns
 from rlstride.evaluation.tables import read_table
 from rlstride.report.evidence import last_scores
 from rlstride.report.striding import EARLIER, UNITS, compare, compare_ends, progress, searches
-from rlstride.study.load import Cell, Study
 from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Cell, Study
 from rlstride.study.twins import twins_of
 from rlstride.trajectory.manifest import read_manifest
 

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlstride.trajectory.files import atomic_file
+from rlstride.atomic_files import atomic_file
 
 
 class Parts:

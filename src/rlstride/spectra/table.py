@@ -22,7 +22,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from rlstride.atomic_files import atomic_file
 from rlstride.errors import NotFiniteError, RequestError, WorkError
+from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track
 from rlstride.spectra.entries import Entries
@@ -37,8 +39,6 @@ from rlstride.spectra.measures import (
 from rlstride.spectra.parts import Parts, holds_factors
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
-from rlstride.tracking.ledger import ledger_entry
-from rlstride.trajectory.files import atomic_file
 from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.trajectory.store import Trajectory
 

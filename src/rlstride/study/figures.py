@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from rlstride.study.load import Study
+from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.study.plan import drift_steps, edited_steps, edits_of_step, predictions
+from rlstride.study.study import Study
 from rlstride.study.twins import twins_of
-from rlstride.study.variants import IN_SCOPE_FULL
 
 
 def figures_of(study: Study) -> list[str]:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlstride.study.algorithms import Distillation
-from rlstride.study.load import Cell, Study, digest
+from rlstride.config.algorithms import Distillation
+from rlstride.config.section import digest
 from rlstride.study.plan import step_folder
+from rlstride.study.study import Cell, Study
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlstride.study.config import StudyFile, Training
-from rlstride.study.jumps import Jump
-from rlstride.study.variants import jump_variant, window_variant
+from rlstride.config.jumps import Jump
+from rlstride.config.study_file import StudyFile, Training
+from rlstride.config.variants import jump_variant, window_variant
 
 # Kept steps that a window must hold for a method to work with it; for any other method, one.
 _FEWEST_STEPS = {

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from rlstride.study.algorithms import Algorithm, PolicyGradient
-from rlstride.study.load import Cell, Study
-from rlstride.study.stride import Stride
+from rlstride.config.algorithms import Algorithm, PolicyGradient
+from rlstride.config.stride import Stride
+from rlstride.study.study import Cell, Study
 
 SUFFIX = "-stride"
 

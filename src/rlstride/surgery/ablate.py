@@ -14,15 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rlstride.config.variants import AblationVariant, Scope
 from rlstride.errors import RequestError
+from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_folder
 from rlstride.progress import track
 from rlstride.spectra.measures import frobenius
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
 from rlstride.spectra.updates import UpdateReader
-from rlstride.study.variants import AblationVariant, Scope
 from rlstride.surgery.models import EDITED_MODEL, model_card, write_model
-from rlstride.tracking.ledger import ledger_entry
 from rlstride.trajectory.compare import dtype_of_edits, wider
 from rlstride.trajectory.scope import Weight, listed, scope_of
 from rlstride.trajectory.store import Trajectory

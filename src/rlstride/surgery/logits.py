@@ -7,8 +7,8 @@ import json
 import os
 from pathlib import Path
 
+from rlstride.atomic_files import write_text
 from rlstride.errors import RequestError
-from rlstride.trajectory.files import write_text
 
 FILE = "logits.json"
 

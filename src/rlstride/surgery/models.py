@@ -9,12 +9,12 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rlstride.atomic_files import atomic_folder, write_text
 from rlstride.outputs import CARD, MODEL_MARK, require_free_folder
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.architecture import CONFIG
 from rlstride.trajectory.compare import wider
 from rlstride.trajectory.description import TOKENIZER_FILES
-from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.sources.hf import SINGLE, read_json

@@ -1,6 +1,6 @@
 """Problem generators and their verifiers."""
 
-from rlstride.study.tasks import ChainSpec, TaskSpec
+from rlstride.config.tasks import ChainSpec, TaskSpec
 from rlstride.tasks.chain import ChainTask
 from rlstride.tasks.countdown import CountdownTask
 from rlstride.tasks.problems import Problem, Split, Task, draw_problem, draw_problems, split_of

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from rlstride.errors import RequestError, WorkError
-from rlstride.study.load import Study
+from rlstride.study.study import Study
 from rlstride.tracking.runs import Run, cell_runs, study_run
 
 if TYPE_CHECKING:

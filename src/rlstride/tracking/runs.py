@@ -11,13 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.atomic_files import sha256
+from rlstride.config.variants import parse_ablation
 from rlstride.evaluation.tables import asked_drift, read_table, read_tests
-from rlstride.study.load import Cell, Study
+from rlstride.ledger import read_ledger
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
-from rlstride.study.variants import parse_ablation
-from rlstride.tracking.ledger import read_ledger
-from rlstride.trajectory.files import sha256
+from rlstride.study.study import Cell, Study
 from rlstride.trajectory.manifest import Manifest, read_manifest
 
 Metrics = dict[tuple[str, int], tuple[float, int]]  # (name, step) to (value, Unix time in ms)

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlstride.checkpoints import checkpoint_folder
+from rlstride.config.adapters import C3A, AdaLoRA, LoRA, PRILoRA
+from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
-from rlstride.study.adapters import C3A, AdaLoRA, LoRA, PRILoRA
-from rlstride.study.config import Training
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.scope import Weight, weights_of
 

@@ -15,9 +15,9 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import get_soft_overlong_punishment
 
+from rlstride.config.algorithms import DAPO
 from rlstride.errors import RequestError
 from rlstride.rollouts import total_rewards
-from rlstride.study.algorithms import DAPO
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 Batch = dict[str, torch.Tensor]

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import Trainer
 from trl import DistillationConfig, DistillationTrainer
 
-from rlstride.study.algorithms import Distillation
+from rlstride.config.algorithms import Distillation
 from rlstride.tasks import draw_problem
 from rlstride.training.adapters import peft_config
 from rlstride.training.run import Run, trainer_arguments

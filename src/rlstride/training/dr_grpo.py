@@ -3,7 +3,7 @@
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from rlstride.study.algorithms import DrGRPO
+from rlstride.config.algorithms import DrGRPO
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 

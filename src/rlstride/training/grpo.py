@@ -3,7 +3,7 @@
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
-from rlstride.study.algorithms import GRPO
+from rlstride.config.algorithms import GRPO
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 

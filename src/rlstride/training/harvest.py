@@ -7,8 +7,8 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlstride.atomic_files import write_text
 from rlstride.checkpoints import checkpoint_folder
-from rlstride.trajectory.files import write_text
 from rlstride.trajectory.writer import TrajectoryWriter
 
 COMPLETE_MARKER = "complete"

@@ -19,8 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from rlstride.errors import RequestError
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.registry import method_named
-from rlstride.study.load import Cell, Study
 from rlstride.study.plan import PlannedJump, planned_jumps
+from rlstride.study.study import Cell, Study
 from rlstride.training.run import Run
 
 if TYPE_CHECKING:

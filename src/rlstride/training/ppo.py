@@ -13,8 +13,8 @@ from transformers import Trainer
 from trl import GRPOConfig
 from trl.trainer.utils import split_tensor_dict
 
+from rlstride.config.algorithms import PPO
 from rlstride.rollouts import Rollouts, prompt_and_completion
-from rlstride.study.algorithms import PPO
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 from rlstride.training.token_advantages import TokenAdvantageTrainer, normalise, token_mean
 from rlstride.training.value_model import ValueModel

@@ -4,8 +4,8 @@ from torch import Tensor
 from transformers import Trainer
 from trl import GRPOConfig
 
+from rlstride.config.algorithms import ReinforcePP
 from rlstride.rollouts import Rollouts
-from rlstride.study.algorithms import ReinforcePP
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 from rlstride.training.token_advantages import TokenAdvantageTrainer, normalise
 

@@ -3,7 +3,7 @@
 from transformers import Trainer
 from trl import RLOOConfig, RLOOTrainer
 
-from rlstride.study.algorithms import RLOO
+from rlstride.config.algorithms import RLOO
 from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
 
 

@@ -7,9 +7,9 @@ from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
+from rlstride.config.algorithms import Optimisation, PolicyGradient
+from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
-from rlstride.study.algorithms import Optimisation, PolicyGradient
-from rlstride.study.config import Training
 from rlstride.tasks import Problem, Task, draw_problems
 from rlstride.training.adapters import peft_config
 

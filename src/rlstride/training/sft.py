@@ -6,7 +6,7 @@ from datasets import Dataset
 from transformers import Trainer
 from trl import SFTConfig, SFTTrainer
 
-from rlstride.study.algorithms import SFT
+from rlstride.config.algorithms import SFT
 from rlstride.tasks import draw_problem
 from rlstride.training.adapters import peft_config
 from rlstride.training.run import Run, trainer_arguments

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlstride.atomic_files import write_if_possible
 from rlstride.errors import RequestError, first_line
-from rlstride.trajectory.files import write_if_possible
 from rlstride.trajectory.sources.hf import read_json
 
 if TYPE_CHECKING:

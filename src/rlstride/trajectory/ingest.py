@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from rlstride.atomic_files import digests_of
 from rlstride.errors import RequestError
 from rlstride.outputs import require_nothing_else
 from rlstride.progress import track
 from rlstride.trajectory.architecture import read_architecture
 from rlstride.trajectory.compare import misfits, parameters_by_dtype
 from rlstride.trajectory.description import Description, describe_step
-from rlstride.trajectory.files import digests_of
 from rlstride.trajectory.manifest import REMEMBERED, BaseRecord, Manifest, StepRecord, library_versions, read_manifest
 from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.names import ModelTensors

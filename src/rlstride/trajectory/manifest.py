@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from rlstride.atomic_files import write_text
 from rlstride.errors import RequestError
-from rlstride.trajectory.files import write_text
 
 # 2: checkpoints of other kinds than Hugging Face folders, read where they are; 3: one of several models in a
 # checkpoint, and a run's own tokenizer, either of which an earlier version would pass over.

@@ -5,8 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from rlstride.atomic_files import sha256, write_if_possible
 from rlstride.errors import RequestError
-from rlstride.trajectory.files import sha256, write_if_possible
 from rlstride.trajectory.manifest import Manifest
 
 FILE = ".verified.json"

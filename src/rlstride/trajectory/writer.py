@@ -7,10 +7,10 @@ from peft import PeftModel
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
+from rlstride.atomic_files import atomic_folder, digests_of
 from rlstride.study.plan import step_folder
 from rlstride.trajectory.adapted import Adapted, base_is_moved
 from rlstride.trajectory.architecture import read_architecture
-from rlstride.trajectory.files import atomic_folder, digests_of
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.recognise import Checkpoint, Kind

@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from rlstride.atomic_files import atomic_folder, write_text
+from rlstride.config.models import PublishedModel, TinyModel
+from rlstride.config.tasks import ChainSpec, TaskSpec
 from rlstride.errors import RequestError, WorkError
+from rlstride.ledger import ledger_entry
 from rlstride.outputs import BASE_MARK, CARD, require_free_folder
-from rlstride.study.load import Study
-from rlstride.study.models import PublishedModel, TinyModel
-from rlstride.study.tasks import ChainSpec, TaskSpec
+from rlstride.study.study import Study
 from rlstride.tasks import Task, build_task
 from rlstride.tasks.problems import draw_at_most
-from rlstride.tracking.ledger import ledger_entry
-from rlstride.trajectory.files import atomic_folder, write_text
 from rlstride.trajectory.filling import load_model
 from rlstride.trajectory.sources.hub import HubAddress, fetch
 from rlstride.zoo.characters import lacking_characters

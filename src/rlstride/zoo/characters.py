@@ -4,9 +4,9 @@ from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from rlstride.config.models import PublishedModel
 from rlstride.errors import RequestError, first_line
-from rlstride.study.load import Study
-from rlstride.study.models import PublishedModel
+from rlstride.study.study import Study
 from rlstride.tasks import Task, build_task
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlstride.study.models import ColdStart
+from rlstride.config.models import ColdStart
 from rlstride.tasks.problems import Task, draw_at_most, draw_problem
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, accuracy, cross_entropy, encode_batch, update
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from rlstride.study.models import Pretraining
+from rlstride.config.models import Pretraining
 from rlstride.tasks.problems import Problem, Task, draw_at_most, draw_problem
 
 VALIDATION_PROBLEMS = 512  # or all of them, where a task has fewer

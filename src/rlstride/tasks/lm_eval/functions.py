@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from rlstride.study.config import TasksFile
+from rlstride.config.study_file import TasksFile
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
 
 PROBLEM_SEED = 0  # fixed: every model of every study on a task answers the same problems in the same order

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rlstride.study.section import Share, Strict
+from rlstride.config.section import Share, Strict
 
 
 class ChainMixture(Strict):

@@ -1,12 +1,12 @@
-"""config/schema.json, by which editors complete and check studies; ``python -m rlstride.study.schema`` writes it."""
+"""config/schema.json, by which editors complete and check studies; ``python -m rlstride.config.schema`` writes it."""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from rlstride.study.config import StudyFile
-from rlstride.trajectory.files import write_text
+from rlstride.atomic_files import write_text
+from rlstride.config.study_file import StudyFile
 
 SCHEMA_FILE = Path("config/schema.json")
 

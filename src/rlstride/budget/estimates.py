@@ -1,7 +1,7 @@
 """What a study will make and cost, told before it runs. Cells and steps are exact; disk and time are estimates."""
 
-from rlstride.study.load import Study
-from rlstride.study.models import PublishedModel, TinyModel
+from rlstride.budget.sizes import adapter_parameters, decoder_parameters, model_parameters
+from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import (
     drift_steps,
@@ -13,7 +13,7 @@ from rlstride.study.plan import (
     predictions,
     tried_models,
 )
-from rlstride.study.sizes import adapter_parameters, decoder_parameters, model_parameters
+from rlstride.study.study import Study
 from rlstride.study.twins import stride_of
 
 _FP32_BYTES = 4

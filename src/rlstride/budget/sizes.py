@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlstride.study.adapters import C3A, AdaLoRA, Adapter
-from rlstride.study.models import PublishedModel, TinyModel
+from rlstride.config.adapters import C3A, AdaLoRA, Adapter
+from rlstride.config.models import PublishedModel, TinyModel
 
 TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
 Model = TinyModel | PublishedModel

@@ -8,8 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from rlstride.study.algorithms import DAPO, PPO, PolicyGradient
-from rlstride.study.estimate import (
+from rlstride.budget.estimates import (
     DRIFT_SECONDS,
     FLOP_PER_PARAMETER_AND_TOKEN,
     FLOP_PER_SECOND,
@@ -24,10 +23,11 @@ from rlstride.study.estimate import (
     scored_steps,
     tried_in_cell,
 )
-from rlstride.study.load import Study
-from rlstride.study.models import TinyModel
+from rlstride.budget.sizes import model_parameters
+from rlstride.config.algorithms import DAPO, PPO, PolicyGradient
+from rlstride.config.models import TinyModel
 from rlstride.study.plan import drift_steps, edit_decodings, kept_steps, planned_jumps, predictions
-from rlstride.study.sizes import model_parameters
+from rlstride.study.study import Study
 
 _MARGIN = 4  # a cluster's cores may be half as fast, and shared
 _FEWEST_MINUTES = 15

@@ -1,6 +1,8 @@
 """What the sections of all YAML files are built from."""
 
-from typing import Annotated
+import hashlib
+import json
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,3 +15,9 @@ class Strict(BaseModel):
     """A section in which an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def digest(value: BaseModel | dict[str, Any]) -> str:
+    """The first 12 hex digits of the SHA-256 of a specification."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]

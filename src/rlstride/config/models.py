@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from rlstride.study.section import Name, Share, Strict
-from rlstride.study.tasks import ChainMixture, CountdownMixture
+from rlstride.config.section import Name, Share, Strict
+from rlstride.config.tasks import ChainMixture, CountdownMixture
 
 
 def _is_left_out(value: object) -> bool:

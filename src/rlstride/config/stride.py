@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlstride.study.section import Strict
+from rlstride.config.section import Strict
 
 Along = Literal["full", "rank_1", "rank_1_unscaled"]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from rlstride.study.section import Strict
-from rlstride.study.stride import Stride
+from rlstride.config.section import Strict
+from rlstride.config.stride import Stride
 
 
 class Optimisation(Strict):

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, RootModel, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from rlstride.study.adapters import Adapter
-from rlstride.study.algorithms import Algorithm
-from rlstride.study.jumps import Jump
-from rlstride.study.models import PublishedModel, TinyModel
-from rlstride.study.section import Name, Share, Strict, Window
-from rlstride.study.tasks import TaskSpec
-from rlstride.study.variants import parse_ablation
+from rlstride.config.adapters import Adapter
+from rlstride.config.algorithms import Algorithm
+from rlstride.config.jumps import Jump
+from rlstride.config.models import PublishedModel, TinyModel
+from rlstride.config.section import Name, Share, Strict, Window
+from rlstride.config.tasks import TaskSpec
+from rlstride.config.variants import parse_ablation
 
 
 class Training(Strict):

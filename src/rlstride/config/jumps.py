@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from rlstride.study.section import Strict, Window
+from rlstride.config.section import Strict, Window
 
 # Of those of the registry, the ones that need nothing but the window: neither a choice on validation, nor the full run.
 JumpMethod = Literal[
