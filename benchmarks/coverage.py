@@ -32,8 +32,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from rlstride.dynamics.table import summary
-from rlstride.evaluation.intervals import Interval
-from rlstride.report.pooling import (
+from rlstride.stats.intervals import Interval
+from rlstride.stats.pooling import (
     FEWEST_MEMBERS,
     Statistic,
     difference,

@@ -19,7 +19,7 @@ from rlstride.evaluation.benchmark import StudyBenchmark
 from rlstride.evaluation.drift import log_probabilities
 from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import parse_models
-from rlstride.extrapolation.stride import Movement, weighted_evidence
+from rlstride.stride.line_search import Movement, weighted_evidence
 from rlstride.study.load import load_study
 from rlstride.study.study import Study
 from rlstride.tasks import Problem, build_task, draw_problems

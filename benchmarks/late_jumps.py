@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlstride.evaluation.scorer import ValidationScorer
-from rlstride.extrapolation.stride import direction
+from rlstride.stride.line_search import direction
 from rlstride.study.load import load_study
 from rlstride.study.paths import study_paths
 from rlstride.study.study import Cell, Study

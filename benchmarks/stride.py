@@ -1,7 +1,7 @@
 """What the verified stride saves: steps, seconds and tokens to the accuracy at which plain RL ends.
 
 Trains each algorithm of a study with strides and without (``NAME-stride`` and ``NAME``), scores every kept step on the
-test problems, and compares the two runs of a model and a seed as rlstride.report.striding does; the pipeline does the
+test problems, and compares the two runs of a model and a seed as rlstride.tables.strides does; the pipeline does the
 same with validation problems (tables/strides.csv). What is done already is not done again.
 
     python benchmarks/stride.py [--study config/studies/stride.yaml] [--seeds 0,1] [--models NAME,NAME]
@@ -26,13 +26,13 @@ import pandas as pd
 from document import machine, markdown, write_section
 
 from rlstride.evaluation.score import score_on_study
-from rlstride.evaluation.tables import problems_file
-from rlstride.report.pooling import Floats
-from rlstride.report.striding import EARLIER, UNITS, compare, compare_ends, progress, searches, summarised
+from rlstride.evaluation.score_tables import problems_file
+from rlstride.stats.pooling import Floats
 from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, base_folder, study_paths
+from rlstride.study.stride_pairs import Twins, twins_of
 from rlstride.study.study import Cell, Study
-from rlstride.study.twins import Twins, twins_of
+from rlstride.tables.strides import EARLIER, UNITS, compare, compare_ends, progress, searches, summarised
 from rlstride.training.launch import train_cell
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.zoo.bases import make_base

@@ -27,7 +27,7 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.study import Study
 from rlstride.tasks import build_task
-from rlstride.training.harvest import HarvestCallback
+from rlstride.training.callbacks import HarvestCallback
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
 

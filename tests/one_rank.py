@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from rlstride.config.stride import Stride
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
-from rlstride.extrapolation.next_batch import NextBatch
-from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.processes import join_processes
+from rlstride.stride.callback import StrideCallback
+from rlstride.stride.next_batch import NextBatch
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.study import Cell

@@ -13,8 +13,8 @@ from rlstride.errors import RequestError, RlstrideError, WorkError
 if TYPE_CHECKING:
     from rlstride.config.stride import Stride
     from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
-    from rlstride.extrapolation.next_batch import NextBatch
-    from rlstride.extrapolation.stride_callback import StrideCallback
+    from rlstride.stride.callback import StrideCallback
+    from rlstride.stride.next_batch import NextBatch
     from rlstride.study.load import load_study
     from rlstride.trajectory.ingest import ingest
     from rlstride.trajectory.store import Trajectory
@@ -35,9 +35,9 @@ __all__ = [
 
 _HOMES = {
     "ExtrapolateCallback": "rlstride.extrapolation.extrapolate_callback",
-    "NextBatch": "rlstride.extrapolation.next_batch",
+    "NextBatch": "rlstride.stride.next_batch",
     "Stride": "rlstride.config.stride",
-    "StrideCallback": "rlstride.extrapolation.stride_callback",
+    "StrideCallback": "rlstride.stride.callback",
     "Trajectory": "rlstride.trajectory.store",
     "ingest": "rlstride.trajectory.ingest",
     "load_study": "rlstride.study.load",

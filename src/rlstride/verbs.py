@@ -108,7 +108,7 @@ def ablate(options: argparse.Namespace) -> None:
     """Writes edited models of one kept step."""
     with _imports():
         from rlstride.config.variants import AblationVariant, read_variants
-        from rlstride.surgery.ablate import write_ablations
+        from rlstride.edits.step_edits import write_ablations
         from rlstride.trajectory.store import Trajectory
 
     trajectory = Trajectory(options.trajectory)
@@ -211,8 +211,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def collect(options: argparse.Namespace) -> None:
     """Gathers the cells' Parquet files into a study's tables."""
     with _imports():
-        from rlstride.report.collect import TABLES, collect
         from rlstride.study.load import load_study
+        from rlstride.tables.collect import TABLES, collect
 
     tables = options.tables.split(",") if options.tables else TABLES
     collect(options.results, load_study(options.study) if options.study else None, tables)

@@ -13,10 +13,10 @@ import rlstride.evaluation.lm as lm_module
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.config.variants import parse_ablation, read_variants
+from rlstride.edits.step_edits import StepEdits
 from rlstride.errors import RequestError
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.scope import Weight
 
 LAST = STEPS[-1]

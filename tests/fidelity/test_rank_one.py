@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 import rlstride.spectra.updates as updates_module
 from planted_run import DECODING, STEPS, SmallRun, evaluations, plant_run, quick
 from rlstride.config.variants import AblationVariant, parse_ablation
+from rlstride.edits.step_edits import Decomposition, rank_k_update, write_ablations
 from rlstride.errors import RequestError
-from rlstride.evaluation.tables import Measurement
+from rlstride.evaluation.score_tables import Measurement
 from rlstride.extrapolation.alpharl import AlphaRL, fit_line
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
 from rlstride.spectra.svd import TruncatedSVD, truncated_svd
-from rlstride.surgery.ablate import Decomposition, rank_k_update, write_ablations
 
 LAST = STEPS[-1]
 

@@ -17,7 +17,7 @@ from cluster import ACCOUNT, Cluster, wait_until
 from pandas.testing import assert_frame_equal
 from study import Submission, command, ledger, table
 
-from rlstride.training.harvest import last_complete_checkpoint, step_of
+from rlstride.training.callbacks import last_complete_checkpoint, step_of
 from rlstride.trajectory.manifest import read_manifest
 
 pytestmark = pytest.mark.slow

@@ -21,7 +21,7 @@ from rlstride.errors import RequestError
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
-from rlstride.training import harvest
+from rlstride.training import callbacks as harvest
 from rlstride.training.adapters import hold_rank_numbers, peft_config, rising_ranks
 from rlstride.training.launch import cell_settings
 from rlstride.trajectory.manifest import read_manifest

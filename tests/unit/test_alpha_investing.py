@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rlstride.extrapolation.alpha_investing import AlphaInvesting
+from rlstride.stride.alpha_investing import AlphaInvesting
 
 
 def test_a_test_costs_a_quarter_of_the_wealth_and_a_confirmation_pays_the_rate() -> None:

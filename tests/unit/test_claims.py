@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
 
-from rlstride.evaluation.intervals import Interval, ratio_interval
+from rlstride.claims import verdicts
+from rlstride.claims.table import claims_table
 from rlstride.ledger import append
-from rlstride.report import verdicts
-from rlstride.report.claims import claims_table
-from rlstride.report.collect import collect
-from rlstride.report.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.spectra.measures import gaussian_share
+from rlstride.stats.intervals import Interval, ratio_interval
+from rlstride.stats.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Cell, Study
+from rlstride.tables.collect import collect
 
 
 def claims_of(tmp_path: Path, study: Study | None = None, **accuracies: float) -> pd.DataFrame:

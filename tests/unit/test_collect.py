@@ -7,11 +7,11 @@ import pytest
 from synthetic_study import ACCURACIES, KEEP_EVERY, KINDS, STEPS, synthetic_study, write_cells
 
 from rlstride.errors import RequestError
-from rlstride.evaluation.intervals import paired_difference_interval
-from rlstride.evaluation.tables import asked_edits, problems_file
+from rlstride.evaluation.score_tables import asked_edits, problems_file
 from rlstride.ledger import append
-from rlstride.report.collect import TABLES, collect
+from rlstride.stats.intervals import paired_difference_interval
 from rlstride.study.paths import StudyPaths, base_folder
+from rlstride.tables.collect import TABLES, collect
 
 
 def table(results_dir: Path, name: str) -> pd.DataFrame:

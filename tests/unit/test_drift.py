@@ -33,7 +33,7 @@ from rlstride.evaluation.drift import (
 )
 from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import parse_models
-from rlstride.evaluation.tables import asked_drift
+from rlstride.evaluation.score_tables import asked_drift
 from rlstride.ledger import read_ledger
 from rlstride.study.load import load_study, resolve_study
 from rlstride.study.plan import drift_steps

@@ -20,7 +20,7 @@ from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.registry import METHODS
 from rlstride.study.load import load_study
 from rlstride.study.study import Study
-from rlstride.training.harvest import HarvestCallback
+from rlstride.training.callbacks import HarvestCallback
 from rlstride.trajectory.adapted import Adapted
 from rlstride.trajectory.store import Trajectory
 

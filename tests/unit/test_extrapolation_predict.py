@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from planted_run import SmallRun, quick
 from rlstride.cli import main
 from rlstride.config.study_file import Extrapolation
-from rlstride.evaluation.tables import Measurement
+from rlstride.evaluation.score_tables import Measurement
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.next_predictor import AHEAD
 from rlstride.extrapolation.registry import METHODS

@@ -10,9 +10,7 @@ from safetensors.torch import load_file
 
 from planted_run import SmallRun
 from rlstride.cli import main
-from rlstride.extrapolation.curves import at_step
-from rlstride.extrapolation.dmd import propagated
-from rlstride.extrapolation.sums import coordinates
+from rlstride.extrapolation.coordinates import at_step, coordinates, propagated
 
 STEPS = np.arange(2.0, 21, 2)
 

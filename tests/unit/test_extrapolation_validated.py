@@ -13,8 +13,8 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from planted_run import SmallRun, quick
 from rlstride.cli import main
 from rlstride.config.yaml_files import read_yaml
+from rlstride.evaluation.score_tables import Measurement
 from rlstride.evaluation.scorer import ValidationScorer
-from rlstride.evaluation.tables import Measurement
 from rlstride.extrapolation import next_predictor
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.next_predictor import NExt, Trained

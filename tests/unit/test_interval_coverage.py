@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import pytest
 
-from rlstride.evaluation.intervals import (
+from rlstride.stats.intervals import (
     Interval,
     mean_interval,
     paired_difference_interval,
     ratio_interval,
     recovered_gain_interval,
 )
-from rlstride.report.pooling import (
+from rlstride.stats.pooling import (
     Statistic,
     difference,
     drawn_level,

@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from rlstride.errors import WorkError
-from rlstride.evaluation.intervals import (
+from rlstride.stats.intervals import (
     Interval,
     mean_interval,
     paired_difference_interval,

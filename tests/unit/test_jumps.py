@@ -24,13 +24,13 @@ from rlstride.errors import RequestError
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.registry import METHODS
 from rlstride.ledger import append, read_ledger
-from rlstride.report.collect import collect
-from rlstride.report.jumps import jump_findings
 from rlstride.report.page import write_report
 from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import planned_jumps
 from rlstride.study.study import Cell, Study
+from rlstride.tables.collect import collect
+from rlstride.tables.jumps import jump_findings
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter

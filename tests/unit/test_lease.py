@@ -156,7 +156,7 @@ def test_a_beat_makes_a_lease_younger(file: Path) -> None:
 def test_a_run_that_lost_its_lease_stops_before_it_writes(file: Path) -> None:
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from rlstride.training.stop import KeepLease
+    from rlstride.training.callbacks import KeepLease
 
     arguments = TrainingArguments(output_dir=str(file.parent), use_cpu=True, report_to=[])
     with lease(file, **QUICK) as held:

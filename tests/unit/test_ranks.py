@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from synthetic_study import ACCURACIES, synthetic_study, write_cells
 
-from rlstride.report.collect import collect
-from rlstride.report.ranks import plain_ranks, rank_needed
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Cell
+from rlstride.tables.collect import collect
+from rlstride.tables.ranks import plain_ranks, rank_needed
 
 RANKS = [1, 2, 4, 8]
 

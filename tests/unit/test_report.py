@@ -8,12 +8,12 @@ import pytest
 from synthetic_study import ACCURACIES, striding_study, synthetic_study, write_cells, write_dynamics
 
 from rlstride.errors import RequestError
-from rlstride.report.collect import TABLES, collect, tables_of
-from rlstride.report.figures import FIGURES
+from rlstride.report.figures.write import FIGURES
 from rlstride.report.page import write_report
 from rlstride.study.figures import figures_of
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
+from rlstride.tables.collect import TABLES, collect, tables_of
 
 # What a study without striding runs has; tests/unit/test_striding.py reports one that has them.
 DRAWN = [spec for spec in FIGURES if not spec.name.startswith("stride_")]

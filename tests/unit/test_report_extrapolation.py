@@ -7,20 +7,20 @@ import pandas as pd
 import pytest
 from synthetic_study import ACCURACIES, PROBLEMS, synthetic_study, write_cells
 
-from rlstride.evaluation.intervals import paired_difference_interval, ratio_interval, recovered_gain_interval
 from rlstride.extrapolation.registry import METHODS
 from rlstride.ledger import append
-from rlstride.report.collect import collect
-from rlstride.report.costs import window_costs
-from rlstride.report.drawings import Drawing, Tables
-from rlstride.report.extrapolation_drawings import (
+from rlstride.report.figures.drawing import Drawing, Tables
+from rlstride.report.figures.extrapolation import (
     KINDS,
     draw_accuracy_over_window,
     draw_gain_over_cost,
     draw_gain_over_window,
 )
+from rlstride.stats.intervals import paired_difference_interval, ratio_interval, recovered_gain_interval
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
+from rlstride.tables.collect import collect
+from rlstride.tables.costs import window_costs
 
 
 def written(results: Path, study: Study, name: str = "extrapolation") -> pd.DataFrame:

@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from rlstride.spectra.entries import Entries
 from rlstride.spectra.measures import (
     entropy_rank,
     frobenius,
@@ -13,6 +12,7 @@ from rlstride.spectra.measures import (
     sparsity_column,
     stable_rank,
 )
+from rlstride.spectra.sparsity import Entries
 from rlstride.spectra.updates import aligned_signs
 from rlstride.trajectory.layout import Layout
 from rlstride.trajectory.scope import describe_tensor

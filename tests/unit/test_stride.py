@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlstride.config.stride import Stride
-from rlstride.extrapolation.stride import (
+from rlstride.stride.line_search import (
     Evidence,
     Level,
     LineSearch,

@@ -15,10 +15,10 @@ from transformers import Trainer, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.config.stride import Stride
-from rlstride.extrapolation.next_batch import NextBatch
-from rlstride.extrapolation.stride import Evidence, Level
-from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.rollouts import token_logps
+from rlstride.stride.callback import StrideCallback
+from rlstride.stride.line_search import Evidence, Level
+from rlstride.stride.next_batch import NextBatch
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.study import Cell, Study

@@ -9,17 +9,17 @@ import pytest
 from synthetic_study import striding_study, synthetic_study, write_striding_cells
 
 from benchmark_script import benchmark_script
-from rlstride.evaluation.intervals import paired_difference_interval
-from rlstride.evaluation.tables import problems_file
+from rlstride.evaluation.score_tables import problems_file
 from rlstride.ledger import append
-from rlstride.report.collect import collect, empty_table, tables_of
+from rlstride.report.figures.strides import draw_stride_over_seconds, draw_stride_over_steps
 from rlstride.report.findings import stride_finding
 from rlstride.report.page import write_report
-from rlstride.report.striding import compare, compare_ends, progress, reach, searches, summarised
-from rlstride.report.striding_drawings import draw_stride_over_seconds, draw_stride_over_steps
+from rlstride.stats.intervals import paired_difference_interval
 from rlstride.study.paths import StudyPaths
+from rlstride.study.stride_pairs import twins_of
 from rlstride.study.study import Study
-from rlstride.study.twins import twins_of
+from rlstride.tables.collect import collect, empty_table, tables_of
+from rlstride.tables.strides import compare, compare_ends, progress, reach, searches, summarised
 from rlstride.trajectory.manifest import read_manifest
 
 stride = benchmark_script("stride")

@@ -15,8 +15,8 @@ from rlstride.errors import RequestError
 from rlstride.study.load import load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import Prediction, kept_steps, predictions, step_folder, tried_models, window_steps
+from rlstride.study.stride_pairs import twin_algorithms, twins_of
 from rlstride.study.study import Cell, Study
-from rlstride.study.twins import twin_algorithms, twins_of
 from rlstride.training.launch import cell_settings
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.config.variants import parse_ablation
+from rlstride.edits.model_writer import write_model
+from rlstride.edits.step_edits import write_ablations
 from rlstride.errors import RequestError
-from rlstride.surgery.ablate import write_ablations
-from rlstride.surgery.models import write_model
 
 
 def ablate(run: SmallRun, out: Path, *flags: str) -> int:

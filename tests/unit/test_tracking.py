@@ -20,10 +20,10 @@ from mlflow import MlflowClient
 from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells
 
 from rlstride.errors import RequestError
-from rlstride.report.collect import collect
 from rlstride.study.load import resolved_yaml
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
+from rlstride.tables.collect import collect
 from rlstride.tracking.mlflow_writer import CONTENT_TAG, CREATED_TAG, KEY_TAG, PARENT_TAG, track
 
 FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}

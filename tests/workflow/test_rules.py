@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 from pipeline import ROOT, snakemake
 from snakemake.cli import parse_args
 
-from rlstride.report.collect import TABLES
 from rlstride.study import figures as study_figures
+from rlstride.tables.collect import TABLES
 
 RULES_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 RULES = {

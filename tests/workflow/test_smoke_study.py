@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from rlstride.config.algorithms import PolicyGradient
 from rlstride.config.study_file import AlgorithmsFile
 from rlstride.config.yaml_files import validate_entries
-from rlstride.report.collect import tables_of
 from rlstride.study.figures import figures_of
 from rlstride.study.load import load_study
 from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
 from rlstride.study.study import Study
+from rlstride.tables.collect import tables_of
 
 pytestmark = pytest.mark.slow
 

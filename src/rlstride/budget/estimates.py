@@ -13,8 +13,8 @@ from rlstride.study.plan import (
     predictions,
     tried_models,
 )
+from rlstride.study.stride_pairs import stride_of
 from rlstride.study.study import Study
-from rlstride.study.twins import stride_of
 
 _FP32_BYTES = 4
 

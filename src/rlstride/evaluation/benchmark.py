@@ -17,10 +17,10 @@ from lm_eval.tasks import TaskManager
 
 from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
-from rlstride.evaluation.intervals import mean_interval
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
 from rlstride.evaluation.prompting import Prompting
-from rlstride.evaluation.tables import Measurement
+from rlstride.evaluation.score_tables import Measurement
+from rlstride.stats.intervals import mean_interval
 from rlstride.study.study import Study
 from rlstride.tasks import Split, build_task
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name

@@ -19,14 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
 from rlstride.evaluation.benchmark import sampling_seed
-from rlstride.evaluation.intervals import Interval, paired_difference_interval
 from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import Candidate, parse_models
 from rlstride.evaluation.score import labels_of
-from rlstride.evaluation.tables import write_frames
+from rlstride.evaluation.score_tables import write_frames
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import has_columns, require_free_table
 from rlstride.progress import track
+from rlstride.stats.intervals import Interval, paired_difference_interval
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval.functions import PROBLEM_SEED

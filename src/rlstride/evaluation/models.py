@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rlstride.atomic_files import sha256
 from rlstride.config.variants import AblationVariant
+from rlstride.edits import logits
+from rlstride.edits.step_edits import StepEdits
 from rlstride.errors import RequestError
-from rlstride.surgery import logits
-from rlstride.surgery.ablate import StepEdits
 from rlstride.trajectory.description import TOKENIZERS
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.hf import read_json
@@ -42,7 +42,7 @@ class Candidate:
         trajectory: where its weights are read from, if not from ``source``, which then is the base.
         kept: the kept step of it that they are, or are made of; 0 is the base.
         edits: what makes them of the trajectory's, if it is an edited step.
-        logits: the base and the factor that its logits are extrapolated with, if they are (rlstride.surgery.logits).
+        logits: the base and the factor that its logits are extrapolated with, if they are (rlstride.edits.logits).
     """
 
     variant: str

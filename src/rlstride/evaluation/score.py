@@ -21,7 +21,7 @@ from rlstride.evaluation.prompting import (
     prepare_tasks,
     require_template,
 )
-from rlstride.evaluation.tables import Journal, Row, files_beside, measurement_key, write_tables
+from rlstride.evaluation.score_tables import Journal, Row, files_beside, measurement_key, write_tables
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track

@@ -12,7 +12,7 @@ from rlstride.evaluation.benchmark import StudyBenchmark, sampling_seed
 from rlstride.evaluation.contrast import Contrast
 from rlstride.evaluation.lm import Bench, loaded_model
 from rlstride.evaluation.models import parse_models
-from rlstride.evaluation.tables import Measurement
+from rlstride.evaluation.score_tables import Measurement
 from rlstride.study.study import Study
 from rlstride.trajectory.filling import fill
 from rlstride.trajectory.store import Trajectory

@@ -23,13 +23,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlstride.atomic_files import atomic_folder, write_text
-from rlstride.checkpoints import checkpoint_folder
 from rlstride.errors import RequestError
 from rlstride.extrapolation.method import Target
 from rlstride.extrapolation.predict import predicted_tensors
 from rlstride.extrapolation.registry import method_named
-from rlstride.extrapolation.stride_callback import Validate, clear_moments
 from rlstride.processes import as_in_main_process, failing_together, from_main_process
+from rlstride.trainers import Validate, checkpoint_folder, clear_moments
 from rlstride.trajectory.adapted import Adapted, mark_base_as_moved
 from rlstride.trajectory.sources import HFFolder
 from rlstride.trajectory.store import Trajectory

@@ -1,4 +1,7 @@
-"""Linear extrapolation (RL-Extra, ExPO): W* = W0 + (T/m) (Wm - W0) for all tensors, m the window's last kept step."""
+"""Linear extrapolation (RL-Extra, ExPO): W* = W0 + (T/m) (Wm - W0) for all tensors, m the window's last kept step.
+
+With T = m it is the window's last checkpoint itself: the floor. A method that ends below it does harm.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -37,3 +40,23 @@ def scaled_updates(window: Trajectory, step: int, factor: float) -> Iterator[tup
     reader = UpdateReader(window)
     for weight in reader.weights:
         yield weight.name, factor * (reader.stored(weight, step).double() - reader.stored(weight, 0).double())
+
+
+@dataclass(frozen=True)
+class Last(Method):
+    """Stays where the window ends."""
+
+    name: str = "last"
+
+    def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LastPredictor":
+        return LastPredictor(window)
+
+
+@dataclass(frozen=True)
+class LastPredictor:
+    """Wm, whatever the target."""
+
+    window: Trajectory
+
+    def predict(self, target: Target) -> Prediction:
+        return Prediction(scaled_updates(self.window, self.window.steps[-1], factor=1.0))

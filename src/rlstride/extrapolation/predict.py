@@ -10,6 +10,8 @@ from torch import Tensor
 
 from rlstride.atomic_files import write_text
 from rlstride.dynamics.accuracies import read_accuracies
+from rlstride.edits.logits import write_logits
+from rlstride.edits.model_writer import EDITED_MODEL, base_tensors, model_card, write_model, written_folder
 from rlstride.errors import RequestError, WorkError
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Deltas, Method, Prediction, Score, Target
@@ -18,8 +20,6 @@ from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_folder
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.plan import why_not
-from rlstride.surgery.logits import write_logits
-from rlstride.surgery.models import EDITED_MODEL, base_tensors, model_card, write_model, written_folder
 from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.scope import listed, scope_of
 from rlstride.trajectory.store import Trajectory

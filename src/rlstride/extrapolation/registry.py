@@ -3,10 +3,8 @@
 from rlstride.errors import RequestError
 from rlstride.extrapolation.alpharl import ALPHARL_ORACLE, ALPHARL_REPO, AlphaRL
 from rlstride.extrapolation.controls import FIRST_UPDATE, NORM_ONLY, RANDOM_DIRECTION
-from rlstride.extrapolation.curves import RELEX, TAYLOR
-from rlstride.extrapolation.dmd import DMD
-from rlstride.extrapolation.last import Last
-from rlstride.extrapolation.linear import Linear
+from rlstride.extrapolation.coordinates import DMD, RELEX, TAYLOR
+from rlstride.extrapolation.linear import Last, Linear
 from rlstride.extrapolation.logits import Logits
 from rlstride.extrapolation.method import Method
 from rlstride.extrapolation.next_predictor import NEXT, NEXT_WITHOUT_G, NEXT_WITHOUT_L

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from rlstride.claims import published
 from rlstride.config.variants import window_variant
-from rlstride.evaluation.intervals import Interval
-from rlstride.report import published
-from rlstride.report.evidence import Evidence, format_interval, gather
-from rlstride.report.pooling import Statistic, mean_of, recovered_gain, relative
-from rlstride.report.striding import summarised
+from rlstride.stats.intervals import Interval
+from rlstride.stats.pooling import Statistic, mean_of, recovered_gain, relative
 from rlstride.study.study import Study
+from rlstride.tables.evidence import Evidence, format_interval, gather
+from rlstride.tables.strides import summarised
 
 
 def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame, ranks: pd.DataFrame) -> list[str]:

@@ -11,20 +11,20 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlstride.atomic_files import write_text
+from rlstride.claims.table import claims_table
 from rlstride.config.models import TinyModel
 from rlstride.config.variants import window_variant
 from rlstride.errors import RequestError
-from rlstride.evaluation.tables import at_last_step
+from rlstride.evaluation.score_tables import at_last_step
 from rlstride.outputs import require_free_files
-from rlstride.report.claims import claims_table
-from rlstride.report.collect import TABLES, empty_table, tables_of, write_table
-from rlstride.report.drawings import Tables
-from rlstride.report.figures import FIGURE_FILES, FigureFile, write_figures
+from rlstride.report.figures.drawing import Tables
+from rlstride.report.figures.write import FIGURE_FILES, FigureFile, write_figures
 from rlstride.report.findings import headline_findings, stride_finding
-from rlstride.report.jumps import jump_findings
 from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.study import Study
+from rlstride.tables.collect import TABLES, empty_table, tables_of, write_table
+from rlstride.tables.jumps import jump_findings
 from rlstride.trajectory.manifest import read_manifest
 
 

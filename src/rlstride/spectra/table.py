@@ -27,7 +27,6 @@ from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track
-from rlstride.spectra.entries import Entries
 from rlstride.spectra.measures import (
     entropy_rank,
     gaussian_share,
@@ -36,7 +35,8 @@ from rlstride.spectra.measures import (
     sparsity_column,
     stable_rank,
 )
-from rlstride.spectra.parts import Parts, holds_factors
+from rlstride.spectra.resumable import Parts, holds_factors
+from rlstride.spectra.sparsity import Entries
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.scope import Weight, listed, scope_of

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.study.plan import drift_steps, edited_steps, edits_of_step, predictions
+from rlstride.study.stride_pairs import twins_of
 from rlstride.study.study import Study
-from rlstride.study.twins import twins_of
 
 
 def figures_of(study: Study) -> list[str]:
-    """The names of a study's figures, in no order. What they show and how is in rlstride.report.figures."""
+    """The names of a study's figures, in no order. What they show and how is in rlstride.report.figures.write."""
     return [name for name, is_asked in _ASKED.items() if is_asked(study)]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rlstride.atomic_files import sha256
 from rlstride.config.variants import parse_ablation
-from rlstride.evaluation.tables import asked_drift, read_table, read_tests
+from rlstride.evaluation.score_tables import asked_drift, read_table, read_tests
 from rlstride.ledger import read_ledger
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import planned_jumps, predictions

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlstride.checkpoints import checkpoint_folder
 from rlstride.config.adapters import C3A, AdaLoRA, LoRA, PRILoRA
 from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
+from rlstride.trainers import checkpoint_folder
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.scope import Weight, weights_of
 

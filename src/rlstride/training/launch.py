@@ -15,23 +15,28 @@ from rlstride.atomic_files import remove_folder, write_text
 from rlstride.config.adapters import AdaLoRA
 from rlstride.config.section import digest
 from rlstride.errors import RequestError, WorkError
-from rlstride.extrapolation.next_batch import NextBatch
-from rlstride.extrapolation.stride_callback import StrideCallback
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_nothing_else
 from rlstride.processes import failing_together, from_main_process, join_processes
+from rlstride.stride.callback import StrideCallback
+from rlstride.stride.next_batch import NextBatch
 from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import build_task
 from rlstride.training.adapters import AdaLoRACallback, hold_rank_numbers
-from rlstride.training.harvest import HarvestCallback, last_complete_checkpoint, step_of
+from rlstride.training.callbacks import (
+    HarvestCallback,
+    KeepLease,
+    LogLines,
+    StopOnSignal,
+    last_complete_checkpoint,
+    step_of,
+)
 from rlstride.training.jump import CutShort, StopAfter, cut_short, jump_settings, planned_jump
 from rlstride.training.lease import Lease, lease
-from rlstride.training.lines import LogLines
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
-from rlstride.training.stop import KeepLease, StopOnSignal
 from rlstride.trajectory.manifest import REMEMBERED, Manifest, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import STEP_RECORD, TrajectoryWriter
 

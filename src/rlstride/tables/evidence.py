@@ -1,0 +1,137 @@
+"""What claims are judged by: problem scores, spectra, the linear fit and costs of an algorithm's cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlstride.dynamics.table import SUMMARISED
+from rlstride.evaluation.score_tables import at_last_step, problems_file, read_table, read_tests
+from rlstride.spectra.measures import gaussian_share
+from rlstride.stats.intervals import Interval
+from rlstride.stats.pooling import Floats, Statistic, having, pooled_interval
+from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.study import Cell, Study
+from rlstride.tables.costs import window_costs
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The cells of one algorithm (or of several), read from their tables. What was not run is simply absent."""
+
+    study: Study
+    cells: list[Cell]
+    scores: dict[Cell, dict[str, Floats]]  # test scores by variant, (problems,), at the headline decoding
+    shares: dict[Cell, dict[str, Floats]]  # of the last update's matrices: "share" and the Gaussian "null", (matrices,)
+    dynamics: dict[Cell, dict[str, Floats]]  # the quantities of dynamics.parquet, (matrices,), as leading() names them
+    costs: dict[float, dict[Cell, dict[str, Floats]]]  # by window: steps and seconds of the full and the shortened run
+
+    def having(self, *variants: str) -> dict[Cell, dict[str, Floats]]:
+        """The scores of the cells in which all these variants were evaluated."""
+        return having(self.scores, *variants)
+
+    def interval(self, statistic: Statistic) -> Interval:
+        """A statistic over the cells that have all its variants."""
+        return pooled_interval(self.having(*statistic.variants), statistic)
+
+    def of_dynamics(self, statistic: Statistic) -> Interval:
+        """A statistic of the movement's quantities over the cells that have them all."""
+        return pooled_interval(having(self.dynamics, *statistic.variants), statistic)
+
+
+def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
+    """Reads the evidence of some of a study's cells.
+
+    Args:
+        results_dir: results/{study}.
+        cells: usually those of one algorithm.
+    """
+    paths = {cell: StudyPaths(results_dir).cell(cell) for cell in cells}
+    headline = study.spec.evaluation.headline
+    return Evidence(
+        study=study,
+        cells=list(cells),
+        scores={cell: last_scores(path, study) for cell, path in paths.items()},
+        shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
+        dynamics={cell: found for cell, path in paths.items() if (found := leading(read_table(path.dynamics)))},
+        costs={
+            window: {cell: costs for cell, path in paths.items() if (costs := _costs(path, window, headline))}
+            for window in study.spec.extrapolation.windows
+        },
+    )
+
+
+def last_scores(paths: CellPaths, study: Study) -> dict[str, Floats]:
+    """A cell's test scores by variant, (problems,), at the headline decoding; none where it was not scored.
+
+    Each variant at its own last step: models edited on the way there are not what the claims are about.
+    """
+    frame = _headline_scores(paths, study)
+    return _by_variant(at_last_step(frame, "variant"))
+
+
+def scores_at(paths: CellPaths, study: Study, step: int) -> dict[str, Floats]:
+    """The same for the base, and for the full run and the models edited at one kept step."""
+    frame = _headline_scores(paths, study)
+    return _by_variant(frame[frame["step"].isin([0, step])])
+
+
+def _headline_scores(paths: CellPaths, study: Study) -> pd.DataFrame:
+    frame = read_tests(problems_file(paths.accuracy), problems_file(paths.ablation), study.spec)
+    if frame.empty:
+        return pd.DataFrame(columns=["variant", "step", "problem", "score"])
+    return frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["score"].notna()]
+
+
+def _by_variant(frame: pd.DataFrame) -> dict[str, Floats]:
+    return {
+        str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)
+        for variant, rows in frame.groupby("variant", sort=True)
+    }
+
+
+def _shares(file: Path) -> dict[str, Floats]:
+    if not file.is_file():
+        return {}
+    frame = pd.read_parquet(file, columns=["step", "rows", "cols", "in_scope", "share_1"])
+    frame = frame[frame["in_scope"] & (frame["step"] == frame["step"].max()) & frame["share_1"].notna()]
+    if frame.empty:
+        return {}
+    null = gaussian_share(frame["rows"].to_numpy(dtype=float), frame["cols"].to_numpy(dtype=float))
+    return {"share": frame["share_1"].to_numpy(dtype=float), "null": null}
+
+
+def leading(dynamics: pd.DataFrame, rank: int = 1) -> dict[str, Floats]:
+    """A cell's movement by quantity, one value for each in-scope matrix: those of one singular direction, and of the
+    whole update under ``whole_`` and the quantity's name.
+
+    Matrices that lack any of them (one that never moved has none) are left out; empty where nothing was measured.
+
+    Args:
+        dynamics: the rows of dynamics.parquet, or none.
+    """
+    if dynamics.empty:
+        return {}
+    frame = dynamics[["module", "rank", "step", "quantity", "value"]]
+    frame = frame[(frame["step"] == 0) & frame["quantity"].isin(SUMMARISED) & frame["rank"].isin([0, rank])]
+    names = np.where(frame["rank"] == 0, "whole_", "") + frame["quantity"]
+    wide = frame.assign(quantity=names).pivot(index="module", columns="quantity", values="value")
+    found = wide.dropna(axis=1, how="all").dropna()
+    return {str(name): found[name].to_numpy(dtype=float) for name in found} if len(found) else {}
+
+
+def _costs(paths: CellPaths, window: float, decoding: str) -> dict[str, Floats]:
+    """Steps and seconds of the full run, and of RL up to the window's end with the looks and the fit AlphaRL needs."""
+    found = window_costs(paths, window, "alpharl", decoding)
+    kept = [f"{part}_{unit}" for unit in ("steps", "seconds") for part in ("full", "window")]
+    whole = kept if all(name in found for name in kept) else kept[:2]
+    return {name: np.array([found[name]]) for name in whole if name in found}
+
+
+def format_interval(interval: Interval) -> str:
+    """An interval as text: 0.842 [0.801, 0.880]."""
+    if np.isnan(interval.value):
+        return "not run"
+    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

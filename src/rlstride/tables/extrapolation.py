@@ -1,0 +1,166 @@
+"""What predicted models keep of a run and what they save: accuracy beside its floor, and every cost inside."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from rlstride.config.variants import window_variant
+from rlstride.evaluation.score_tables import problems_file, read_table
+from rlstride.extrapolation.registry import METHODS
+from rlstride.stats.intervals import (
+    Interval,
+    columns_of,
+    interval_columns,
+    paired_difference_interval,
+    ratio_interval,
+    recovered_gain_interval,
+)
+from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.plan import why_not, window_steps
+from rlstride.study.study import Cell, Study
+from rlstride.tables import costs
+from rlstride.tables.evidence import last_scores
+from rlstride.tables.recovery import pools
+
+MEASURES = ("relative", "gain", "over_last")
+COLUMNS = (
+    *("window", "method", "oracle", "step", "decoding", "n", "samples", "accuracy", "low", "high"),
+    *("last", "base", "full"),
+    *(column for name in MEASURES for column in interval_columns(name)),
+    *costs.COLUMNS,
+    "not_applicable",
+)
+POOLED_MEASURES = ("accuracy", *MEASURES, *(f"{unit}_speed_up" for unit in costs.UNITS))
+POOLED_COLUMNS = ("pool", "of", "window", "method", "oracle", "decoding", "cells")
+_LAST = "last"
+
+
+def extrapolation_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
+    """One row for each window, method and decoding of a cell that was scored.
+
+    Returns:
+        window, method; ``oracle``, whether the method was told the full run's accuracy; step, the window's last kept
+        one; decoding, n, samples; ``accuracy`` with its 95 % interval; ``last``, ``base`` and ``full``, the accuracies
+        of the window's last step (the floor), of the base and of the full run; ``relative``, the share of the full
+        run's accuracy, ``gain``, that of its gain over the base, and ``over_last``, the gain over the window's last
+        step, each with a paired bootstrap interval over problems; what it cost (:func:`costs.window_costs`) and saved,
+        full run over shortened run. A method that the window is too short for has one row without a decoding, which
+        says so in ``not_applicable``. An oracle's costs are without those of its oracle, which is the full run.
+    """
+    table = read_table(paths.accuracy)
+    if table.empty:
+        return pd.DataFrame()
+    scores = scores_by_variant(problems_file(paths.accuracy))
+    rows = []
+    for window, method in asked(study):
+        about = {"window": window, "method": method, "oracle": METHODS[method].oracle}
+        reason = why_not(method, window, len(window_steps(study.spec.training, window)))
+        if reason:
+            rows.append({**about, "not_applicable": reason})
+            continue
+        spent = costs.window_costs(paths, window, method, study.spec.evaluation.headline)
+        variant = window_variant(window, method)
+        for found in table[table["variant"] == variant].to_dict("records"):
+            known = ("step", "decoding", "n", "samples", "accuracy", "low", "high")
+            others = beside(scores, window, variant, found["decoding"])
+            rows.append({**about, **{name: found[name] for name in known}, **others, **spent, **costs.speed_ups(spent)})
+    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).replace([np.inf, -np.inf], np.nan)
+
+
+def pooled_extrapolation(results_dir: Path, study: Study) -> pd.DataFrame:
+    """One row for each pool of cells, window and method, at the headline decoding.
+
+    Returns:
+        pool, of, decoding, cells as in recovery.csv; window, method, oracle; then with 95 % intervals as there:
+        ``accuracy``, ``relative``, ``gain`` and ``over_last`` as in extrapolation.csv, and the speed-ups, the cells'
+        mean cost of the full run over that of the shortened one: each run was timed once, so that an interval of
+        seconds is the spread over cells.
+    """
+    decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
+    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
+    rows = []
+    for window, method in asked(study):
+        if why_not(method, window, len(window_steps(study.spec.training, window))):
+            continue
+        variant, last = window_variant(window, method), window_variant(window, _LAST)
+        scored = having(scores, variant, "base", "full")
+        spent = {cell: _as_scores(costs.window_costs(paths.cell(cell), window, method, decoding)) for cell in scored}
+        for pool, name, cells in pools(study):
+            found = {cell: scored[cell] for cell in cells if cell in scored}
+            if not found:
+                continue
+            row = {"pool": pool, "of": name, "window": window, "method": method, "oracle": METHODS[method].oracle}
+            intervals = {
+                "accuracy": pooled_interval(found, mean_of(variant)),
+                "relative": pooled_interval(found, relative(variant)),
+                "gain": pooled_interval(found, recovered_gain(variant)),
+                "over_last": pooled_interval(having(found, last), difference(variant, last)),
+            }
+            intervals |= _speed_ups({cell: spent[cell] for cell in found})
+            rows.append({**row, "decoding": decoding, "cells": len(found), **columns_of(intervals)})
+    frame = pd.DataFrame(rows)
+    return frame if frame.empty else frame.replace([np.inf, -np.inf], np.nan)
+
+
+def asked(study: Study) -> list[tuple[float, str]]:
+    """The windows and methods that a study asks for, also those that are not applicable."""
+    spec = study.spec.extrapolation
+    return [(window, method) for window in spec.windows for method in spec.methods]
+
+
+def scores_by_variant(problems: Path) -> dict[tuple[str, str], Floats]:
+    """Scores (problems,) by variant and decoding."""
+    frame = read_table(problems)
+    if frame.empty:
+        return {}
+    return {
+        (str(variant), str(decoding)): rows["score"].to_numpy(dtype=float)
+        for (variant, decoding), rows in frame.sort_values("problem").groupby(["variant", "decoding"], sort=False)
+    }
+
+
+def beside(scores: dict[tuple[str, str], Floats], window: float, variant: str, decoding: str) -> dict[str, float]:
+    """A predicted model beside the window's last step, the base and the full run, on the same problems.
+
+    Args:
+        scores: those of :func:`scores_by_variant`.
+        window: the share of the steps that the model's method saw.
+        variant: the model's.
+        decoding: at which all of them are compared.
+
+    Returns:
+        ``last``, ``base`` and ``full``, the mean scores, and ``relative``, ``gain`` and ``over_last`` with their paired
+        95 % intervals; what was not scored is missing.
+    """
+    own = scores.get((variant, decoding))
+    last, base, full = (scores.get((name, decoding)) for name in (window_variant(window, _LAST), "base", "full"))
+    means = {
+        name: float(each.mean())
+        for name, each in {"last": last, "base": base, "full": full}.items()
+        if each is not None
+    }
+    intervals: dict[str, Interval] = {}
+    if own is None:
+        return means
+    if full is not None:
+        intervals["relative"] = ratio_interval(own, full)
+    if full is not None and base is not None:
+        intervals["gain"] = recovered_gain_interval(own, base, full)
+    if last is not None:
+        intervals["over_last"] = paired_difference_interval(own, last)
+    return means | columns_of(intervals)
+
+
+def _speed_ups(spent: dict[Cell, dict[str, Floats]]) -> dict[str, Interval]:
+    return {
+        f"{unit}_speed_up": pooled_interval(
+            having(spent, f"full_{unit}", f"window_{unit}"), relative(f"full_{unit}", f"window_{unit}")
+        )
+        for unit in costs.UNITS
+    }
+
+
+def _as_scores(spent: dict[str, float]) -> dict[str, Floats]:
+    return {name: np.array([value]) for name, value in spent.items()}
