@@ -27,10 +27,11 @@ bench: .venv/installed ## run the smoke study from scratch and print what each s
 	@$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/studies/smoke.yaml --config results=build/bench
 	@$(BIN)/python workflow/scripts/summary.py config/studies/smoke.yaml build/bench
 
-lint: .venv/installed ## check style, types and rules
+lint: .venv/installed ## check style, types, layers and rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
 

@@ -1,0 +1,1 @@
+"""What users write: the sections of study files and catalogues, their YAML, its messages and its schema."""

@@ -1,0 +1,1 @@
+"""The report's page: findings, claims, figures and tables for people."""

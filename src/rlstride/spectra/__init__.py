@@ -1,0 +1,1 @@
+"""Measures of updates: norms, singular triplets, ranks, sparsity."""

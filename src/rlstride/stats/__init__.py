@@ -1,0 +1,1 @@
+"""Intervals of scores and of what is computed from them, over problems and over runs."""

@@ -1,0 +1,1 @@
+"""The study's tables: what each has in it, and how it is gathered from the cells."""

@@ -1,0 +1,1 @@
+"""Writes ledgers, tables and figures to MLflow."""
