@@ -27,6 +27,7 @@ from document import machine, markdown, write_section
 
 from rlstride.evaluation.score import score_on_study
 from rlstride.evaluation.score_tables import problems_file
+from rlstride.ledger import read_ledger
 from rlstride.stats.pooling import Floats
 from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, base_folder, study_paths
@@ -119,7 +120,7 @@ def compare_twins(study: Study, twins: Twins, plain: pd.DataFrame, striding: pd.
         "stride_learning_rate": study.algorithm(twins.striding).learning_rate,
         **compare(plain, striding),
         **compare_ends(*(last_scores(path) for path in paths)),
-        **searches(paths[1], float(striding["seconds"].iloc[-1])),
+        **searches(read_ledger(paths[1].ledger), float(striding["seconds"].iloc[-1])),
     }
 
 

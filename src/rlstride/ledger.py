@@ -4,7 +4,7 @@ import json
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,8 +63,8 @@ def read_ledger(folder: Path) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: str(entry["started"]))
 
 
-def last_done(folder: Path, stage: str, **about: Any) -> dict[str, Any] | None:
+def last_done(entries: Sequence[dict[str, Any]], stage: str, **about: Any) -> dict[str, Any] | None:
     """The last entry of a stage that was done and says this of itself; a None asks for one that does not say it."""
     asked = {"stage": stage, "status": "done", **about}
-    found = [entry for entry in read_ledger(folder) if all(entry.get(name) == value for name, value in asked.items())]
+    found = [entry for entry in entries if all(entry.get(name) == value for name, value in asked.items())]
     return found[-1] if found else None

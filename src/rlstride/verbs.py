@@ -212,7 +212,8 @@ def collect(options: argparse.Namespace) -> None:
     """Gathers the cells' Parquet files into a study's tables."""
     with _imports():
         from rlstride.study.load import load_study
-        from rlstride.tables.collect import TABLES, collect
+        from rlstride.tables.collect import collect
+        from rlstride.tables.specs import TABLES
 
     tables = options.tables.split(",") if options.tables else TABLES
     collect(options.results, load_study(options.study) if options.study else None, tables)

@@ -16,15 +16,14 @@ from rlstride.stats.intervals import Interval, ratio_interval
 from rlstride.stats.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Cell, Study
-from rlstride.tables.collect import collect
+from rlstride.tables.results import StudyResults
 
 
 def claims_of(tmp_path: Path, study: Study | None = None, **accuracies: float) -> pd.DataFrame:
     study = study or synthetic_study()
     results = tmp_path / "demo"
     write_cells(results, study, ACCURACIES | accuracies)
-    collect(results, study)
-    return claims_table(results, study)
+    return claims_table(StudyResults(results, study))
 
 
 def four_models() -> Study:
@@ -199,8 +198,7 @@ def test_the_fits_own_ledger_entry_is_used_where_methods_have_one_each(tmp_path:
         ledger = StudyPaths(tmp_path / "demo").cell(cell).ledger / "extrapolate.jsonl"
         append(ledger, entry | {"method": "alpharl", "window": 0.4, "seconds": 2.0})
         append(ledger, entry | {"method": "linear", "window": 0.4, "seconds": 99.0})
-    collect(tmp_path / "demo", study)
-    claims = claims_table(tmp_path / "demo", study)
+    claims = claims_table(StudyResults(tmp_path / "demo", study))
     wall_clock = row(claims, "AlphaRL at 40 % of the steps: speed-up in wall-clock")
     assert wall_clock["measured"] == pytest.approx(20 / (8 + 4 * 0.5 + 2.0))
 
@@ -220,7 +218,7 @@ def test_linear_dynamics_must_beat_their_nulls_out_of_sample(
     study = synthetic_study(models=["tiny-llama"])
     write_cells(tmp_path / "demo", study)
     write_dynamics(tmp_path / "demo", study, forecast_error_persistence=0.20, **values)
-    claims = claims_table(tmp_path / "demo", study)
+    claims = claims_table(StudyResults(tmp_path / "demo", study))
     assert row(claims, "Rank-1 linear dynamics: in-sample R2")["verdict"] == verdict
     ratio = row(claims, "Rank-1 linear dynamics: error of the forecast")
     assert ratio["measured"] == pytest.approx(values["forecast_error"] / 0.20)
@@ -241,7 +239,7 @@ def test_lines_in_the_step_are_judged_by_steps_that_they_did_not_see(
     write_cells(tmp_path / "demo", study)
     values = {"step_r2_later_negative": negative, "step_error_later": error, "step_error_later_random_walk": walk}
     write_dynamics(tmp_path / "demo", study, **{f"whole_{name}": value for name, value in values.items()})
-    claims = claims_table(tmp_path / "demo", study)
+    claims = claims_table(StudyResults(tmp_path / "demo", study))
     found = (row(claims, "Lines in the step: share")["verdict"], row(claims, "Lines in the step: error")["verdict"])
     assert found == verdicts_found
 
@@ -251,8 +249,7 @@ def test_what_was_not_run_is_a_visible_row(tmp_path: Path) -> None:
     write_cells(tmp_path / "demo", study, {name: ACCURACIES[name] for name in ("base", "full")})
     for cell in study.cells:
         StudyPaths(tmp_path / "demo").cell(cell).spectra.unlink()
-    collect(tmp_path / "demo", study)
-    claims = claims_table(tmp_path / "demo", study)
+    claims = claims_table(StudyResults(tmp_path / "demo", study))
     verdict = claims.groupby("claim")["verdict"].agg(set)
     assert verdict["RL learns: accuracy gained over the base"] == {"reproduced"}
     assert verdict["RL learns: accuracy gained over the frozen control"] == {"not run"}
@@ -267,8 +264,7 @@ def test_what_was_not_run_is_a_visible_row(tmp_path: Path) -> None:
 def test_a_window_with_too_few_kept_steps_is_said_to_be_not_applicable(tmp_path: Path) -> None:
     study = synthetic_study(keep_every=5)  # 40 % of 20 steps then hold one kept step
     write_cells(tmp_path / "demo", study, {name: ACCURACIES[name] for name in ("base", "full")})
-    collect(tmp_path / "demo", study)
-    found = row(claims_table(tmp_path / "demo", study), "AlphaRL at 40 % of the steps: relative accuracy")
+    found = row(claims_table(StudyResults(tmp_path / "demo", study)), "AlphaRL at 40 % of the steps: relative accuracy")
     assert found["verdict"] == "not run"
     assert "not applicable" in found["note"]
 
@@ -278,8 +274,7 @@ def test_a_cell_without_its_scores_is_left_out_and_the_row_says_so(tmp_path: Pat
     write_cells(tmp_path / "demo", study)
     gone = StudyPaths(tmp_path / "demo").cell(study.cells[0]).accuracy
     gone.with_name("accuracy-problems.parquet").unlink()
-    collect(tmp_path / "demo", study)
-    found = row(claims_table(tmp_path / "demo", study), "RL learns: accuracy gained over the base")
+    found = row(claims_table(StudyResults(tmp_path / "demo", study)), "RL learns: accuracy gained over the base")
     assert found["cells"] == 1
     assert "1 of 2 cells" in found["note"]
     assert "the interval is about these runs" in found["note"]

@@ -11,7 +11,8 @@ from rlstride.evaluation.score_tables import asked_edits, problems_file
 from rlstride.ledger import append
 from rlstride.stats.intervals import paired_difference_interval
 from rlstride.study.paths import StudyPaths, base_folder
-from rlstride.tables.collect import TABLES, collect
+from rlstride.tables.collect import collect
+from rlstride.tables.specs import TABLES
 
 
 def table(results_dir: Path, name: str) -> pd.DataFrame:

@@ -27,7 +27,8 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_study_may_name_every_method_and_no_other() -> None:
     [names] = get_args(Extrapolation.model_fields["methods"].annotation)
-    assert set(get_args(names)) == set(METHODS)
+    assert list(get_args(names)) == list(METHODS)
+    assert all(method.name == name for name, method in METHODS.items())
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -35,8 +36,8 @@ def test_a_window_of_the_fewest_steps_is_enough(
     small_run: SmallRun, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     method = quick(METHODS[name])
-    window = Trajectory(small_run.path, limit=2 * method.fewest_steps)  # every second step is kept
-    assert len(window.steps) == method.fewest_steps
+    window = Trajectory(small_run.path, limit=2 * method.spec.fewest_steps)  # every second step is kept
+    assert len(window.steps) == method.spec.fewest_steps
     accuracies = {step: small_run.accuracies[step] for step in window.steps}
     score = Measurement(1, 1, 0.5, 0.0, 1.0, seconds=0.5, tokens=7, scores=[])
     prediction = method.fit(window, accuracies).predict(Target(1.0, 20, lambda prediction: score))
@@ -54,7 +55,7 @@ def test_a_window_of_the_fewest_steps_is_enough(
     ],
 )
 def test_a_method_needs_as_many_steps_as_determine_it(name: str, steps: int, why: str) -> None:
-    assert METHODS[name].fewest_steps == steps, why
+    assert METHODS[name].spec.fewest_steps == steps, why
 
 
 def test_last_is_the_windows_last_checkpoint_to_the_bit(small_run: SmallRun, tmp_path: Path) -> None:

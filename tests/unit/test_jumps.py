@@ -19,18 +19,19 @@ from test_adapters import KINDS, with_adapter
 from test_training import digests, study_file, train
 
 from rlstride.cli import main
-from rlstride.config.jumps import JumpMethod
+from rlstride.config.methods import JumpMethodName
 from rlstride.errors import RequestError
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.extrapolation.registry import METHODS
 from rlstride.ledger import append, read_ledger
+from rlstride.report.findings import jump_findings
 from rlstride.report.page import write_report
 from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import planned_jumps
 from rlstride.study.study import Cell, Study
 from rlstride.tables.collect import collect
-from rlstride.tables.jumps import jump_findings
+from rlstride.tables.results import StudyResults
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
@@ -78,7 +79,7 @@ def test_jumps_take_every_method_that_works_inside_of_a_run(tmp_path: Path) -> N
             return True
         return METHODS[name].name.startswith("logits")  # has no weights to put in
 
-    assert sorted(get_args(JumpMethod)) == sorted(name for name in METHODS if not refused(name))
+    assert sorted(get_args(JumpMethodName)) == sorted(name for name in METHODS if not refused(name))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +290,7 @@ def test_the_report_has_a_sentence_and_a_row_for_each_jump(tmp_path: Path) -> No
     results, study = finished(tmp_path)
     collect(results, study)
     table = pd.read_csv(results / "tables" / "jumps.csv")
-    stop, on = jump_findings(results, study, table)
+    stop, on = jump_findings(StudyResults(results, study), table)
     assert "what alpharl predicts after step 8 of 20, and ends there" in stop
     assert "less the full run's at that step: 0.2" in stop
     assert "0.30 of the full run's seconds with every cost inside (1 run)" in stop
@@ -299,4 +300,4 @@ def test_the_report_has_a_sentence_and_a_row_for_each_jump(tmp_path: Path) -> No
     page = (results / "report" / "index.html").read_text()
     assert "Runs that were cut short" in page
     assert page.count("<td>tiny-llama</td>") >= 2
-    assert jump_findings(results, study, table.iloc[:0]) == ["stop was not run.", "on was not run."]
+    assert jump_findings(StudyResults(results, study), table.iloc[:0]) == ["stop was not run.", "on was not run."]

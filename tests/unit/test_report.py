@@ -13,7 +13,8 @@ from rlstride.report.page import write_report
 from rlstride.study.figures import figures_of
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
-from rlstride.tables.collect import TABLES, collect, tables_of
+from rlstride.tables.collect import collect
+from rlstride.tables.specs import TABLES, tables_of
 
 # What a study without striding runs has; tests/unit/test_striding.py reports one that has them.
 DRAWN = [spec for spec in FIGURES if not spec.name.startswith("stride_")]

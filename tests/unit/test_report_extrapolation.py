@@ -11,7 +11,7 @@ from rlstride.extrapolation.registry import METHODS
 from rlstride.ledger import append
 from rlstride.report.figures.drawing import Drawing, Tables
 from rlstride.report.figures.extrapolation import (
-    KINDS,
+    FAMILIES,
     draw_accuracy_over_window,
     draw_gain_over_cost,
     draw_gain_over_window,
@@ -21,6 +21,7 @@ from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
 from rlstride.tables.collect import collect
 from rlstride.tables.costs import window_costs
+from rlstride.tables.results import CellResults
 
 
 def written(results: Path, study: Study, name: str = "extrapolation") -> pd.DataFrame:
@@ -81,7 +82,7 @@ def test_a_fit_that_was_done_again_counts_once_and_one_that_failed_never(tmp_pat
     entry = {"stage": "extrapolate", "method": "linear", "window": 0.4, "tokens": 500}
     append(paths.ledger / "extrapolate.jsonl", entry | {"status": "done", "started": "2026-01-02", "seconds": 2.0})
     append(paths.ledger / "extrapolate.jsonl", entry | {"status": "failed", "started": "2026-01-03", "seconds": 9.0})
-    costs = window_costs(paths, 0.4, "linear", "t1.0")
+    costs = window_costs(CellResults(one.cells[0], paths, one), 0.4, "linear", "t1.0")
     assert (costs["fit_seconds"], costs["fit_tokens"]) == (2.0, 500)
     assert (costs["window_seconds"], costs["window_tokens"]) == (8 + 2, 8000 + 500)
 
@@ -90,10 +91,10 @@ def test_what_a_run_did_not_record_leaves_its_speed_up_open(tmp_path: Path, one:
     write_cells(tmp_path / "demo", one)
     paths = StudyPaths(tmp_path / "demo").cell(one.cells[0])
     (paths.ledger / "extrapolate.jsonl").unlink()
-    costs = window_costs(paths, 0.4, "linear", "t1.0")
+    costs = window_costs(CellResults(one.cells[0], paths, one), 0.4, "linear", "t1.0")
     assert (costs["full_steps"], costs["window_steps"], costs["full_seconds"]) == (20, 8, 20)
     assert not {"fit_seconds", "window_seconds"} & set(costs)
-    assert window_costs(paths, 0.05, "linear", "t1.0") == {}
+    assert window_costs(CellResults(one.cells[0], paths, one), 0.05, "linear", "t1.0") == {}
 
 
 def test_a_method_that_a_window_is_too_short_for_has_a_row_that_says_so(tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_method_is_drawn_over_window_and_cost_beside_rl_that_stops(
 
 
 def test_every_method_but_the_floor_is_of_one_kind() -> None:
-    named = [name for names in KINDS.values() for name in names]
+    named = [name for names in FAMILIES.values() for name in names]
     assert sorted(named) == sorted(set(METHODS) - {"last"})
 
 

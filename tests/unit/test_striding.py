@@ -10,7 +10,7 @@ from synthetic_study import striding_study, synthetic_study, write_striding_cell
 
 from benchmark_script import benchmark_script
 from rlstride.evaluation.score_tables import problems_file
-from rlstride.ledger import append
+from rlstride.ledger import append, read_ledger
 from rlstride.report.figures.strides import draw_stride_over_seconds, draw_stride_over_steps
 from rlstride.report.findings import stride_finding
 from rlstride.report.page import write_report
@@ -18,7 +18,8 @@ from rlstride.stats.intervals import paired_difference_interval
 from rlstride.study.paths import StudyPaths
 from rlstride.study.stride_pairs import twins_of
 from rlstride.study.study import Study
-from rlstride.tables.collect import collect, empty_table, tables_of
+from rlstride.tables.collect import collect, empty_table
+from rlstride.tables.specs import tables_of
 from rlstride.tables.strides import compare, compare_ends, progress, reach, searches, summarised
 from rlstride.trajectory.manifest import read_manifest
 
@@ -176,9 +177,14 @@ def test_searches_are_those_of_the_last_training_that_finished(tmp_path: Path) -
     entry = {"stage": "train", "started": "2026-02-01", "searches": 5, "jumps": 2, "jumps_taken_back": 0}
     append(paths.ledger / "train.jsonl", entry | {"status": "done", "search_seconds": 4.0})
     append(paths.ledger / "train.jsonl", entry | {"status": "failed", "search_seconds": 9.0, "started": "2026-02-02"})
-    assert searches(paths, 16.0) == {"jumps": 2, "jumps_taken_back": 0, "searches": 5, "search_share": 0.25}
+    assert searches(read_ledger(paths.ledger), 16.0) == {
+        "jumps": 2,
+        "jumps_taken_back": 0,
+        "searches": 5,
+        "search_share": 0.25,
+    }
     (paths.ledger / "train.jsonl").unlink()
-    assert searches(paths, 16.0) == {}
+    assert searches(read_ledger(paths.ledger), 16.0) == {}
 
 
 def test_both_runs_of_a_pair_are_drawn_at_the_mean_of_their_seeds() -> None:

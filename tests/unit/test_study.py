@@ -190,7 +190,7 @@ def test_the_plan_counts_tried_models_of_those_methods_that_score_any() -> None:
     training = Training(steps=40, keep_every=2)
     for name, method in METHODS.items():
         tried = tried_models(Prediction(f"window_0.4_{name}", name, 0.4, 16), training)
-        assert (tried > 0) == method.uses_scores
+        assert (tried > 0) == method.spec.uses_scores
 
 
 def test_step_folders_sort_as_their_steps_do() -> None:

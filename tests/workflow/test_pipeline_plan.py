@@ -8,7 +8,7 @@ from pipeline import DEFAULT_STUDY, ROOT, SMOKE_STUDY, planned_jobs, snakemake, 
 
 from rlstride.budget.requests import RULES, rules_of
 from rlstride.study.load import load_study
-from rlstride.tables.collect import tables_of
+from rlstride.tables.specs import tables_of
 
 # Of 2 models x 2 algorithms x 1 seed, and a control for each model and seed.
 CELLS, RUNS, MODELS = 4, 6, 2

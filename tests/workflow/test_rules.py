@@ -11,7 +11,7 @@ from pipeline import ROOT, snakemake
 from snakemake.cli import parse_args
 
 from rlstride.study import figures as study_figures
-from rlstride.tables.collect import TABLES
+from rlstride.tables.specs import TABLES
 
 RULES_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 RULES = {

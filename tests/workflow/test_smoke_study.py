@@ -19,7 +19,7 @@ from rlstride.study.figures import figures_of
 from rlstride.study.load import load_study
 from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
 from rlstride.study.study import Study
-from rlstride.tables.collect import tables_of
+from rlstride.tables.specs import tables_of
 
 pytestmark = pytest.mark.slow
 

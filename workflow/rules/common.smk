@@ -13,7 +13,7 @@ from rlstride.study.load import resolve_study, resolved_yaml
 from rlstride.study.study import Cell
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder
-from rlstride.study.stride_pairs import twins_of
+from rlstride.tables.specs import TABLES as SPECS, inputs_of
 from rlstride.config.variants import jump_variant
 from rlstride.atomic_files import write_text
 

@@ -3,6 +3,9 @@
 #        for; tables/claims.csv, each claim with its verdict.
 
 
+EDITED = of_cells("ablation", STUDY.cells) if STUDY.spec.ablation.variants else []
+
+
 rule write_report:
     input:
         tables=expand(rules.collect_table.output.csv, table=TABLES),

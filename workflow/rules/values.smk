@@ -30,14 +30,3 @@ def drift_values():
     """The decoding that drift is measured at."""
     headline = STUDY.spec.evaluation.headline
     return leaf_values(headline=headline, temperature=STUDY.spec.evaluation.decodings[headline].temperature)
-
-
-def pooled_values(table):
-    """What decides a table that its inputs do not tell."""
-    headline, asked = STUDY.spec.evaluation.headline, STUDY.spec.extrapolation
-    if table == "jumps":
-        return leaf_values(headline=headline, jumps=asked.model_dump(mode="json")["jumps"])
-    if table in ("extrapolation", "extrapolation-pooled"):
-        return leaf_values(headline=headline, methods=asked.methods, windows=asked.windows)
-    of_headline = ("recovery", "ranks", "strides", "stride-progress")
-    return leaf_values(headline=headline) if table in of_headline else ""

@@ -5,7 +5,6 @@ docs/claims.md states the rules for people; rlstride.claims.verdicts holds them.
 
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,8 +12,8 @@ from rlstride.claims import extrapolation as extrapolation_claims
 from rlstride.claims import movement as movement_claims
 from rlstride.claims import ranks as rank_claims
 from rlstride.claims.row import Claim
-from rlstride.study.study import Study
 from rlstride.tables.evidence import Evidence, gather
+from rlstride.tables.results import StudyResults
 
 _FAMILIES: tuple[Callable[[str, Evidence], Iterable[Claim]], ...] = (
     rank_claims.learning,
@@ -28,18 +27,18 @@ _FAMILIES: tuple[Callable[[str, Evidence], Iterable[Claim]], ...] = (
 )
 
 
-def claims_table(results_dir: Path, study: Study) -> pd.DataFrame:
+def claims_table(results: StudyResults) -> pd.DataFrame:
     """Every claim for every algorithm of a study, pooled over its models and seeds.
 
     Args:
-        results_dir: results/{study}, after ``rlstride collect``.
+        results: the study's.
 
     Returns:
         One row for each claim and algorithm, claims together; where its data are missing, the verdict is ``not run``.
     """
     by_algorithm = {
-        name: gather(results_dir, study, [cell for cell in study.cells if cell.algorithm == name])
-        for name in study.algorithms
+        name: gather(results, [cell for cell in results.study.cells if cell.algorithm == name])
+        for name in results.study.algorithms
     }
     rows = []
     for family in _FAMILIES:

@@ -1,33 +1,17 @@
 """Runs that are really cut short: trained to a window, put where a method points, and ended there or trained on."""
 
-from typing import Literal
-
 from pydantic import Field, model_validator
 
+from rlstride.config.methods import JumpMethodName
 from rlstride.config.section import Strict, Window
-
-# Of those of the registry, the ones that need nothing but the window: neither a choice on validation, nor the full run.
-JumpMethod = Literal[
-    "last",
-    "linear",
-    "first_update",
-    "norm_only",
-    "random_direction",
-    "alpharl",
-    "alpharl_repo",
-    "relex",
-    "taylor",
-    "dmd",
-    "next",
-    "next_without_g",
-    "next_without_l",
-]
 
 
 class Jump(Strict):
     """One jump of a run, taken on a method's word."""
 
-    method: JumpMethod = Field(description="Names what is put in; AlphaRL and its like are told validation accuracies.")
+    method: JumpMethodName = Field(
+        description="Names what is put in; AlphaRL and its like are told validation accuracies."
+    )
     window: Window = Field(description="Share of the steps that are trained before.")
     until: Window | None = Field(
         default=None, description="Share of the steps at which training ends, counted on from the window; null: at it."

@@ -7,6 +7,7 @@ from pydantic import Field, RootModel, SerializerFunctionWrapHandler, model_seri
 from rlstride.config.adapters import Adapter
 from rlstride.config.algorithms import Algorithm
 from rlstride.config.jumps import Jump
+from rlstride.config.methods import MethodName
 from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.config.section import Name, Share, Strict, Window
 from rlstride.config.tasks import TaskSpec
@@ -106,34 +107,12 @@ class Drift(Strict):
         return self
 
 
-ExtrapolationMethod = Literal[
-    "last",
-    "linear",
-    "linear_validated",
-    "first_update",
-    "first_update_validated",
-    "norm_only",
-    "random_direction",
-    "alpharl",
-    "alpharl_repo",
-    "alpharl_oracle",
-    "relex",
-    "taylor",
-    "dmd",
-    "logits",
-    "logits_validated",
-    "next",
-    "next_validated",
-    "next_without_g",
-    "next_without_l",
-]
-
-
 class Extrapolation(Strict):
     """The models predicted from a first part of each run."""
 
-    methods: list[ExtrapolationMethod] = Field(
-        default=["last", "linear", "alpharl"], description="Names in the registry of rlstride.extrapolation."
+    methods: list[MethodName] = Field(
+        default=["last", "linear", "alpharl"],
+        description="Extrapolation methods; rlstride list methods says what each does.",
     )
     windows: list[Window] = Field(
         default=[0.2, 0.4], description="Shares of the steps that a method may see, in (0, 1]."

@@ -144,19 +144,6 @@ def write_frames(frames: Mapping[Path, pd.DataFrame]) -> None:
             frame.to_parquet(partial, index=False)
 
 
-def read_tests(accuracy: Path, edits: Path, spec: StudyFile | None) -> pd.DataFrame:
-    """A cell's rows on test problems: of the models that are folders, then of the edits that the study asks for.
-
-    Args:
-        accuracy: accuracy.parquet, or its problems; it may be missing.
-        edits: ablation.parquet, or its problems; likewise.
-        spec: the study; None keeps every edit.
-    """
-    found = [read_table(accuracy), asked_edits(read_table(edits), spec)]
-    found = [frame for frame in found if not frame.empty]
-    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-
-
 def read_table(file: Path) -> pd.DataFrame:
     """The rows of a table; none where it is not there."""
     return pd.read_parquet(file) if file.is_file() else pd.DataFrame()

@@ -42,8 +42,6 @@ class AlphaRL(Method):
     name: str = "alpharl"
     as_in_repo: bool = False
 
-    uses_accuracy = True
-
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "AlphaRLPredictor":
         reader = UpdateReader(window)
         y = np.array([accuracies[step] for step in window.steps])
@@ -62,8 +60,9 @@ class AlphaRL(Method):
         return AlphaRLPredictor(modules, window if self.as_in_repo else None)
 
 
+ALPHARL = AlphaRL()
 ALPHARL_REPO = AlphaRL("alpharl_repo", as_in_repo=True)
-ALPHARL_ORACLE = AlphaRL("alpharl_oracle", oracle=True)
+ALPHARL_ORACLE = AlphaRL("alpharl_oracle")
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,9 @@ class DMD(Method):
         return DMDPredictor(window, spacing.pop(), window_coordinates(window, _RANKS, self.name))
 
 
+DMD_RANK_2 = DMD()
+
+
 @dataclass(frozen=True)
 class DMDPredictor:
     """Every tensor's coordinates over the window, whose steps are ``spacing`` apart."""

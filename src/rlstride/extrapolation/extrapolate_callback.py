@@ -86,9 +86,9 @@ class ExtrapolateCallback(TrainerCallback):
         updates_per_step: int = 1,
     ) -> None:
         self.method = method_named(method)
-        if self.method.uses_scores or self.method.oracle:
+        if self.method.spec.uses_scores or self.method.spec.oracle:
             raise RequestError(f"{method}: inside of a run there is nothing to choose its target by")
-        if self.method.uses_accuracy and validate is None:
+        if self.method.spec.uses_accuracy and validate is None:
             raise RequestError(f"{method}: needs the accuracy of the kept steps; give a validate function")
         self.report: dict[str, Any] = {}
         self._writer = TrajectoryWriter(folder)
@@ -126,7 +126,7 @@ class ExtrapolateCallback(TrainerCallback):
             if state.is_world_process_zero:
                 self._writer.keep(step, model)
             self._began = time.perf_counter()  # keeping weights is no cost of the method's
-            if self.method.uses_accuracy and self._validate is not None:
+            if self.method.spec.uses_accuracy and self._validate is not None:
                 self._accuracies[step] = statistics.fmean(self._validate(model, step))
             self._count("validation")
         if step == self._window:
@@ -197,12 +197,12 @@ class ExtrapolateCallback(TrainerCallback):
         )
         window = Trajectory(self._writer.folder)
         self._began = time.perf_counter()
-        if len(window.steps) < self.method.fewest_steps:
+        if len(window.steps) < self.method.spec.fewest_steps:
             raise RequestError(
-                f"{self.method.name} needs {self.method.fewest_steps} kept steps in its window; "
+                f"{self.method.name} needs {self.method.spec.fewest_steps} kept steps in its window; "
                 f"the first {self._window} steps hold {len(window.steps)}"
             )
-        accuracies = {step: self._accuracies[step] for step in window.steps} if self.method.uses_accuracy else {}
+        accuracies = {step: self._accuracies[step] for step in window.steps} if self.method.spec.uses_accuracy else {}
         target = Target(self._target_accuracy, self._target_step or steps)
         prediction = self.method.fit(window, accuracies).predict(target)
         if prediction.logit_factor is not None:

@@ -23,6 +23,9 @@ class Linear(Method):
         return LinearPredictor(window)
 
 
+LINEAR = Linear()
+
+
 @dataclass(frozen=True)
 class LinearPredictor:
     """The line through W0 and Wm."""
@@ -50,6 +53,9 @@ class Last(Method):
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "LastPredictor":
         return LastPredictor(window)
+
+
+LAST = Last()
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ class Logits(Method):
         return LogitsPredictor(window)
 
 
+LOGITS = Logits()
+
+
 @dataclass(frozen=True)
 class LogitsPredictor:
     """The base and the window's last checkpoint."""

@@ -3,11 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from rlstride.study.plan import fewest_steps
+from rlstride.config.methods import METHODS, MethodSpec
 from rlstride.trajectory.store import Trajectory
 
 Deltas = Iterator[tuple[str, Tensor]]  # (tensor name, W* - W0), one tensor at a time; what is not named stays at W0
@@ -77,22 +77,15 @@ class Method(ABC):
     """An extrapolation method.
 
     Attributes:
-        name: its name in studies, tables and on the command line.
-        oracle: whether it is told the fully trained run's accuracy: what nobody who stops at the window has.
-        uses_accuracy: whether ``fit`` needs the accuracy of the window's steps.
-        uses_scores: whether ``predict`` needs a target that scores models.
+        name: that of its entry in rlstride.config.methods, which says what it needs.
     """
 
     name: str
-    oracle: bool = field(default=False, kw_only=True)
-
-    uses_accuracy: ClassVar[bool] = False
-    uses_scores: ClassVar[bool] = False
 
     @property
-    def fewest_steps(self) -> int:
-        """Kept steps that a window must hold: as the plan of a study has it."""
-        return fewest_steps(self.name)
+    def spec(self) -> MethodSpec:
+        """What studies know of it."""
+        return METHODS[self.name]
 
     @abstractmethod
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> Predictor:

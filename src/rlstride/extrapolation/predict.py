@@ -81,7 +81,7 @@ def write_predictions(
     accuracies = {out: _accuracies(*jobs[out], evaluations, decoding) for out in jobs if out not in skipped}
     goals = dict.fromkeys(accuracies, target_accuracy)
     for out in accuracies:
-        if jobs[out][0].oracle:
+        if jobs[out][0].spec.oracle:
             goals[out] = _full_accuracy(trajectory, jobs[out][0], evaluations, decoding)
     scores = _scores([jobs[out][0] for out in accuracies], scorer)
     for out, (method, share, window) in jobs.items():
@@ -158,7 +158,7 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
         facts["target"] = f"accuracy {info['target_accuracy']:g}"
     if "kept_steps_ahead" in info:
         facts["target"] = f"{info['kept_steps_ahead']} kept steps after the window's last"
-    if method.oracle:
+    if method.spec.oracle:
         facts["oracle"] = "the target is the fully trained run's validation accuracy, which a shortened run has not"
     standing = "**Predicted, not measured**: its accuracy is not measured here; evaluate it before use."
     if "validation_accuracy" in info:
@@ -174,7 +174,7 @@ def prediction_card(method: Method, share: float, window: Trajectory, info: Mapp
 def _accuracies(
     method: Method, share: float, window: Trajectory, evaluations: Path | None, decoding: str
 ) -> dict[int, float]:
-    if not method.uses_accuracy:
+    if not method.spec.uses_accuracy:
         return {}
     if evaluations is None:
         raise RequestError(f"--evaluations: {method.name} needs the accuracy of the kept steps (rlstride evaluate)")
@@ -189,7 +189,7 @@ def _full_accuracy(trajectory: Trajectory, method: Method, evaluations: Path | N
 
 
 def _scores(methods: Sequence[Method], scorer: Callable[[], Scorer] | None) -> Scorer | None:
-    choosing = next((method for method in methods if method.uses_scores), None)
+    choosing = next((method for method in methods if method.spec.uses_scores), None)
     if choosing is None:
         return None
     if scorer is None:

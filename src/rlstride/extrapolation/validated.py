@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlstride.extrapolation.controls import FIRST_UPDATE
-from rlstride.extrapolation.linear import Linear
-from rlstride.extrapolation.logits import Logits
+from rlstride.extrapolation.linear import LINEAR
+from rlstride.extrapolation.logits import LOGITS
 from rlstride.extrapolation.method import Method, Prediction, Predictor, Target
 from rlstride.extrapolation.next_predictor import NEXT, NExt, NExtPredictor
-from rlstride.study.plan import CHOSEN_ON_VALIDATION, NEXT_ALPHAS, tried_targets
+from rlstride.study.plan import tried_targets
 from rlstride.trajectory.store import Trajectory
 
 
@@ -25,26 +25,19 @@ class Validated(Method):
     """Another method's prediction, at the distance that scores best on validation problems.
 
     Attributes:
-        method: one that extrapolates to a step along the line through the base and a kept step.
-        place: of that kept step in the window: 0 the first, -1 the last.
+        method: one that extrapolates to a step along the line through the base and the kept step that the
+            entry's ``reach_through`` names.
     """
 
     method: Method
-    place: int
-
-    uses_scores = True
 
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ValidatedPredictor":
-        return ValidatedPredictor(self.method.fit(window, accuracies), window.steps[self.place])
+        return ValidatedPredictor(self.method.fit(window, accuracies), window.steps[self.spec.reach_through or 0])
 
 
-def _chosen(name: str, method: Method) -> Validated:
-    return Validated(name, method, CHOSEN_ON_VALIDATION[name])
-
-
-LINEAR_VALIDATED = _chosen("linear_validated", Linear())
-LOGITS_VALIDATED = _chosen("logits_validated", Logits())
-FIRST_UPDATE_VALIDATED = _chosen("first_update_validated", FIRST_UPDATE)
+LINEAR_VALIDATED = Validated("linear_validated", LINEAR)
+LOGITS_VALIDATED = Validated("logits_validated", LOGITS)
+FIRST_UPDATE_VALIDATED = Validated("first_update_validated", FIRST_UPDATE)
 
 
 @dataclass(frozen=True)
@@ -80,10 +73,11 @@ class ValidatedNExt(Method):
     name: str = "next_validated"
     method: NExt = NEXT
 
-    uses_scores = True
-
     def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ValidatedNExtPredictor":
-        return ValidatedNExtPredictor(self.method.fit(window, accuracies))
+        return ValidatedNExtPredictor(self.method.fit(window, accuracies), self.spec.factors)
+
+
+NEXT_VALIDATED = ValidatedNExt()
 
 
 @dataclass(frozen=True)
@@ -91,9 +85,10 @@ class ValidatedNExtPredictor:
     """The jumps that NExt's networks have found, once for every alpha."""
 
     predictor: NExtPredictor
+    alphas: Sequence[float]
 
     def predict(self, target: Target) -> Prediction:
-        return best_of("alpha", NEXT_ALPHAS, lambda alpha: replace(self.predictor, alpha=alpha).predict(target), target)
+        return best_of("alpha", self.alphas, lambda alpha: replace(self.predictor, alpha=alpha).predict(target), target)
 
 
 def best_of(name: str, values: Sequence[float], at: Callable[[float], Prediction], target: Target) -> Prediction:

@@ -1,29 +1,30 @@
 """The report's headline sentences, computed over all RL cells of a study."""
 
 import math
-from pathlib import Path
 
 import pandas as pd
 
 from rlstride.claims import published
 from rlstride.config.variants import window_variant
 from rlstride.stats.intervals import Interval
-from rlstride.stats.pooling import Statistic, mean_of, recovered_gain, relative
+from rlstride.stats.pooling import Statistic, difference, having, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.study.plan import planned_jumps
 from rlstride.study.study import Study
 from rlstride.tables.evidence import Evidence, format_interval, gather
+from rlstride.tables.results import StudyResults
 from rlstride.tables.strides import summarised
 
 
-def headline_findings(results_dir: Path, study: Study, claims: pd.DataFrame, ranks: pd.DataFrame) -> list[str]:
+def headline_findings(results: StudyResults, claims: pd.DataFrame, ranks: pd.DataFrame) -> list[str]:
     """A sentence on how many ranks the gain needs, one on learning and rank-1 dominance, one on prediction.
 
     Args:
-        results_dir: results/{study}.
-        study: names the cells.
+        results: the study's.
         claims: claims.csv.
         ranks: ranks.csv; without rows, the first sentence is left out. The others say so where their data are missing.
     """
-    evidence = gather(results_dir, study, study.rl_cells)
+    study = results.study
+    evidence = gather(results, study.rl_cells)
     claims = claims[claims["algorithm"].isin([cell.algorithm for cell in study.rl_cells])]
     return [*_ranks(ranks, study), _dominance(evidence, claims), _prediction(evidence, claims)]
 
@@ -46,6 +47,41 @@ def stride_finding(strides: pd.DataFrame) -> str:
         f"{told['seconds_ratio']:.2f} of its seconds to plain RL's last validation accuracy{never}, and "
         f"{told['steps_ratio_0.5']:.2f} of the steps to half of its gain; {ends}."
     )
+
+
+def jump_findings(results: StudyResults, table: pd.DataFrame) -> list[str]:
+    """A sentence on each jump of a study, pooled over its runs.
+
+    Args:
+        results: the study's.
+        table: jumps.csv.
+    """
+    study = results.study
+    scores = results.last_scores(study.jumping_cells)
+    found = []
+    for name, planned in planned_jumps(study.spec).items():
+        cells = having(scores, planned.variant, "base", "full")
+        rows = table[(table["jump"] == name) & (table["decoding"] == results.headline)]
+        if not cells or rows.empty:
+            found.append(f"{name} was not run.")
+            continue
+        then = "ends there" if planned.jump.until is None else f"trains on to step {planned.last_step}"
+        last = window_variant(planned.jump.end, "last")
+        more = pooled_interval(having(cells, last), difference(planned.variant, last))
+        over = f" (less the full run's at that step: {format_interval(more)})" if math.isfinite(more.value) else ""
+        share = 1 / rows["seconds_speed_up"].astype(float)
+        cost = f"{share.mean():.2f} of the full run's seconds" if share.notna().any() else "seconds that are not known"
+        runs = "1 run" if len(cells) == 1 else f"{len(cells)} runs"
+        accuracy, gain = (
+            format_interval(pooled_interval(cells, statistic))
+            for statistic in (mean_of(planned.variant), recovered_gain(planned.variant))
+        )
+        found.append(
+            f"{name}: a run that puts in what {planned.jump.method} predicts after step {planned.window_step} of "
+            f"{study.spec.training.steps}, and {then}, has an accuracy of {accuracy}{over}, "
+            f"and {gain} of the full run's gain, for {cost} with every cost inside ({runs})."
+        )
+    return found
 
 
 def _ranks(ranks: pd.DataFrame, study: Study) -> list[str]:

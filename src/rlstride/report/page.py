@@ -19,12 +19,13 @@ from rlstride.evaluation.score_tables import at_last_step
 from rlstride.outputs import require_free_files
 from rlstride.report.figures.drawing import Tables
 from rlstride.report.figures.write import FIGURE_FILES, FigureFile, write_figures
-from rlstride.report.findings import headline_findings, stride_finding
+from rlstride.report.findings import headline_findings, jump_findings, stride_finding
 from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.study import Study
-from rlstride.tables.collect import TABLES, empty_table, tables_of, write_table
-from rlstride.tables.jumps import jump_findings
+from rlstride.tables.collect import empty_table, write_table
+from rlstride.tables.results import StudyResults
+from rlstride.tables.specs import TABLES, tables_of
 from rlstride.trajectory.manifest import read_manifest
 
 
@@ -47,7 +48,8 @@ def write_report(results_dir: Path, study: Study, out_dir: Path, *, force: bool 
         require_free_files(out_dir, ["index.html", *(f"figures/{name}" for name in FIGURE_FILES)], force=force)
     tables = read_tables(paths.tables, study)
     tables["accuracy"] = at_last_step(tables["accuracy"], "model", "algorithm", "seed", "variant")
-    claims = claims_table(results_dir, study)
+    results = StudyResults(results_dir, study)
+    claims = claims_table(results)
     write_table(paths.tables / "claims.csv", claims)
     figures = write_figures(tables, study, out_dir / "figures")
     environment = Environment(
@@ -61,10 +63,10 @@ def write_report(results_dir: Path, study: Study, out_dir: Path, *, force: bool 
     page = environment.get_template("page.html.j2").render(
         study=study,
         run=_what_was_run(paths, study, tables),
-        findings=headline_findings(results_dir, study, claims, tables["ranks"]),
+        findings=headline_findings(results, claims, tables["ranks"]),
         claims=_by_claim(claims),
         jumps=tables["jumps"][tables["jumps"]["decoding"] == study.spec.evaluation.headline].to_dict("records"),
-        jump_findings=jump_findings(results_dir, study, tables["jumps"]),
+        jump_findings=jump_findings(results, tables["jumps"]),
         strides=tables["strides"].to_dict("records"),
         strides_finding=stride_finding(tables["strides"]),
         figures=[_embedded(figure, out_dir) for figure in figures],

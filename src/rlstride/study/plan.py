@@ -4,27 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlstride.config.jumps import Jump
+from rlstride.config.methods import METHODS, MULTIPLES
 from rlstride.config.study_file import StudyFile, Training
 from rlstride.config.variants import jump_variant, window_variant
-
-# Kept steps that a window must hold for a method to work with it; for any other method, one.
-_FEWEST_STEPS = {
-    "alpharl": 3,
-    "alpharl_repo": 3,
-    "alpharl_oracle": 3,
-    "relex": 2,
-    "taylor": 3,
-    "dmd": 3,
-    "next": 7,
-    "next_validated": 7,
-    "next_without_g": 7,
-    "next_without_l": 7,
-}
-
-# How far these go is chosen on validation problems. Each extrapolates through a kept step of its window: its place.
-CHOSEN_ON_VALIDATION = {"linear_validated": -1, "logits_validated": -1, "first_update_validated": 0}
-MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the last step: the targets that they try
-NEXT_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # of its jump, that next_validated tries
 
 
 @dataclass(frozen=True)
@@ -70,12 +52,10 @@ def tried_targets(step: int, last: float) -> list[float]:
 
 def tried_models(prediction: "Prediction", training: Training) -> int:
     """How many models are scored on validation problems to make a prediction; 0 where nothing is chosen so."""
-    if prediction.method == "next_validated":
-        return len(NEXT_ALPHAS)
-    if prediction.method not in CHOSEN_ON_VALIDATION:
-        return 0
-    step = window_steps(training, prediction.window)[CHOSEN_ON_VALIDATION[prediction.method]]
-    return len(tried_targets(step, training.steps))
+    method = METHODS[prediction.method]
+    if method.reach_through is None:
+        return len(method.factors)
+    return len(tried_targets(window_steps(training, prediction.window)[method.reach_through], training.steps))
 
 
 def steps_at(training: Training, shares: Sequence[float]) -> list[int]:
@@ -84,14 +64,9 @@ def steps_at(training: Training, shares: Sequence[float]) -> list[int]:
     return sorted({steps[-1] for steps in found if steps})
 
 
-def fewest_steps(method: str) -> int:
-    """Kept steps that a window must hold for a method to work with it."""
-    return _FEWEST_STEPS.get(method, 1)
-
-
 def why_not(method: str, window: float, held: int) -> str | None:
     """Why a method cannot work with the ``held`` kept steps of a window; None where it can."""
-    needed = fewest_steps(method)
+    needed = METHODS[method].fewest_steps
     if held >= needed:
         return None
     return f"{method} needs {needed} kept steps in its window; the window {window:g} holds {held}"

@@ -6,26 +6,20 @@ and a method's fitting, choosing and writing as its ledger entry has them. Start
 
 import pandas as pd
 
-from rlstride.evaluation.score_tables import read_table
-from rlstride.extrapolation.registry import METHODS
+from rlstride.config.methods import METHODS
 from rlstride.ledger import last_done
-from rlstride.study.paths import CellPaths
 from rlstride.study.plan import window_limit
-from rlstride.trajectory.manifest import read_manifest
+from rlstride.tables.results import CellResults
 
 UNITS = ("steps", "seconds", "tokens")
 PARTS = ("train", "validation", "fit")
-COLUMNS = (
-    *(f"{part}_{unit}" for unit in ("seconds", "tokens") for part in (*PARTS, "window", "full")),
-    *(f"{unit}_speed_up" for unit in UNITS),
-)
 
 
-def window_costs(paths: CellPaths, window: float, method: str, decoding: str) -> dict[str, float]:
+def window_costs(results: CellResults, window: float, method: str, decoding: str) -> dict[str, float]:
     """What a method's model of a window took, and what the full run took.
 
     Args:
-        paths: the cell's.
+        results: the cell's.
         window: the share of the steps that the method saw.
         method: its name.
         decoding: at which it was given the accuracy of the window's kept steps, where it uses that.
@@ -37,17 +31,17 @@ def window_costs(paths: CellPaths, window: float, method: str, decoding: str) ->
         missing: all but the steps of a run that was trained elsewhere, and a sum of which one part is. Empty where
         there is no trajectory, or no kept step in the window.
     """
-    if not paths.manifest.is_file():
+    manifest = results.manifest
+    if manifest is None:
         return {}
-    manifest = read_manifest(paths.trajectory)
     full = max((record.step for record in manifest.steps), default=0)
     last = max((record.step for record in manifest.steps if record.step <= window_limit(window, full)), default=0)
     if not last:
         return {}
     costs = {"full_steps": float(full), "window_steps": float(last)}
     training = pd.DataFrame([record.model_dump() for record in manifest.training])
-    seen = looks(paths, method, last, decoding)
-    fit = last_done(paths.ledger, "extrapolate", method=method, window=window, not_applicable=None)
+    seen = looks(results, method, last, decoding)
+    fit = last_done(results.ledger, "extrapolate", method=method, window=window, not_applicable=None)
     for unit in ("seconds", "tokens"):
         if len(training):
             costs[f"train_{unit}"] = float(training.loc[training["step"] <= last, unit].sum())
@@ -71,11 +65,11 @@ def speed_ups(costs: dict[str, float]) -> dict[str, float]:
     }
 
 
-def looks(paths: CellPaths, method: str, last: int, decoding: str) -> pd.DataFrame | None:
+def looks(results: CellResults, method: str, last: int, decoding: str) -> pd.DataFrame | None:
     """The scored kept steps, up to ``last``, that a method is told the accuracy of; None where they were not scored."""
     if not METHODS[method].uses_accuracy:
         return pd.DataFrame()
-    table = read_table(paths.validation)
+    table = results.validation
     if table.empty:
         return None
     return table[(table["decoding"] == decoding) & (table["step"] > 0) & (table["step"] <= last)]

@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 
 from rlstride.dynamics.table import SUMMARISED
-from rlstride.evaluation.score_tables import at_last_step, problems_file, read_table, read_tests
 from rlstride.spectra.measures import gaussian_share
 from rlstride.stats.intervals import Interval
 from rlstride.stats.pooling import Floats, Statistic, having, pooled_interval
-from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.study import Cell, Study
 from rlstride.tables.costs import window_costs
+from rlstride.tables.results import CellResults, StudyResults
 
 
 @dataclass(frozen=True)
@@ -41,55 +40,26 @@ class Evidence:
         return pooled_interval(having(self.dynamics, *statistic.variants), statistic)
 
 
-def gather(results_dir: Path, study: Study, cells: Sequence[Cell]) -> Evidence:
+def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
     """Reads the evidence of some of a study's cells.
 
     Args:
-        results_dir: results/{study}.
+        results: the study's.
         cells: usually those of one algorithm.
     """
-    paths = {cell: StudyPaths(results_dir).cell(cell) for cell in cells}
-    headline = study.spec.evaluation.headline
+    found = {cell: results.of(cell) for cell in cells}
+    windows = results.study.spec.extrapolation.windows
     return Evidence(
-        study=study,
+        study=results.study,
         cells=list(cells),
-        scores={cell: last_scores(path, study) for cell, path in paths.items()},
-        shares={cell: shares for cell, path in paths.items() if (shares := _shares(path.spectra))},
-        dynamics={cell: found for cell, path in paths.items() if (found := leading(read_table(path.dynamics)))},
+        scores=results.last_scores(list(cells)),
+        shares={cell: shares for cell, each in found.items() if (shares := _shares(each.paths.spectra))},
+        dynamics={cell: movement for cell, each in found.items() if (movement := leading(each.dynamics))},
         costs={
-            window: {cell: costs for cell, path in paths.items() if (costs := _costs(path, window, headline))}
-            for window in study.spec.extrapolation.windows
+            window: {cell: costs for cell, each in found.items() if (costs := _costs(each, window, results.headline))}
+            for window in windows
         },
     )
-
-
-def last_scores(paths: CellPaths, study: Study) -> dict[str, Floats]:
-    """A cell's test scores by variant, (problems,), at the headline decoding; none where it was not scored.
-
-    Each variant at its own last step: models edited on the way there are not what the claims are about.
-    """
-    frame = _headline_scores(paths, study)
-    return _by_variant(at_last_step(frame, "variant"))
-
-
-def scores_at(paths: CellPaths, study: Study, step: int) -> dict[str, Floats]:
-    """The same for the base, and for the full run and the models edited at one kept step."""
-    frame = _headline_scores(paths, study)
-    return _by_variant(frame[frame["step"].isin([0, step])])
-
-
-def _headline_scores(paths: CellPaths, study: Study) -> pd.DataFrame:
-    frame = read_tests(problems_file(paths.accuracy), problems_file(paths.ablation), study.spec)
-    if frame.empty:
-        return pd.DataFrame(columns=["variant", "step", "problem", "score"])
-    return frame[(frame["decoding"] == study.spec.evaluation.headline) & frame["score"].notna()]
-
-
-def _by_variant(frame: pd.DataFrame) -> dict[str, Floats]:
-    return {
-        str(variant): rows.sort_values("problem")["score"].to_numpy(dtype=float)
-        for variant, rows in frame.groupby("variant", sort=True)
-    }
 
 
 def _shares(file: Path) -> dict[str, Floats]:
@@ -122,9 +92,9 @@ def leading(dynamics: pd.DataFrame, rank: int = 1) -> dict[str, Floats]:
     return {str(name): found[name].to_numpy(dtype=float) for name in found} if len(found) else {}
 
 
-def _costs(paths: CellPaths, window: float, decoding: str) -> dict[str, Floats]:
+def _costs(results: CellResults, window: float, decoding: str) -> dict[str, Floats]:
     """Steps and seconds of the full run, and of RL up to the window's end with the looks and the fit AlphaRL needs."""
-    found = window_costs(paths, window, "alpharl", decoding)
+    found = window_costs(results, window, "alpharl", decoding)
     kept = [f"{part}_{unit}" for unit in ("steps", "seconds") for part in ("full", "window")]
     whole = kept if all(name in found for name in kept) else kept[:2]
     return {name: np.array([found[name]]) for name in whole if name in found}

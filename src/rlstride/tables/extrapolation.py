@@ -1,43 +1,30 @@
 """What predicted models keep of a run and what they save: accuracy beside its floor, and every cost inside."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
+from rlstride.config.methods import METHODS
 from rlstride.config.variants import window_variant
-from rlstride.evaluation.score_tables import problems_file, read_table
-from rlstride.extrapolation.registry import METHODS
 from rlstride.stats.intervals import (
     Interval,
     columns_of,
-    interval_columns,
     paired_difference_interval,
     ratio_interval,
     recovered_gain_interval,
 )
 from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
-from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import why_not, window_steps
 from rlstride.study.study import Cell, Study
 from rlstride.tables import costs
-from rlstride.tables.evidence import last_scores
 from rlstride.tables.recovery import pools
+from rlstride.tables.results import CellResults, StudyResults, finite
+from rlstride.tables.specs import TABLES
 
 MEASURES = ("relative", "gain", "over_last")
-COLUMNS = (
-    *("window", "method", "oracle", "step", "decoding", "n", "samples", "accuracy", "low", "high"),
-    *("last", "base", "full"),
-    *(column for name in MEASURES for column in interval_columns(name)),
-    *costs.COLUMNS,
-    "not_applicable",
-)
-POOLED_MEASURES = ("accuracy", *MEASURES, *(f"{unit}_speed_up" for unit in costs.UNITS))
-POOLED_COLUMNS = ("pool", "of", "window", "method", "oracle", "decoding", "cells")
 _LAST = "last"
 
 
-def extrapolation_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
+def extrapolation_rows(results: CellResults) -> pd.DataFrame:
     """One row for each window, method and decoding of a cell that was scored.
 
     Returns:
@@ -49,10 +36,9 @@ def extrapolation_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
         full run over shortened run. A method that the window is too short for has one row without a decoding, which
         says so in ``not_applicable``. An oracle's costs are without those of its oracle, which is the full run.
     """
-    table = read_table(paths.accuracy)
-    if table.empty:
+    table, study = results.accuracy, results.study
+    if table.empty or study is None:  # without a study nothing tells which methods and windows were asked for
         return pd.DataFrame()
-    scores = scores_by_variant(problems_file(paths.accuracy))
     rows = []
     for window, method in asked(study):
         about = {"window": window, "method": method, "oracle": METHODS[method].oracle}
@@ -60,16 +46,16 @@ def extrapolation_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
         if reason:
             rows.append({**about, "not_applicable": reason})
             continue
-        spent = costs.window_costs(paths, window, method, study.spec.evaluation.headline)
+        spent = costs.window_costs(results, window, method, study.spec.evaluation.headline)
         variant = window_variant(window, method)
         for found in table[table["variant"] == variant].to_dict("records"):
             known = ("step", "decoding", "n", "samples", "accuracy", "low", "high")
-            others = beside(scores, window, variant, found["decoding"])
+            others = beside(results.last_scores(found["decoding"]), window, variant)
             rows.append({**about, **{name: found[name] for name in known}, **others, **spent, **costs.speed_ups(spent)})
-    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).replace([np.inf, -np.inf], np.nan)
+    return finite(pd.DataFrame(rows).reindex(columns=list(TABLES["extrapolation"].columns)))
 
 
-def pooled_extrapolation(results_dir: Path, study: Study) -> pd.DataFrame:
+def pooled_extrapolation(results: StudyResults) -> pd.DataFrame:
     """One row for each pool of cells, window and method, at the headline decoding.
 
     Returns:
@@ -78,15 +64,15 @@ def pooled_extrapolation(results_dir: Path, study: Study) -> pd.DataFrame:
         mean cost of the full run over that of the shortened one: each run was timed once, so that an interval of
         seconds is the spread over cells.
     """
-    decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
-    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
+    study, decoding = results.study, results.headline
+    scores = results.last_scores(study.cells)
     rows = []
     for window, method in asked(study):
         if why_not(method, window, len(window_steps(study.spec.training, window))):
             continue
         variant, last = window_variant(window, method), window_variant(window, _LAST)
         scored = having(scores, variant, "base", "full")
-        spent = {cell: _as_scores(costs.window_costs(paths.cell(cell), window, method, decoding)) for cell in scored}
+        spent = {cell: _as_scores(costs.window_costs(results.of(cell), window, method, decoding)) for cell in scored}
         for pool, name, cells in pools(study):
             found = {cell: scored[cell] for cell in cells if cell in scored}
             if not found:
@@ -100,8 +86,7 @@ def pooled_extrapolation(results_dir: Path, study: Study) -> pd.DataFrame:
             }
             intervals |= _speed_ups({cell: spent[cell] for cell in found})
             rows.append({**row, "decoding": decoding, "cells": len(found), **columns_of(intervals)})
-    frame = pd.DataFrame(rows)
-    return frame if frame.empty else frame.replace([np.inf, -np.inf], np.nan)
+    return finite(pd.DataFrame(rows))
 
 
 def asked(study: Study) -> list[tuple[float, str]]:
@@ -110,32 +95,20 @@ def asked(study: Study) -> list[tuple[float, str]]:
     return [(window, method) for window in spec.windows for method in spec.methods]
 
 
-def scores_by_variant(problems: Path) -> dict[tuple[str, str], Floats]:
-    """Scores (problems,) by variant and decoding."""
-    frame = read_table(problems)
-    if frame.empty:
-        return {}
-    return {
-        (str(variant), str(decoding)): rows["score"].to_numpy(dtype=float)
-        for (variant, decoding), rows in frame.sort_values("problem").groupby(["variant", "decoding"], sort=False)
-    }
-
-
-def beside(scores: dict[tuple[str, str], Floats], window: float, variant: str, decoding: str) -> dict[str, float]:
+def beside(scores: dict[str, Floats], window: float, variant: str) -> dict[str, float]:
     """A predicted model beside the window's last step, the base and the full run, on the same problems.
 
     Args:
-        scores: those of :func:`scores_by_variant`.
+        scores: of a cell by variant, at one decoding.
         window: the share of the steps that the model's method saw.
         variant: the model's.
-        decoding: at which all of them are compared.
 
     Returns:
         ``last``, ``base`` and ``full``, the mean scores, and ``relative``, ``gain`` and ``over_last`` with their paired
         95 % intervals; what was not scored is missing.
     """
-    own = scores.get((variant, decoding))
-    last, base, full = (scores.get((name, decoding)) for name in (window_variant(window, _LAST), "base", "full"))
+    own = scores.get(variant)
+    last, base, full = (scores.get(name) for name in (window_variant(window, _LAST), "base", "full"))
     means = {
         name: float(each.mean())
         for name, each in {"last": last, "base": base, "full": full}.items()

@@ -1,36 +1,20 @@
 """What runs that are really cut short keep and save: beside the full run of the same model, algorithm and seed."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from rlstride.config.variants import window_variant
-from rlstride.evaluation.score_tables import problems_file, read_table
 from rlstride.ledger import last_done
-from rlstride.stats.intervals import interval_columns
-from rlstride.stats.pooling import difference, having, mean_of, pooled_interval, recovered_gain
-from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import PlannedJump, planned_jumps
-from rlstride.study.study import Study
-from rlstride.tables.costs import UNITS, looks, speed_ups
-from rlstride.tables.evidence import format_interval, last_scores
-from rlstride.tables.extrapolation import MEASURES, beside, scores_by_variant
-from rlstride.trajectory.manifest import read_manifest
+from rlstride.tables.costs import looks, speed_ups
+from rlstride.tables.extrapolation import beside
+from rlstride.tables.results import CellResults, finite
+from rlstride.tables.specs import TABLES
 
 _PARTS = ("train", "validation", "extrapolation", "after")
-COLUMNS = (
-    *("jump", "method", "window", "window_step", "last_step", "decoding", "n", "samples", "accuracy", "low", "high"),
-    *("last", "base", "full"),
-    *(column for name in MEASURES for column in interval_columns(name)),
-    *(f"{part}_seconds" for part in (*_PARTS, "window", "full", "saved")),
-    *(f"{part}_tokens" for part in ("window", "full")),
-    *(f"{unit}_speed_up" for unit in UNITS),
-)
 
 
-def jump_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
+def jump_rows(results: CellResults) -> pd.DataFrame:
     """One row for each jump and decoding of a cell that was scored.
 
     Returns:
@@ -40,27 +24,26 @@ def jump_rows(paths: CellPaths, study: Study) -> pd.DataFrame:
         step at which this one ended (of the method ``last`` at such a window); what it cost and saved
         (:func:`jump_costs`), and the full run's cost over its own.
     """
-    table = read_table(paths.accuracy)
-    if table.empty:
+    table, study, rows = results.accuracy, results.study, list[dict[str, Any]]()
+    if table.empty or study is None:  # without a study nothing tells how its runs were cut short
         return pd.DataFrame()
-    scores, rows = scores_by_variant(problems_file(paths.accuracy)), list[dict[str, Any]]()
     for name, planned in planned_jumps(study.spec).items():
         jump = planned.jump
         about = {"jump": name, "method": jump.method, "window": jump.window}
         about |= {"window_step": planned.window_step, "last_step": planned.last_step}
-        spent = jump_costs(paths, planned, study.spec.evaluation.headline)
+        spent = jump_costs(results, planned, study.spec.evaluation.headline)
         for found in table[table["variant"] == planned.variant].to_dict("records"):
             known = {key: found[key] for key in ("decoding", "n", "samples", "accuracy", "low", "high")}
-            others = beside(scores, jump.end, planned.variant, known["decoding"])
+            others = beside(results.last_scores(known["decoding"]), jump.end, planned.variant)
             rows.append(about | known | others | spent | speed_ups(spent))
-    return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).replace([np.inf, -np.inf], np.nan)
+    return finite(pd.DataFrame(rows).reindex(columns=list(TABLES["jumps"].columns)))
 
 
-def jump_costs(paths: CellPaths, planned: PlannedJump, decoding: str) -> dict[str, float]:
+def jump_costs(results: CellResults, planned: PlannedJump, decoding: str) -> dict[str, float]:
     """What a run that was cut short took, by its own clock, and what the full run took by its.
 
     Args:
-        paths: the cell's.
+        results: the cell's.
         planned: the jump.
         decoding: the headline one, at which its method was told accuracies.
 
@@ -71,11 +54,11 @@ def jump_costs(paths: CellPaths, planned: PlannedJump, decoding: str) -> dict[st
         ``window_tokens``, with those of validation inside, and ``full_tokens``. Keeping weights and starting a process
         are in none of them. Empty where one of the runs is not there.
     """
-    cut = paths.jump(planned.variant)
+    cut = results.cut_short(planned.variant)
     told = last_done(cut.ledger, "train")
-    if not paths.manifest.is_file() or not cut.manifest.is_file() or told is None:
+    if results.manifest is None or cut.manifest is None or told is None:
         return {}
-    full, own = read_manifest(paths.trajectory).training, read_manifest(cut.trajectory).training
+    full, own = results.manifest.training, cut.manifest.training
     spent = {
         "train": float(told["training_seconds"]),
         "validation": float(told["validation_seconds"]),
@@ -86,44 +69,9 @@ def jump_costs(paths: CellPaths, planned: PlannedJump, decoding: str) -> dict[st
     costs = {f"{part}_seconds": seconds for part, seconds in spent.items()}
     costs["saved_seconds"] = spent["full"] - spent["window"]
     costs |= {"window_steps": float(planned.last_step), "full_steps": float(len(full))}
-    seen = looks(paths, planned.jump.method, planned.window_step, decoding)
+    seen = looks(results, planned.jump.method, planned.window_step, decoding)
     if seen is not None:  # the same steps, scored in the same way, in a job of their own
         validation = float(seen["tokens"].sum()) if len(seen) else 0.0
         costs["window_tokens"] = validation + sum(record.tokens for record in own)
         costs["full_tokens"] = float(sum(record.tokens for record in full))
     return costs
-
-
-def jump_findings(results_dir: Path, study: Study, table: pd.DataFrame) -> list[str]:
-    """A sentence on each jump of a study, pooled over its runs.
-
-    Args:
-        results_dir: results/{study}.
-        table: jumps.csv.
-    """
-    paths = StudyPaths(results_dir)
-    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.jumping_cells}
-    found = []
-    for name, planned in planned_jumps(study.spec).items():
-        cells = having(scores, planned.variant, "base", "full")
-        rows = table[(table["jump"] == name) & (table["decoding"] == study.spec.evaluation.headline)]
-        if not cells or rows.empty:
-            found.append(f"{name} was not run.")
-            continue
-        then = "ends there" if planned.jump.until is None else f"trains on to step {planned.last_step}"
-        last = window_variant(planned.jump.end, "last")
-        more = pooled_interval(having(cells, last), difference(planned.variant, last))
-        over = f" (less the full run's at that step: {format_interval(more)})" if np.isfinite(more.value) else ""
-        share = 1 / rows["seconds_speed_up"].astype(float)
-        cost = f"{share.mean():.2f} of the full run's seconds" if share.notna().any() else "seconds that are not known"
-        runs = "1 run" if len(cells) == 1 else f"{len(cells)} runs"
-        accuracy, gain = (
-            format_interval(pooled_interval(cells, statistic))
-            for statistic in (mean_of(planned.variant), recovered_gain(planned.variant))
-        )
-        found.append(
-            f"{name}: a run that puts in what {planned.jump.method} predicts after step {planned.window_step} of "
-            f"{study.spec.training.steps}, and {then}, has an accuracy of {accuracy}{over}, "
-            f"and {gain} of the full run's gain, for {cost} with every cost inside ({runs})."
-        )
-    return found

@@ -1,21 +1,19 @@
 """How linear the movement is, pooled over all RL runs, over each algorithm and over each model."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from rlstride.dynamics.module import RANKS
 from rlstride.dynamics.table import OF_ACCURACY, OF_THE_STEP
-from rlstride.evaluation.score_tables import read_table
 from rlstride.stats.pooling import Floats, Statistic, difference, having, mean_of, pooled_interval, relative
-from rlstride.study.paths import StudyPaths
-from rlstride.study.study import Cell, Study
+from rlstride.study.study import Cell
 from rlstride.tables.evidence import leading
 from rlstride.tables.recovery import pools
+from rlstride.tables.results import StudyResults
+from rlstride.tables.specs import TABLES
 
-COLUMNS = ("pool", "of", "quantity", "rank", "cells", "value", "low", "high")
 _WHOLE = "whole_"
 # What claims rest on: differences are taken matrix by matrix.
 _COMPARED: dict[str, Statistic] = {
@@ -25,7 +23,7 @@ _COMPARED: dict[str, Statistic] = {
 _COMPARED_STEPS = ("step_r2_in_sample", "step_r2_later", "step_error_later", "trajectory_share_1")
 
 
-def linearity_table(results_dir: Path, study: Study) -> pd.DataFrame:
+def linearity_table(results: StudyResults) -> pd.DataFrame:
     """One row for each pool of cells, rank and quantity of dynamics.parquet.
 
     Returns:
@@ -33,15 +31,15 @@ def linearity_table(results_dir: Path, study: Study) -> pd.DataFrame:
         cells, value, and its 95 % interval over cells and matrices. Ranks 2 to 5 of all RL runs alone. ``_over_`` in a
         quantity's name: a difference to, or a share of, what follows, taken matrix by matrix.
     """
-    paths, rows = StudyPaths(results_dir), list[dict[str, Any]]()
-    tables = {cell: read_table(paths.cell(cell).dynamics) for cell in study.cells}
+    study, rows = results.study, list[dict[str, Any]]()
+    tables = {cell: results.of(cell).dynamics for cell in study.cells}
     for rank in range(1, RANKS + 1):
         found = {cell: leading(table, rank) for cell, table in tables.items()}
         for pool, name, cells in pools(study):
             measured = {cell: found[cell] for cell in cells if found[cell]}
             if measured and (rank == 1 or pool == "rl"):
                 rows += [{"pool": pool, "of": name} | row for row in _rows(measured, rank)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(TABLES["linearity"].columns))
 
 
 def _rows(cells: Mapping[Cell, dict[str, Floats]], rank: int) -> Iterator[dict[str, Any]]:

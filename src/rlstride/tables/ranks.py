@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,18 +9,15 @@ import pandas as pd
 from rlstride.config.variants import IN_SCOPE_FULL, parse_ablation
 from rlstride.stats.intervals import Interval, columns_of
 from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain
-from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import edited_steps, edits_of_step
-from rlstride.study.study import Cell, Study
-from rlstride.tables.evidence import scores_at
+from rlstride.study.study import Cell
 from rlstride.tables.recovery import pools
+from rlstride.tables.results import StudyResults
 
 SHARE = 0.9
-MEASURES = ("base", "full", "gain", "in_scope_gain", "rank_1_share", "rank_needed")
-COLUMNS = ("pool", "of", "decoding", "cells", "step", "ranks_to")
 
 
-def ranks_table(results_dir: Path, study: Study) -> pd.DataFrame:
+def ranks_table(results: StudyResults) -> pd.DataFrame:
     """One row for each pool of cells and edited step, at the headline decoding.
 
     Returns:
@@ -31,14 +27,14 @@ def ranks_table(results_dir: Path, study: Study) -> pd.DataFrame:
         share of the in-scope gain; ``rank_needed``, the smallest scored rank with nine tenths of the in-scope gain,
         twice ``ranks_to`` where none has.
     """
-    paths, decoding = StudyPaths(results_dir), study.spec.evaluation.headline
+    study, decoding = results.study, results.headline
     rows: list[dict[str, Any]] = []
     for step in edited_steps(study.spec):
         ranks = plain_ranks(edits_of_step(study.spec, step))
         if not ranks:
             continue
         needed = ("base", "full", IN_SCOPE_FULL, *(f"rank_{rank}" for rank in ranks))
-        scores = {cell: scores_at(paths.cell(cell), study, step) for cell in study.cells}
+        scores = {cell: results.of(cell).scores_at(step, decoding) for cell in study.cells}
         for pool, name, cells in pools(study):
             found = having({cell: scores[cell] for cell in cells}, *needed)
             if found:

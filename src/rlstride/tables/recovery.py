@@ -1,23 +1,19 @@
 """How much of RL's effect edited models keep, pooled over all RL runs, over each algorithm and over each model."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pandas as pd
 
 from rlstride.config.algorithms import PolicyGradient
 from rlstride.stats.intervals import columns_of
 from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
-from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Cell, Study
-from rlstride.tables.evidence import last_scores
+from rlstride.tables.results import StudyResults
 
-COLUMNS = ("pool", "of", "variant", "decoding", "cells")
-MEASURES = ("accuracy", "relative", "gain", "over_random")
 _CONTROL = "rank_1_random"
 
 
-def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
+def recovery_table(results: StudyResults) -> pd.DataFrame:
     """One row for each pool of cells and edited model, at the headline decoding and the runs' last step.
 
     Returns:
@@ -26,8 +22,8 @@ def recovery_table(results_dir: Path, study: Study) -> pd.DataFrame:
         share of the full run's accuracy; ``gain``, the share of its gain over the base; ``over_random``, accuracy less
         that of the random rank-1 update with the full update's norm. A model's pool has its RL runs alone.
     """
-    decoding, paths = study.spec.evaluation.headline, StudyPaths(results_dir)
-    scores = {cell: last_scores(paths.cell(cell), study) for cell in study.cells}
+    study, decoding = results.study, results.headline
+    scores = results.last_scores(study.cells)
     rows = []
     for pool, name, cells in pools(study):
         for variant in study.spec.ablation.variants:

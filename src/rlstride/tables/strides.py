@@ -5,22 +5,21 @@ goal is plain RL's at its last step. Seconds and tokens are the training's, sear
 """
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
-from rlstride.evaluation.score_tables import read_table
 from rlstride.ledger import last_done
-from rlstride.stats.intervals import interval_columns, paired_difference_interval
+from rlstride.stats.intervals import paired_difference_interval
 from rlstride.stats.pooling import Floats
-from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.stride_pairs import twins_of
-from rlstride.study.study import Cell, Study
-from rlstride.tables.evidence import last_scores
-from rlstride.trajectory.manifest import Manifest, read_manifest
+from rlstride.study.study import Cell
+from rlstride.tables.results import StudyResults
+from rlstride.tables.specs import TABLES
+from rlstride.trajectory.manifest import Manifest
 
 EARLIER = (0.5, 0.8, 0.9)  # of plain RL's gain: where in a run the steps are saved
 UNITS = {"steps": "step", "seconds": "seconds", "tokens": "tokens"}  # what is saved: the column that it is read off
@@ -109,17 +108,17 @@ def compare_ends(plain: Floats, striding: Floats) -> dict[str, float]:
     return ends | difference.columns("end_difference")
 
 
-def searches(paths: CellPaths, seconds: float) -> dict[str, float]:
+def searches(ledger: Sequence[dict[str, Any]], seconds: float) -> dict[str, float]:
     """What the searches of a striding run did and cost, from its ledger; empty where that does not tell.
 
     Args:
-        paths: the run's.
+        ledger: the run's.
         seconds: of the whole training.
 
     Returns:
         ``jumps``, ``jumps_taken_back``, ``searches``; ``search_share``, the searches' share of the training's time.
     """
-    entry = last_done(paths.ledger, "train")
+    entry = last_done(ledger, "train")
     if entry is None or "search_seconds" not in entry:
         return {}
     return {name: entry[name] for name in _SEARCHES} | {"search_share": _ratio(entry["search_seconds"], seconds)}
@@ -153,21 +152,7 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if 0 < denominator < math.inf else math.nan
 
 
-COLUMNS = (
-    *("model", "algorithm", "seed", "task", "decoding", "learning_rate", "stride_learning_rate"),
-    *("base", "goal", "steps", "stride_steps"),
-    *(f"{unit}_ratio" for unit in UNITS),
-    *(f"steps_ratio_{share:g}" for share in EARLIER),
-    *("end", "stride_end", *interval_columns("end_difference")),
-    *("jumps", "jumps_taken_back", "searches", "search_share"),
-)
-PROGRESS_COLUMNS = (
-    *("model", "algorithm", "seed", "stride", "decoding"),
-    *("step", "seconds", "tokens", "accuracy", "low", "high", "monotone"),
-)
-
-
-def strides_table(results_dir: Path, study: Study) -> pd.DataFrame:
+def strides_table(results: StudyResults) -> pd.DataFrame:
     """One row for each pair of twins whose kept steps were both scored on validation problems.
 
     Returns:
@@ -175,26 +160,26 @@ def strides_table(results_dir: Path, study: Study) -> pd.DataFrame:
         :func:`rlstride.tables.strides.compare` on validation problems; ``compare_ends`` on test problems, where both
         were scored on them; ``searches``, where the ledger tells of them.
     """
-    paths, decoding, rows = StudyPaths(results_dir), study.spec.evaluation.headline, list[dict[str, Any]]()
+    study, decoding, rows = results.study, results.headline, list[dict[str, Any]]()
     for twins in twins_of(study):
-        plain, striding = (_progress(results_dir, study, cell) for cell in twins.cells)
+        plain, striding = (_progress(results, cell) for cell in twins.cells)
         if plain is None or striding is None:
             continue
         rates = [study.algorithm(cell).learning_rate for cell in twins.cells]
-        ends = [last_scores(paths.cell(cell), study).get("full") for cell in twins.cells]
+        ends = [results.of(cell).last_scores(decoding).get("full") for cell in twins.cells]
         rows.append(
             {"model": twins.plain.model, "algorithm": twins.plain.algorithm, "seed": twins.plain.seed}
             | {"task": study.spec.task, "decoding": decoding}
             | dict(zip(("learning_rate", "stride_learning_rate"), rates, strict=True))
             | compare(plain, striding)
             | (compare_ends(ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else {})
-            | searches(paths.cell(twins.striding), float(striding["seconds"].iloc[-1]))
+            | searches(results.of(twins.striding).ledger, float(striding["seconds"].iloc[-1]))
         )
-    frame = pd.DataFrame(rows).reindex(columns=list(COLUMNS))
+    frame = pd.DataFrame(rows).reindex(columns=list(TABLES["strides"].columns))
     return frame.astype(dict.fromkeys(("jumps", "jumps_taken_back", "searches"), "Int64"))
 
 
-def progress_table(results_dir: Path, study: Study) -> pd.DataFrame:
+def progress_table(results: StudyResults) -> pd.DataFrame:
     """Accuracy on validation problems and cost of every kept step of the twins: what strides.csv is read off.
 
     Returns:
@@ -202,22 +187,21 @@ def progress_table(results_dir: Path, study: Study) -> pd.DataFrame:
         :func:`rlstride.tables.strides.progress`.
     """
     frames = []
-    for twins in twins_of(study):
+    for twins in twins_of(results.study):
         model, algorithm, seed = twins.plain.model, twins.plain.algorithm, twins.plain.seed
         for cell in twins.cells:
-            found = _progress(results_dir, study, cell)
+            found = _progress(results, cell)
             if found is not None:
                 found = found.assign(model=model, algorithm=algorithm, seed=seed, stride=cell == twins.striding)
-                frames.append(found.assign(decoding=study.spec.evaluation.headline))
+                frames.append(found.assign(decoding=results.headline))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-    return frame.reindex(columns=list(PROGRESS_COLUMNS))
+    return frame.reindex(columns=list(TABLES["stride-progress"].columns))
 
 
-def _progress(results_dir: Path, study: Study, cell: Cell) -> pd.DataFrame | None:
+def _progress(results: StudyResults, cell: Cell) -> pd.DataFrame | None:
     """None where the run is not finished, or its kept steps were not scored."""
-    paths = StudyPaths(results_dir).cell(cell)
-    scored = read_table(paths.validation)
-    if scored.empty or not paths.manifest.is_file():
+    scored, manifest = results.of(cell).validation, results.of(cell).manifest
+    if scored.empty or manifest is None:
         return None
-    scored = scored[scored["decoding"] == study.spec.evaluation.headline]
-    return None if scored.empty else progress(scored, read_manifest(paths.trajectory))
+    scored = scored[scored["decoding"] == results.headline]
+    return None if scored.empty else progress(scored, manifest)

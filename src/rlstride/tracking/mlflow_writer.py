@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from rlstride.errors import RequestError, WorkError
 from rlstride.study.study import Study
+from rlstride.tables.results import StudyResults
 from rlstride.tracking.runs import Run, cell_runs, study_run
 
 if TYPE_CHECKING:
@@ -69,8 +70,9 @@ def track(results_dir: Path, study: Study, tracking_uri: str) -> None:
 
 
 def _write_study(writer: "_Writer", results_dir: Path, study: Study) -> None:
+    results = StudyResults(results_dir, study)
     for cell in [*study.cells, *study.control_cells]:
-        runs = cell_runs(results_dir, study, cell)
+        runs = cell_runs(results, cell)
         if not runs:
             continue
         parent = writer.write(runs[0])

@@ -13,12 +13,11 @@ import pandas as pd
 
 from rlstride.atomic_files import sha256
 from rlstride.config.variants import parse_ablation
-from rlstride.evaluation.score_tables import asked_drift, read_table, read_tests
-from rlstride.ledger import read_ledger
-from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.study import Cell, Study
-from rlstride.trajectory.manifest import Manifest, read_manifest
+from rlstride.tables.results import CellResults, StudyResults
+from rlstride.trajectory.manifest import Manifest
 
 Metrics = dict[tuple[str, int], tuple[float, int]]  # (name, step) to (value, Unix time in ms)
 _VERDICTS = ("reproduced", "not reproduced", "inconclusive", "not run")
@@ -53,14 +52,13 @@ class Run:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def cell_runs(results_dir: Path, study: Study, cell: Cell) -> list[Run]:
+def cell_runs(results: StudyResults, cell: Cell) -> list[Run]:
     """A cell's run, and one for each variant that was scored; empty where the cell has no finished trajectory."""
-    paths = StudyPaths(results_dir).cell(cell)
-    if not paths.manifest.is_file():
+    study, measured = results.study, results.of(cell)
+    manifest, ledger = measured.manifest, measured.ledger
+    if manifest is None:
         return []
-    manifest = read_manifest(paths.trajectory)
-    ledger = read_ledger(paths.ledger)
-    started, ended = _times(ledger, paths.manifest)
+    started, ended = _times(ledger, measured.paths.manifest)
     parent = Run(
         key=_key(study, cell),
         name=str(cell),
@@ -68,13 +66,13 @@ def cell_runs(results_dir: Path, study: Study, cell: Cell) -> list[Run]:
         ended=ended,
         params=_cell_params(study, cell, manifest),
         metrics=_training_metrics(manifest, started)
-        | _validation_metrics(read_table(paths.validation), manifest, started)
-        | _spectra_metrics(paths, started)
-        | _drift_metrics(asked_drift(read_table(paths.drift), study.spec), started)
+        | _validation_metrics(measured.validation, manifest, started)
+        | _spectra_metrics(measured, started)
+        | _drift_metrics(measured.drift, started)
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
     )
-    return [parent, *_variant_runs(study, cell, read_tests(paths.accuracy, paths.ablation, study.spec), started, ended)]
+    return [parent, *_variant_runs(study, cell, measured.tests, started, ended)]
 
 
 def study_run(results_dir: Path, study: Study) -> Run:
@@ -172,8 +170,8 @@ def _validation_metrics(frame: pd.DataFrame, manifest: Manifest, started: int) -
     return metrics
 
 
-def _spectra_metrics(paths: CellPaths, started: int) -> Metrics:
-    frame = read_table(paths.spectra)
+def _spectra_metrics(measured: CellResults, started: int) -> Metrics:
+    frame = measured.spectra
     metrics: Metrics = {}
     if frame.empty:
         return metrics

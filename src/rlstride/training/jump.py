@@ -96,7 +96,7 @@ def cut_short(study: Study, cell: Cell, planned: PlannedJump, run: Run[Any]) -> 
         run.state_folder / _WINDOW,
         planned.window_step,
         keep_every=run.training.keep_every,
-        validate=StudyValidation(study, cell, run.base_folder) if method.uses_accuracy else None,
+        validate=StudyValidation(study, cell, run.base_folder) if method.spec.uses_accuracy else None,
         then="stop" if planned.jump.until is None else "go_on",
         target_accuracy=study.spec.extrapolation.target_accuracy,
         updates_per_step=updates,

@@ -1,9 +1,12 @@
 """Figures of what predicted models keep of the gain: over the share of the run that was seen, and over its cost."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from rlstride.config.methods import METHODS, Family
 from rlstride.report.figures import style
 from rlstride.report.figures.drawing import (
     Drawing,
@@ -21,14 +24,11 @@ _LAST = "last"
 _REFERENCES: dict[str, object] = {"full": "-", "base": ":"}
 _SHOWN = (-1.0, 1.4)  # a model that RL's update was overdone in can lose more than the base had
 _ORACLE = " (told the full accuracy)"
-# Methods that are read against each other: a row of panels for each kind, so that few lines share a panel.
-KINDS = {
-    "straight on": ("linear", "linear_validated", "first_update", "first_update_validated"),
-    "fitted to the window": ("relex", "taylor", "dmd"),
-    "low rank": ("alpharl", "alpharl_repo", "alpharl_oracle"),
-    "networks": ("next", "next_validated", "next_without_g", "next_without_l"),
-    "what the model says": ("logits", "logits_validated"),
-    "controls": ("norm_only", "random_direction"),
+# Methods that are read against each other: a row of panels for each family, so that few lines share a panel.
+FAMILIES = {
+    family: [name for name, method in METHODS.items() if method.family == family]
+    for family in get_args(Family)
+    if family != "floor"
 }
 
 
@@ -42,7 +42,7 @@ def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
         return None
     frame = frame.assign(place=100 * frame["window"])
     found = set(frame["method"])
-    kinds = {kind: [name for name in names if name in found] for kind, names in KINDS.items()}
+    kinds = {kind: [name for name in names if name in found] for kind, names in FAMILIES.items()}
     kinds = {kind: names for kind, names in kinds.items() if names} or {"": []}
     columns = [name for name in (*study.models, *study.algorithms) if name in set(frame["of"])]
     tests = headline(tables["accuracy"], study)

@@ -1,0 +1,151 @@
+"""What a study's cells measured: the one door from their files to tables, claims, findings and runs in MLflow.
+
+A cell's scores are read once, however many of these ask for them.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rlstride.evaluation.score_tables import asked_drift, asked_edits, problems_file, read_table
+from rlstride.ledger import read_ledger
+from rlstride.stats.pooling import Floats
+from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.study import Cell, Study
+from rlstride.trajectory.manifest import Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class CellResults:
+    """What one cell measured. What was not run is empty.
+
+    Attributes:
+        cell: whose results they are.
+        paths: where they lie.
+        study: what was asked for; None takes everything that was measured.
+    """
+
+    cell: Cell
+    paths: CellPaths
+    study: Study | None
+
+    @cached_property
+    def accuracy(self) -> pd.DataFrame:
+        """Rows on test problems of the models that are folders: base, controls, full run, predicted ones."""
+        return read_table(self.paths.accuracy)
+
+    @cached_property
+    def edits(self) -> pd.DataFrame:
+        """Rows on test problems of the edited models that the study asks for, and of the full run at their steps."""
+        return asked_edits(read_table(self.paths.ablation), self.study.spec if self.study else None)
+
+    @property
+    def tests(self) -> pd.DataFrame:
+        """Both of these."""
+        return _together(self.accuracy, self.edits)
+
+    @cached_property
+    def scores(self) -> dict[tuple[str, int, str], Floats]:
+        """Scores on the test problems, (problems,), by variant, step and decoding."""
+        edits = read_table(problems_file(self.paths.ablation))
+        frame = _together(
+            read_table(problems_file(self.paths.accuracy)), asked_edits(edits, self.study.spec if self.study else None)
+        )
+        if frame.empty:
+            return {}
+        frame = frame[frame["score"].notna()].sort_values("problem")
+        return {
+            (str(variant), int(str(step)), str(decoding)): rows["score"].to_numpy(dtype=float)
+            for (variant, step, decoding), rows in frame.groupby(["variant", "step", "decoding"], sort=True)
+        }
+
+    def last_scores(self, decoding: str) -> dict[str, Floats]:
+        """Scores by variant, each at its own last step: models edited on the way are not what claims are about."""
+        return {variant: each for (variant, _, at), each in self.scores.items() if at == decoding}  # steps ascend
+
+    def scores_at(self, step: int, decoding: str) -> dict[str, Floats]:
+        """Scores of the base, and of the full run and the models edited at one kept step."""
+        return {name: each for (name, of, at), each in self.scores.items() if at == decoding and of in (0, step)}
+
+    @cached_property
+    def validation(self) -> pd.DataFrame:
+        """Rows on validation problems of the base and the kept steps."""
+        return read_table(self.paths.validation)
+
+    @property
+    def spectra(self) -> pd.DataFrame:
+        """A row for each kept step and matrix; read anew, as it is large."""
+        return read_table(self.paths.spectra)
+
+    @cached_property
+    def dynamics(self) -> pd.DataFrame:
+        """A row for each matrix, rank and quantity of the movement."""
+        return read_table(self.paths.dynamics)
+
+    @cached_property
+    def drift(self) -> pd.DataFrame:
+        """How far the models that the study asks for are from the base in what they say."""
+        return asked_drift(read_table(self.paths.drift), self.study.spec if self.study else None)
+
+    @property
+    def tokens(self) -> pd.DataFrame:
+        """Which tokens' probabilities moved in them; read anew, as it is large."""
+        return asked_drift(read_table(self.paths.drift_tokens), self.study.spec if self.study else None)
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """Of the trajectory; None where the run is not finished."""
+        return read_manifest(self.paths.trajectory) if self.paths.manifest.is_file() else None
+
+    @cached_property
+    def ledger(self) -> list[dict[str, Any]]:
+        """What its jobs did and cost, by time of start."""
+        return read_ledger(self.paths.ledger)
+
+    def cut_short(self, variant: str) -> "CellResults":
+        """The run of this cell that is really cut short by a jump."""
+        return CellResults(self.cell, self.paths.jump(variant), self.study)
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """What a study's cells measured.
+
+    Attributes:
+        folder: results/{study}.
+        study: what was asked for.
+    """
+
+    folder: Path
+    study: Study
+    _read: dict[Cell, CellResults] = field(default_factory=dict, init=False)
+
+    @property
+    def headline(self) -> str:
+        """The decoding that claims are read at."""
+        return self.study.spec.evaluation.headline
+
+    def of(self, cell: Cell) -> CellResults:
+        """The results of one cell."""
+        if cell not in self._read:
+            self._read[cell] = CellResults(cell, StudyPaths(self.folder).cell(cell), self.study)
+        return self._read[cell]
+
+    def last_scores(self, cells: list[Cell]) -> dict[Cell, dict[str, Floats]]:
+        """Test scores by cell and variant at the headline decoding; a cell that was not scored has none."""
+        return {cell: self.of(cell).last_scores(self.headline) for cell in cells}
+
+
+def _together(*frames: pd.DataFrame) -> pd.DataFrame:
+    full = [frame for frame in frames if not frame.empty]
+    return pd.concat(full, ignore_index=True) if full else pd.DataFrame()
+
+
+def finite(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame with infinite numbers as missing ones: a table has no word for them."""
+    cleaned: pd.DataFrame = frame.replace([np.inf, -np.inf], np.nan)
+    return cleaned

@@ -1,0 +1,484 @@
+"""Every table of a study: the one list. A new one is an entry here and the function that it names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rlstride.study.plan import drift_steps
+from rlstride.study.stride_pairs import twins_of
+from rlstride.study.study import Cell, Study
+from rlstride.tables.table import Table, interval
+
+
+def _runs(study: Study) -> list[Cell]:
+    return [*study.cells, *study.control_cells]
+
+
+def _jumping(study: Study) -> list[Cell]:
+    return study.jumping_cells
+
+
+def _paired(study: Study) -> list[Cell]:
+    return [cell for twins in twins_of(study) for cell in twins.cells]
+
+
+def _has_jumps(study: Study) -> bool:
+    return bool(study.jumping_cells)
+
+
+def _has_pairs(study: Study) -> bool:
+    return bool(twins_of(study))
+
+
+def _has_drift(study: Study) -> bool:
+    return bool(drift_steps(study.spec))
+
+
+def _headline(study: Study) -> Mapping[str, Any]:
+    return {"headline": study.spec.evaluation.headline}
+
+
+def _predicted(study: Study) -> Mapping[str, Any]:
+    asked = study.spec.extrapolation
+    return {**_headline(study), "methods": asked.methods, "windows": asked.windows}
+
+
+def _jumps(study: Study) -> Mapping[str, Any]:
+    return {**_headline(study), "jumps": study.spec.extrapolation.model_dump(mode="json")["jumps"]}
+
+
+_TESTS = ("accuracy", "ablation")
+_STEP = {"step": "The kept step; 0 is the base."}
+_VARIANT = {"variant": "The model: base, frozen, full, an edit such as rank_1, or window_W_METHOD."}
+_DECODING = {"decoding": "How completions were drawn; a name in the study."}
+_DRAWN = {"n": "Problems.", "samples": "Completions of each problem that its score is the mean of."}
+_ACCURACY = {
+    "accuracy": "Share of completions that the verifier accepts, mean over problems.",
+    "low": "Lower end of accuracy's 95 % interval, from a bootstrap over problems.",
+    "high": "Its upper end.",
+}
+_SCORED = {
+    **_VARIANT,
+    **_STEP,
+    "task": "The task that problems are drawn from.",
+    "split": "validation (what methods may look at) or test (what is reported).",
+    **_DECODING,
+    **_DRAWN,
+    **_ACCURACY,
+    "seconds": "Of generating and scoring.",
+    "tokens": "Generated, end-of-sequence tokens included.",
+}
+_FORMATS = {"format_*": "Share of completions in this solution format of the pretraining mixture."}
+_POOL = {
+    "pool": "What the runs are pooled over: rl (all RL runs), algorithm, model (its RL runs), supervised.",
+    "of": "The pool's name.",
+}
+_CELLS = {"cells": "Runs that have the figure."}
+_KEPT = {
+    **interval("relative", "Share of the full run's accuracy."),
+    **interval("gain", "Share of the full run's gain over the base; no ends where that is not told from 0."),
+}
+_BESIDE = {
+    "last": "Accuracy of RL that stops at the window's last kept step: the floor.",
+    "base": "Accuracy of the base.",
+    "full": "Accuracy of the full run.",
+}
+_OVER_LAST = interval("over_last", "Accuracy less that of RL that stops there, on the same problems.")
+_METHOD = {"window": "Share of the steps that the method saw.", "method": "The extrapolation method."}
+_ORACLE = {"oracle": "Whether it was told the full run's accuracy, which nobody who stops there has."}
+_UNITS = ("steps", "seconds", "tokens")
+_SPEED_UPS = {f"{unit}_speed_up": f"The full run's {unit} over the shortened run's." for unit in _UNITS}
+_PARTS = {
+    "train": "RL up to the window's last kept step",
+    "validation": "scoring the kept steps whose accuracy the method uses",
+    "fit": "fitting, choosing and writing the prediction",
+    "window": "all of these: the shortened run",
+    "full": "RL to the end",
+}
+
+_ALL = (
+    Table(
+        "accuracy",
+        "Accuracy of every variant of every cell on the test problems, at each decoding, with 95 % intervals from a "
+        "bootstrap over problems.",
+        _SCORED,
+        "rows:accuracy_rows",
+        reads=_TESTS,
+        order=("variant", "step", "decoding"),
+        more_columns=_FORMATS,
+    ),
+    Table(
+        "learning",
+        "What RL did to every cell: base, frozen control and trained model on the test problems at each decoding, and "
+        "the gain over the frozen control, with 95 % intervals from a bootstrap over problems.",
+        {
+            **_DECODING,
+            **_DRAWN,
+            **interval("base", "Accuracy of the base."),
+            **interval("frozen", "Accuracy of the frozen control (learning rate 0)."),
+            **interval("full", "Accuracy of the trained model."),
+            **interval("gain", "full less frozen on the same problems."),
+            "learns": "Whether the gain's interval lies above 0.",
+        },
+        "learning:learning_rows",
+        reads=("accuracy",),
+        order=("decoding",),
+        with_learning_rate=True,
+    ),
+    Table(
+        "dominance",
+        "What edited models keep of each run: relative accuracy and recovered gain, with paired intervals.",
+        {**_STEP, **_DECODING, "variant": "The edited model.", **_DRAWN, **_ACCURACY, **_KEPT},
+        "dominance:dominance_rows",
+        reads=_TESTS,
+        order=("step", "decoding", "variant"),
+    ),
+    Table(
+        "recovery",
+        "What edited models keep of RL, pooled over all runs, over each algorithm and over each model, with intervals "
+        "over cells and problems.",
+        {
+            **_POOL,
+            "variant": "The edited model, of the runs' last step.",
+            **_DECODING,
+            **_CELLS,
+            **interval("accuracy", "Mean accuracy."),
+            **_KEPT,
+            **interval("over_random", "Accuracy less that of rank_1_random, a random update of the same norm."),
+        },
+        "recovery:recovery_table",
+        reads=_TESTS,
+        pooled=True,
+        decided_by=_headline,
+    ),
+    Table(
+        "ranks",
+        "How many ranks the gain needs at each edited step, pooled over all runs, over each algorithm and over each "
+        "model, with 95 % intervals.",
+        {
+            **_POOL,
+            **_DECODING,
+            **_CELLS,
+            **_STEP,
+            "ranks_to": "The largest rank that was scored.",
+            **interval("base", "Accuracy of the base."),
+            **interval("full", "Accuracy of the run at the step."),
+            **interval("gain", "full less base."),
+            **interval("in_scope_gain", "Share of the gain that the whole in-scope update keeps."),
+            **interval("rank_1_share", "The rank-1 model's share of the in-scope gain."),
+            **interval(
+                "rank_needed",
+                "The smallest scored rank with nine tenths of the in-scope gain; twice ranks_to where none has.",
+            ),
+        },
+        "ranks:ranks_table",
+        reads=_TESTS,
+        pooled=True,
+        decided_by=_headline,
+    ),
+    Table(
+        "extrapolation",
+        "What the models predicted from a first part of each run keep of its accuracy and gain, beside that "
+        "part's last "
+        "step, and what they save in steps, tokens and wall-clock with every cost inside.",
+        {
+            **_METHOD,
+            **_ORACLE,
+            "step": "The window's last kept step.",
+            **_DECODING,
+            **_DRAWN,
+            **_ACCURACY,
+            **_BESIDE,
+            **_KEPT,
+            **_OVER_LAST,
+            **{f"{part}_{unit}": f"{unit}: {about}." for unit in _UNITS[1:] for part, about in _PARTS.items()},
+            **_SPEED_UPS,
+            "not_applicable": "Why there is no such model: the window is too short for the method.",
+        },
+        "extrapolation:extrapolation_rows",
+        reads=("accuracy", "validation"),
+        order=("window", "method", "decoding"),
+        decided_by=_predicted,
+    ),
+    Table(
+        "extrapolation-pooled",
+        "What predicted models keep and save by window and method, pooled over all runs, over each algorithm and over "
+        "each model, with 95 % intervals over cells and problems.",
+        {
+            **_POOL,
+            **_METHOD,
+            **_ORACLE,
+            **_DECODING,
+            **_CELLS,
+            **interval("accuracy", "Mean accuracy."),
+            **_KEPT,
+            **_OVER_LAST,
+            **{column: text for name, about in _SPEED_UPS.items() for column, text in interval(name, about).items()},
+        },
+        "extrapolation:pooled_extrapolation",
+        reads=("accuracy", "validation"),
+        pooled=True,
+        decided_by=_predicted,
+    ),
+    Table(
+        "jumps",
+        "What the runs that really stop at a window with a predicted model, or go on from one, keep of the full run's "
+        "accuracy and gain, and what they save by their own clock with every cost inside.",
+        {
+            "jump": "The jump's name in the study.",
+            "method": "Whose prediction was put in.",
+            "window": "Share of the steps after which it was asked.",
+            "window_step": "The last kept step before it.",
+            "last_step": "The step at which the run ended.",
+            **_DECODING,
+            **_DRAWN,
+            **_ACCURACY,
+            **_BESIDE,
+            **_KEPT,
+            **_OVER_LAST,
+            "train_seconds": "seconds: RL up to the window.",
+            "validation_seconds": "seconds: scoring kept steps, where the method is told of them.",
+            "extrapolation_seconds": "seconds: reading, fitting, predicting.",
+            "after_seconds": "seconds: RL from there on.",
+            "window_seconds": "seconds: all of these.",
+            "full_seconds": "seconds: RL to the end.",
+            "saved_seconds": "seconds: full less window.",
+            "window_tokens": "tokens: of the shortened run, scoring inside.",
+            "full_tokens": "tokens: of the full run.",
+            **_SPEED_UPS,
+        },
+        "jumps:jump_rows",
+        reads=("accuracy", "validation"),
+        order=("jump", "decoding"),
+        cells=_jumping,
+        is_asked=_has_jumps,
+        decided_by=_jumps,
+    ),
+    Table(
+        "validation",
+        "Accuracy of the base and of each kept step on the validation problems, which are all that methods may look "
+        "at.",
+        _SCORED,
+        "rows:validation_rows",
+        reads=("validation",),
+        order=("step", "decoding"),
+        more_columns=_FORMATS,
+        with_learning_rate=True,
+        cells=_runs,
+    ),
+    Table(
+        "spectra",
+        "Norms, leading shares and ranks of the updates at each kept step, by kind of matrix and by layer.",
+        {
+            **_STEP,
+            "layer": "The decoder layer, from 0.",
+            "kind": "The kind of matrix, such as q_proj.",
+            "modules": "In-scope matrices of this kind in the layer.",
+            "rows": "Of the matrix.",
+            "cols": "Of the matrix.",
+            "frobenius": "|D|F of the update D = Wt - W0.",
+            "share_1": "s1 / |D|F.",
+            "stable_rank": "|D|F^2 / s1^2.",
+            "entropy_rank": "exp of the entropy of the squared singular values as shares.",
+        },
+        "rows:spectra_rows",
+        reads=("spectra",),
+        order=("step", "layer", "kind"),
+        more_columns={
+            "sparsity_*": "Share of the entries that changed by at most this much.",
+            "ties_1": "Matrices whose first two singular values are equal to rounding.",
+        },
+    ),
+    Table(
+        "drift",
+        "How far the kept steps and edited models of every run are from their base in what they say: KL divergence in "
+        "nats per completion with 95 % intervals from a bootstrap over problems, changed argmax, entropies and "
+        "solution "
+        "formats.",
+        {
+            **{name: about for name, about in _SCORED.items() if name not in (*_ACCURACY, "seconds")},
+            **interval("kl_to_base", "KL(model || base) on the model's completions, nats per completion."),
+            "kl_first": "The part of it at the first position.",
+            "kl_per_token": "kl_to_base over the tokens of a completion.",
+            **interval("kl_from_base", "KL(base || model) on the base's completions, nats per completion."),
+            "argmax_changed": "Share of positions at which the likeliest token differs from the base's.",
+            "entropy": "Of the model's next token, nats, mean over positions.",
+            "entropy_base": "Of the base's.",
+        },
+        "rows:drift_rows",
+        reads=("drift",),
+        order=("variant", "step"),
+        more_columns=_FORMATS,
+        cells=_runs,
+        is_asked=_has_drift,
+    ),
+    Table(
+        "tokens",
+        "Which tokens' probabilities moved from the base, at the first position of a completion and at the later ones.",
+        {
+            **_VARIANT,
+            **_STEP,
+            "place": "first or later positions of a completion.",
+            "token_id": "The token.",
+            "token": "Its text.",
+            "positions": "Positions that the figures are means over.",
+            "probability": "Under the model.",
+            "probability_base": "Under the base.",
+            "change": "Mean of model less base.",
+            "absolute_change": "Mean of |model less base|.",
+            "share": "Of all absolute change of the model, over places and tokens.",
+        },
+        "rows:token_rows",
+        reads=("drift_tokens",),
+        order=("variant", "step", "place", "token_id"),
+        cells=_runs,
+        is_asked=_has_drift,
+    ),
+    Table(
+        "dynamics",
+        "How linear the trajectories are, beside the same fits on noise and their errors on held-out future steps.",
+        {
+            "quantity": "What is measured; docs/claims.md says how.",
+            "rank": "Of the singular pair; 0: the whole update.",
+            "value": "Mean over the in-scope matrices.",
+            "low": "Lower end of its 95 % interval, from a bootstrap over matrices.",
+            "high": "Its upper end.",
+            "modules": "Matrices.",
+        },
+        "rows:dynamics_rows",
+        reads=("dynamics",),
+        order=("quantity", "rank"),
+    ),
+    Table(
+        "movement",
+        "Norms, angles and flat pictures of every run's update at each kept step.",
+        {
+            **_STEP,
+            "rank": "Of the singular pair; 0: the whole update.",
+            "norm": "|D(t)|F, mean over the in-scope matrices.",
+            "angle_to_last_degrees": "Angle of u(t) to that of the last step, mean over matrices.",
+            "angle_to_previous_degrees": "Angle of u(t) to that of the kept step before.",
+            "pca_1": "First principal component of all in-scope matrices together; the base is at 0.",
+            "pca_2": "The second.",
+            "tsne_1": "First axis of t-SNE.",
+            "tsne_2": "The second.",
+        },
+        "rows:movement_rows",
+        reads=("dynamics",),
+        order=("step", "rank"),
+    ),
+    Table(
+        "linearity",
+        "How linear the movement is, pooled over all runs, over each algorithm and over each model, beside the same "
+        "figures on random walks.",
+        {
+            **_POOL,
+            "quantity": "As in dynamics.csv; _over_: a difference to, or a share of, what follows, matrix by matrix.",
+            "rank": "Of the singular pair; 0: the whole update.",
+            **_CELLS,
+            "value": "Mean over matrices and runs.",
+            "low": "Lower end of its 95 % interval, over runs and matrices.",
+            "high": "Its upper end.",
+        },
+        "linearity:linearity_table",
+        reads=("dynamics",),
+        pooled=True,
+    ),
+    Table(
+        "strides",
+        "What every striding run took, of the steps, seconds and tokens of its plain twin, to the validation "
+        "accuracy at "
+        "which that one ends, and how the two differ on test problems at their last step, with a paired 95 % interval.",
+        {
+            "model": "The model's name.",
+            "algorithm": "Of plain RL.",
+            "seed": "Of both runs.",
+            "task": "The task.",
+            **_DECODING,
+            "learning_rate": "Of plain RL.",
+            "stride_learning_rate": "Of the striding run.",
+            "base": "Validation accuracy that both start from.",
+            "goal": "Plain RL's at its last step, made monotone over steps.",
+            "steps": "That plain RL takes to the goal.",
+            "stride_steps": "That the striding run takes; infinite where it never gets there.",
+            **{f"{unit}_ratio": f"{unit} to the goal, striding over plain." for unit in _UNITS},
+            **{f"steps_ratio_{share}": f"Steps to {share} of plain RL's gain, likewise." for share in (0.5, 0.8, 0.9)},
+            "end": "Plain RL's last test accuracy.",
+            "stride_end": "The striding run's.",
+            **interval("end_difference", "stride_end less end on the same problems."),
+            "jumps": "That the striding run took.",
+            "jumps_taken_back": "After a later batch's scores fell beyond noise.",
+            "searches": "For a jump.",
+            "search_share": "The searches' share of the training's time.",
+        },
+        "strides:strides_table",
+        reads=("validation", "manifest", "accuracy"),
+        pooled=True,
+        cells=_paired,
+        is_asked=_has_pairs,
+        decided_by=_headline,
+    ),
+    Table(
+        "stride-progress",
+        "Accuracy on validation problems of every kept step of the striding runs and of their plain twins, with 95 % "
+        "intervals over problems, beside the steps, seconds and tokens of training that it took.",
+        {
+            "model": "The model's name.",
+            "algorithm": "Of plain RL, for both runs.",
+            "seed": "Of both runs.",
+            "stride": "Whether it is the striding run.",
+            **_DECODING,
+            **_STEP,
+            "seconds": "Of training up to the step.",
+            "tokens": "Of training up to the step.",
+            **_ACCURACY,
+            "monotone": "accuracy made monotone over steps (isotonic regression).",
+        },
+        "strides:progress_table",
+        reads=("validation", "manifest"),
+        pooled=True,
+        cells=_paired,
+        is_asked=_has_pairs,
+        decided_by=_headline,
+    ),
+    Table(
+        "training",
+        "Reward, completion tokens and seconds of every RL step of every run.",
+        {
+            "step": "Of RL, from 1.",
+            "reward": "Mean over the step's rollouts; none in supervised runs.",
+            "tokens": "Of the step's completions.",
+            "seconds": "Of the step, without keeping weights.",
+        },
+        "rows:training_rows",
+        reads=("manifest",),
+        order=("step",),
+        cells=_runs,
+    ),
+    Table(
+        "ledger",
+        "What each job did, how long it took and how much memory it held.",
+        {
+            "stage": "The verb that worked.",
+            "status": "done or failed.",
+            "started": "When, in UTC.",
+            "seconds": "From start to end.",
+            "peak_rss_mib": "The most memory that the process held, MiB.",
+        },
+        "rows:ledger_rows",
+        reads=(),  # what every other table is made from: see inputs_of
+        order=("stage", "started"),
+        cells=_runs,
+    ),
+)
+TABLES: Mapping[str, Table] = {table.name: table for table in _ALL}
+
+
+def tables_of(study: Study) -> list[str]:
+    """The tables that a study's pipeline makes; the others are about stages that the study leaves out."""
+    return [name for name, table in TABLES.items() if table.is_asked(study)]
+
+
+def inputs_of(study: Study) -> dict[str, list[str]]:
+    """The files that each of a study's tables is made from; the ledger is about all jobs, so it comes after all."""
+    inputs = {name: [str(file) for file in TABLES[name].inputs(study)] for name in tables_of(study)}
+    return inputs | {"ledger": sorted({file for files in inputs.values() for file in files})}
