@@ -7,6 +7,7 @@ from pathlib import Path
 import transformers
 from safetensors.torch import save_file
 
+from rlstride.config.algorithms import ALGORITHMS
 from rlstride.config.stride import Stride
 from rlstride.extrapolation.extrapolate_callback import ExtrapolateCallback
 from rlstride.processes import join_processes
@@ -16,7 +17,6 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.study import Cell
 from rlstride.tasks import build_task
-from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run
 
 
@@ -34,7 +34,7 @@ def main(kind: str, study_file: Path, out: Path) -> None:
         device="cpu",
         processes=processes.num_processes,
     )
-    trainer = TRAINERS["grpo"](run)
+    trainer = ALGORITHMS["grpo"].load()(run)
     trainer.create_model_card = lambda *args, **kwargs: None
     if kind == "stride":
         settings = Stride(window=1, longest_window=1, significance=0.99, overlap=0.01, first_reach=8.0)

@@ -273,6 +273,10 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("--study", type=Path, metavar="FILE", help="only this study's cells (default: every cell found)")
     verb.add_argument("--tables", metavar="NAME[,NAME]", help="only these, such as accuracy,learning (default: all)")
 
+    verb = _verb(verbs, "judge", run.judge, "the verdict on every published claim, from what the cells measured")
+    verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}")
+    verb.add_argument("--study", type=Path, metavar="FILE", help="default: RESULTS_DIR/study.yaml")
+
     verb = _verb(verbs, "report", run.report, "claims, figures and one HTML page from the study's tables")
     verb.add_argument("results", type=Path, metavar="RESULTS_DIR", help="results/{study}, after rlstride collect")
     verb.add_argument(
@@ -280,6 +284,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="where the headline decoding is named (default: RESULTS_DIR/study.yaml)",
+    )
+    verb.add_argument(
+        "--claims", type=Path, metavar="FILE.csv", help="what rlstride judge wrote (default: judge the claims now)"
     )
     _writes(verb, "DIR")
 

@@ -219,6 +219,17 @@ def collect(options: argparse.Namespace) -> None:
     collect(options.results, load_study(options.study) if options.study else None, tables)
 
 
+def judge(options: argparse.Namespace) -> None:
+    """Gives every claim its verdict."""
+    with _imports():
+        from rlstride.claims.table import judge
+        from rlstride.study.load import load_study
+
+    claims = judge(options.results, load_study(options.study or options.results / "study.yaml"))
+    for verdict, number in claims["verdict"].value_counts().items():
+        print(f"{number} {verdict}")
+
+
 def report(options: argparse.Namespace) -> None:
     """Writes claims, figures and the page."""
     with _imports("report"):
@@ -226,7 +237,7 @@ def report(options: argparse.Namespace) -> None:
         from rlstride.study.load import load_study
 
     study = load_study(options.study or options.results / "study.yaml")
-    write_report(options.results, study, options.out, force=options.force)
+    write_report(options.results, study, options.out, claims_file=options.claims, force=options.force)
 
 
 def track(options: argparse.Namespace) -> None:

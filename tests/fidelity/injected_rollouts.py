@@ -10,11 +10,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer
 from trl import RLOOTrainer
 
-from rlstride.config.algorithms import Optimisation
+from rlstride.config.algorithms import ALGORITHMS, Optimisation
 from rlstride.config.study_file import Training
 from rlstride.study.load import load_study
 from rlstride.tasks import build_task
-from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run
 
 EPISODES = [  # prompt, completion, score: two of each prompt, of four lengths
@@ -55,7 +54,7 @@ def build_trainer(algorithm: Optimisation, base: Path, folder: Path, processes: 
         device="cpu",
         processes=processes,
     )
-    trainer = TRAINERS[algorithm.trainer](run)
+    trainer = ALGORITHMS[algorithm.trainer].load()(run)
     tokenizer = trainer.processing_class
 
     def share(prompts: list[str]) -> list[tuple[str, str, float]]:

@@ -11,13 +11,14 @@ import torch
 from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
+from rlstride.config import algorithms
 from rlstride.config.algorithms import GRPO, RLOO, Distillation
 from rlstride.config.study_file import Decoding
 from rlstride.evaluation.benchmark import generation_options
 from rlstride.evaluation.lm import Bench, CountingHFLM
 from rlstride.evaluation.models import parse_models
 from rlstride.generation import asked_generation, settled_sampling
-from rlstride.training.registry import TRAINERS, build_trainer
+from rlstride.training.registry import build_trainer
 
 PROMPT = "3+5-9="
 END = 1
@@ -173,7 +174,7 @@ def test_rollouts_are_those_of_the_same_base_and_teacher_without_defaults(algori
     for name, own, build in (
         ("plain", {}, build_trainer),
         ("changed", LEAKING, build_trainer),
-        ("as TRL has it", LEAKING, lambda run: TRAINERS[run.algorithm.trainer](run)),
+        ("as TRL has it", LEAKING, lambda run: algorithms.ALGORITHMS[run.algorithm.trainer].load()(run)),
     ):
         teacher = folder_with(tmp_path / name / "teacher", own, seed=1) if algorithm in ("student", "teacher") else None
         run = replace(fixed.run_of(ALGORITHMS[algorithm], tmp_path / name, teacher=teacher), seed=0)

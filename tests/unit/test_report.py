@@ -8,9 +8,8 @@ import pytest
 from synthetic_study import ACCURACIES, striding_study, synthetic_study, write_cells, write_dynamics
 
 from rlstride.errors import RequestError
-from rlstride.report.figures.write import FIGURES
+from rlstride.report.figures.specs import FIGURES, figures_of
 from rlstride.report.page import write_report
-from rlstride.study.figures import figures_of
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
 from rlstride.tables.collect import collect
@@ -144,7 +143,7 @@ def test_what_was_not_run_is_said_and_breaks_nothing(tmp_path: Path) -> None:
     page = (results / "report/index.html").read_text()
     assert "rank-1 models were not run" in page
     assert "linear dynamics were not measured" in page
-    asked = figures_of(synthetic_study(models=["tiny-llama"]))
+    asked = [figure.name for figure in figures_of(synthetic_study(models=["tiny-llama"]))]
     for spec in FIGURES:
         if spec.name not in asked:
             continue
@@ -204,8 +203,8 @@ def test_a_study_has_no_figure_of_a_stage_that_it_does_not_ask_for_even_where_an
 
 def test_each_figure_can_be_asked_for_by_a_study() -> None:
     of_strides = {"stride_over_steps", "stride_over_seconds"}
-    assert {*figures_of(edited_on_the_way())} == {spec.name for spec in FIGURES} - of_strides
-    assert of_strides < {*figures_of(striding_study())}
+    assert {figure.name for figure in figures_of(edited_on_the_way())} == {spec.name for spec in FIGURES} - of_strides
+    assert of_strides < {figure.name for figure in figures_of(striding_study())}
 
 
 def test_a_report_before_collect_is_refused(tmp_path: Path) -> None:

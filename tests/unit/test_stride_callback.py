@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
+from rlstride.config import algorithms
 from rlstride.config.stride import Stride
 from rlstride.rollouts import token_logps
 from rlstride.stride.callback import StrideCallback
@@ -23,7 +24,6 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import build_task
-from rlstride.training.registry import TRAINERS
 from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
 
 __all__ = ["study_file"]  # the fixture
@@ -54,7 +54,9 @@ def run_of(study: Study, algorithm: str, state: Path, steps: int = 6) -> Run[Any
 
 def trainer_of(study: Study, algorithm: str, state: Path, steps: int = 6) -> Trainer:
     set_seed(0)
-    trainer = TRAINERS[study.algorithm(Cell("random", algorithm, 0)).trainer](run_of(study, algorithm, state, steps))
+    trainer = algorithms.ALGORITHMS[study.algorithm(Cell("random", algorithm, 0)).trainer].load()(
+        run_of(study, algorithm, state, steps)
+    )
     trainer.create_model_card = lambda *args, **kwargs: None
     return trainer
 

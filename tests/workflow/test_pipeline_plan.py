@@ -13,7 +13,7 @@ from rlstride.tables.specs import tables_of
 # Of 2 models x 2 algorithms x 1 seed, and a control for each model and seed.
 CELLS, RUNS, MODELS = 4, 6, 2
 TABLES = tables_of(load_study(DEFAULT_STUDY))
-GATHER = {"collect_table": len(TABLES), "write_report": 1, "track_study": 1}
+GATHER = {"collect_table": len(TABLES), "judge_claims": 1, "write_report": 1, "track_study": 1}
 DEFAULT_JOBS = {
     "pretrain_base": MODELS,
     "train_cell": RUNS,

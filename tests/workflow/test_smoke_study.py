@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from rlstride.config.algorithms import PolicyGradient
 from rlstride.config.study_file import AlgorithmsFile
 from rlstride.config.yaml_files import validate_entries
-from rlstride.study.figures import figures_of
+from rlstride.report.figures.specs import figures_of
 from rlstride.study.load import load_study
 from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
 from rlstride.study.study import Study
@@ -216,7 +216,7 @@ def test_the_report_is_one_page_that_needs_no_other_file(finished: Finished) -> 
     assert "<script src" not in page
     assert 'rel="stylesheet"' not in page
     figures = list((finished.root / "report" / "figures").glob("*.svg"))
-    assert {figure.stem for figure in figures} == set(figures_of(finished.study))
+    assert {figure.stem for figure in figures} == {figure.name for figure in figures_of(finished.study)}
     assert all(figure.stat().st_size > 1000 for figure in figures)
 
 

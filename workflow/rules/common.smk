@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import update_config
 
-from rlstride.study.figures import figures_of
+from rlstride.report.figures.specs import figures_of
 from rlstride.config.yaml_files import read_yaml
 from rlstride.study.load import resolve_study, resolved_yaml
 from rlstride.study.study import Cell

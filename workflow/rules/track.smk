@@ -6,6 +6,7 @@
 rule track_study:
     input:
         tables=expand(rules.collect_table.output.csv, table=TABLES),
+        claims=rules.judge_claims.output,
         report=rules.write_report.output,
     output:
         marker=touch(PATHS.root / "tracking.done"),

@@ -24,7 +24,6 @@ from rlstride.budget.estimates import (
     tried_in_cell,
 )
 from rlstride.budget.sizes import model_parameters
-from rlstride.config.algorithms import DAPO, PPO, PolicyGradient
 from rlstride.config.models import TinyModel
 from rlstride.study.plan import drift_steps, edit_decodings, kept_steps, planned_jumps, predictions
 from rlstride.study.study import Study
@@ -126,14 +125,8 @@ def _pretrain(work: _Work) -> _Cost:
 
 def _train(work: _Work) -> _Cost:
     rollouts = work.spec.training.steps * completions_per_step(work.study)
-    copies, factor = _TRAINED_COPIES[work.spec.device], 1.0
-    if isinstance(work.algorithm, PPO):  # a value model as large as the policy; measured in docs/benchmarks.md
-        copies, factor = 2 * copies, 1.8
-    elif isinstance(work.algorithm, DAPO):  # draws again, until the batch is full
-        factor = float(work.algorithm.max_rounds)
-    if isinstance(work.algorithm, PolicyGradient):
-        factor *= max(1.0, 0.5 * work.algorithm.updates_per_step) * (1.0 if work.algorithm.stride is None else 1.3)
-    return copies, work.completions(factor * rollouts, ROLLOUT_SECONDS, 1.0)
+    models, factor = (work.algorithm.models_in_memory, work.algorithm.cost) if work.algorithm else (1, 1.0)
+    return models * _TRAINED_COPIES[work.spec.device], work.completions(factor * rollouts, ROLLOUT_SECONDS, 1.0)
 
 
 def _evaluate_steps(work: _Work) -> _Cost:

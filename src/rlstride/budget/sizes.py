@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlstride.config.adapters import C3A, AdaLoRA, Adapter
+from rlstride.config.adapters import Adapter
 from rlstride.config.models import PublishedModel, TinyModel
 
 TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
@@ -29,7 +29,7 @@ def adapter_parameters(adapter: Adapter, model: Model) -> int | None:
     config = _configuration(model)
     if config is None:
         return None
-    layer = sum(_adapter_of_matrix(adapter, rows, cols) for rows, cols in layer_matrices(config))
+    layer = sum(adapter.parameters(rows, cols) for rows, cols in layer_matrices(config))
     return layer * int(config["num_hidden_layers"])
 
 
@@ -54,16 +54,6 @@ def layer_matrices(config: dict[str, Any]) -> list[tuple[int, int]]:
         *((queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries)),
         *((wide, hidden), (wide, hidden), (hidden, wide)),
     ]
-
-
-def _adapter_of_matrix(adapter: Adapter, rows: int, cols: int) -> int:
-    match adapter:
-        case AdaLoRA():  # kept at its first rank, masked triplets and all
-            return adapter.first_rank * (rows + cols + 1)
-        case C3A():
-            return rows * cols // adapter.block_size
-        case _:  # PRILoRA's ranks have their mean here
-            return adapter.rank * (rows + cols)
 
 
 def _configuration(model: Model) -> dict[str, Any] | None:

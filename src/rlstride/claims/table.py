@@ -1,30 +1,35 @@
-"""The claims table: for each claim the published figure, the measured one, its control, and a verdict from them.
+"""Every claim: the one list, and its table. A new one is an entry of one of the modules named here."""
 
-docs/claims.md states the rules for people; rlstride.claims.verdicts holds them.
-"""
-
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 
-from rlstride.claims import extrapolation as extrapolation_claims
-from rlstride.claims import movement as movement_claims
-from rlstride.claims import ranks as rank_claims
-from rlstride.claims.row import Claim
-from rlstride.tables.evidence import Evidence, gather
+from rlstride.claims import extrapolation, movement, ranks
+from rlstride.claims.claim import Claim, ClaimRow
+from rlstride.study.paths import StudyPaths
+from rlstride.study.study import Study
+from rlstride.tables.collect import write_table
+from rlstride.tables.evidence import gather
 from rlstride.tables.results import StudyResults
 
-_FAMILIES: tuple[Callable[[str, Evidence], Iterable[Claim]], ...] = (
-    rank_claims.learning,
-    rank_claims.dominance,
-    rank_claims.within_scope,
-    movement_claims.norm_share,
-    movement_claims.linear_dynamics,
-    movement_claims.lines_in_the_step,
-    extrapolation_claims.alpharl,
-    extrapolation_claims.speed_up,
-)
+CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in (*ranks.CLAIMS, *movement.CLAIMS, *extrapolation.CLAIMS)}
+
+
+def judge(results_dir: Path, study: Study) -> pd.DataFrame:
+    """Judges a study's claims, and writes ``tables/claims.csv``.
+
+    Args:
+        results_dir: results/{study}, with the cells' tables.
+        study: names the cells and the headline decoding.
+
+    Returns:
+        What is written.
+    """
+    claims = claims_table(StudyResults(results_dir, study))
+    write_table(StudyPaths(results_dir).tables / "claims.csv", claims)
+    return claims
 
 
 def claims_table(results: StudyResults) -> pd.DataFrame:
@@ -36,12 +41,9 @@ def claims_table(results: StudyResults) -> pd.DataFrame:
     Returns:
         One row for each claim and algorithm, claims together; where its data are missing, the verdict is ``not run``.
     """
-    by_algorithm = {
-        name: gather(results, [cell for cell in results.study.cells if cell.algorithm == name])
-        for name in results.study.algorithms
+    study = results.study
+    evidence = {
+        name: gather(results, [cell for cell in study.cells if cell.algorithm == name]) for name in study.algorithms
     }
-    rows = []
-    for family in _FAMILIES:
-        found = [list(family(name, evidence)) for name, evidence in by_algorithm.items()]
-        rows += [claim for same_claim in zip(*found, strict=True) for claim in same_claim]
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(Claim.__dataclass_fields__))
+    rows = [claim.row(name, evidence[name]) for claim in CLAIMS.values() for name in study.algorithms]
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(ClaimRow.__dataclass_fields__))

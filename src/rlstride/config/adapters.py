@@ -3,18 +3,36 @@
 Every kind covers the 2-D weights inside the decoder layers; all other weights stay the base's.
 """
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
+from rlstride.config.kinds import Kind, kinds, union_of
 from rlstride.config.section import Share, Strict
 
 
-class LowRank(Strict):
+class AdapterSection(Strict):
+    """What every kind of adapter has."""
+
+    if TYPE_CHECKING:
+        kind: str
+
+    @abstractmethod
+    def parameters(self, rows: int, cols: int) -> int:
+        """Trained parameters of one matrix's update."""
+
+
+class LowRank(AdapterSection):
     """What the kinds have whose update is a product of two thin matrices."""
 
     rank: int = Field(default=8, ge=1, description="Rank of each matrix's update; NExt's is 64 (arXiv 2604.11446).")
     alpha: float = Field(default=4, gt=0, description="The update is alpha / rank times the factors' product.")
+
+    def parameters(self, rows: int, cols: int) -> int:
+        """Of both factors; PRILoRA's ranks have their mean here."""
+        return self.rank * (rows + cols)
 
 
 class LoRA(LowRank):
@@ -47,6 +65,10 @@ class AdaLoRA(LowRank):
         """The rank of each matrix at the start."""
         return -(-3 * self.rank // 2) if self.initial_rank is None else self.initial_rank
 
+    def parameters(self, rows: int, cols: int) -> int:
+        """It is kept at its first rank, masked triplets and all."""
+        return self.first_rank * (rows + cols + 1)
+
     @model_validator(mode="after")
     def _ranks_shrink(self) -> "AdaLoRA":
         if self.first_rank <= self.rank:
@@ -56,11 +78,26 @@ class AdaLoRA(LowRank):
         return self
 
 
-class C3A(Strict):
+class C3A(AdapterSection):
     """W0 + a block-circulant matrix, one kernel of ``block_size`` numbers for each block (arXiv 2407.19342)."""
 
     kind: Literal["c3a"] = Field(description="The kind of adapter: PEFT's C3A.")
     block_size: int = Field(default=16, ge=1, description="Side of a block; it divides both sides of every matrix.")
 
+    def parameters(self, rows: int, cols: int) -> int:
+        """A kernel for each block."""
+        return rows * cols // self.block_size
 
-Adapter = Annotated[LoRA | PRILoRA | AdaLoRA | C3A, Field(discriminator="kind")]
+
+_MAKERS = "rlstride.training.adapters:"
+ADAPTERS: Mapping[str, Kind] = kinds(
+    "rlstride.adapters",
+    Kind(LoRA, _MAKERS + "lora"),
+    Kind(PRILoRA, _MAKERS + "prilora"),
+    Kind(AdaLoRA, _MAKERS + "adalora"),
+    Kind(C3A, _MAKERS + "c3a"),
+)
+if TYPE_CHECKING:
+    Adapter = AdapterSection
+else:
+    Adapter = union_of(ADAPTERS)

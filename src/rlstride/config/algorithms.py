@@ -4,16 +4,27 @@ A *step* is one batch of rollouts (or of demonstrations) with all the optimiser 
 the steps of all algorithms cost the same rollouts.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from rlstride.config.kinds import Kind, kinds, union_of
 from rlstride.config.section import Strict
 from rlstride.config.stride import Stride
 
 
 class Optimisation(Strict):
-    """What every trainer has."""
+    """What every trainer has.
+
+    Attributes:
+        models_in_memory: what a training holds, as multiples of a policy with its gradients, moments and reference.
+    """
+
+    if TYPE_CHECKING:
+        trainer: str
+
+    models_in_memory: ClassVar[int] = 1
 
     learning_rate: float = Field(ge=0, description="AdamW's rate; 0 makes a frozen control.")
     warmup_steps: int = Field(default=0, ge=0, description="Optimiser updates of linear warm-up of the rate.")
@@ -23,6 +34,11 @@ class Optimisation(Strict):
     def updates_per_step(self) -> int:
         """Optimiser updates that are made from one batch."""
         return 1
+
+    @property
+    def cost(self) -> float:
+        """What a step costs, as a multiple of one that draws its rollouts once and updates the policy once or twice."""
+        return 1.0
 
 
 class PolicyGradient(Optimisation):
@@ -45,6 +61,16 @@ class PolicyGradient(Optimisation):
     def updates_per_step(self) -> int:
         """Optimiser updates that are made from one batch."""
         return self.minibatches * self.epochs
+
+    @property
+    def draws(self) -> float:
+        """What drawing the rollouts and reading them costs, as a multiple of one draw."""
+        return 1.0
+
+    @property
+    def cost(self) -> float:
+        """What a step costs; searches for a jump inside."""
+        return self.draws * max(1.0, 0.5 * self.updates_per_step) * (1.0 if self.stride is None else 1.3)
 
 
 class GRPO(PolicyGradient):
@@ -80,6 +106,11 @@ class DAPO(PolicyGradient):
         ge=1,
         description="Tokens beyond the task's longest solution, over which the punishment grows from 0 to 1.",
     )
+
+    @property
+    def draws(self) -> float:
+        """Of prompts, until the batch is full: at most."""
+        return float(self.max_rounds)
 
 
 class GSPO(PolicyGradient):
@@ -130,6 +161,13 @@ class PPO(PolicyGradient):
     )
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in tokens' rewards.")
 
+    models_in_memory: ClassVar[int] = 2  # a value model as large as the policy
+
+    @property
+    def draws(self) -> float:
+        """With the value model's reading and updates; measured in docs/benchmarks.md."""
+        return 1.8
+
 
 class ReinforcePP(PolicyGradient):
     """REINFORCE++: returns normalised over the whole batch, without a baseline (arXiv 2501.03262)."""
@@ -138,7 +176,20 @@ class ReinforcePP(PolicyGradient):
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in tokens' rewards.")
 
 
-Algorithm = Annotated[
-    GRPO | RLOO | DrGRPO | DAPO | GSPO | SFT | Distillation | PPO | ReinforcePP,
-    Field(discriminator="trainer"),
-]
+_TRAINING = "rlstride.training."
+ALGORITHMS: Mapping[str, Kind] = kinds(
+    "rlstride.algorithms",
+    Kind(GRPO, _TRAINING + "grpo:build", by="trainer"),
+    Kind(RLOO, _TRAINING + "rloo:build", by="trainer"),
+    Kind(DrGRPO, _TRAINING + "dr_grpo:build", by="trainer"),
+    Kind(DAPO, _TRAINING + "dapo:build", by="trainer"),
+    Kind(GSPO, _TRAINING + "gspo:build", by="trainer"),
+    Kind(SFT, _TRAINING + "sft:build", by="trainer"),
+    Kind(Distillation, _TRAINING + "distillation:build", by="trainer"),
+    Kind(PPO, _TRAINING + "ppo:build", by="trainer"),
+    Kind(ReinforcePP, _TRAINING + "reinforce_pp:build", by="trainer"),
+)
+if TYPE_CHECKING:
+    Algorithm = Optimisation
+else:
+    Algorithm = union_of(ALGORITHMS)

@@ -1,10 +1,31 @@
 """The entries of tasks.yaml, key by key: one class for each kind of task."""
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rlstride.config.kinds import Kind, kinds, union_of
 from rlstride.config.section import Share, Strict
+
+
+class TaskSection(Strict):
+    """What every kind of task has."""
+
+    if TYPE_CHECKING:
+        kind: str
+        mixture: Any
+
+    @property
+    @abstractmethod
+    def max_tokens(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+
+    @property
+    def accuracy_of_base(self) -> float | None:
+        """Validation accuracy at which a tiny base's cool-down starts, in place of the base's own."""
+        return None
 
 
 class ChainMixture(Strict):
@@ -22,7 +43,7 @@ class ChainMixture(Strict):
         return self
 
 
-class ChainSpec(Strict):
+class ChainSpec(TaskSection):
     """Chain arithmetic: digits added and subtracted modulo 10."""
 
     kind: Literal["chain"] = Field(description="The problem generator.")
@@ -43,7 +64,7 @@ class CountdownMixture(Strict):
     aimed: Share = Field(description="Share of the attempts that reach the target; the others are drawn blindly.")
 
 
-class CountdownSpec(Strict):
+class CountdownSpec(TaskSection):
     """Countdown search: signs and places for digits, so that their expression reaches the target."""
 
     kind: Literal["countdown"] = Field(description="The problem generator.")
@@ -62,5 +83,18 @@ class CountdownSpec(Strict):
         """Tokens of the longest prompt with its completion: digits, target and marks; attempts."""
         return self.digits + len(str(9 * self.digits)) + 3 + self.attempts * 2 * self.digits
 
+    @property
+    def accuracy_of_base(self) -> float:
+        """The task's own."""
+        return self.base_accuracy
 
-TaskSpec = Annotated[ChainSpec | CountdownSpec, Field(discriminator="kind")]
+
+TASK_KINDS: Mapping[str, Kind] = kinds(
+    "rlstride.tasks",
+    Kind(ChainSpec, "rlstride.tasks.chain:build"),
+    Kind(CountdownSpec, "rlstride.tasks.countdown:build"),
+)
+if TYPE_CHECKING:
+    TaskSpec = TaskSection
+else:
+    TaskSpec = union_of(TASK_KINDS)

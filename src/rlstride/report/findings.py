@@ -5,6 +5,7 @@ import math
 import pandas as pd
 
 from rlstride.claims import published
+from rlstride.claims.table import CLAIMS
 from rlstride.config.variants import window_variant
 from rlstride.stats.intervals import Interval
 from rlstride.stats.pooling import Statistic, difference, having, mean_of, pooled_interval, recovered_gain, relative
@@ -126,7 +127,7 @@ def _dominance(evidence: Evidence, claims: pd.DataFrame) -> str:
     kept, gain = evidence.interval(relative("rank_1")), evidence.interval(recovered_gain("rank_1"))
     if math.isnan(kept.value):
         return f"{learns}; rank-1 models were not run."
-    verdict = _verdicts(claims, "Rank-1 dominance: recovered gain")
+    verdict = _verdicts(claims, "rank_1_gain")
     random = evidence.interval(relative("rank_1_random"))
     beside = "" if math.isnan(random.value) else f" (a random rank-1 update of equal norm: {random.value:.3f})"
     return (
@@ -150,7 +151,7 @@ def _prediction(evidence: Evidence, claims: pd.DataFrame) -> str:
             f"{format_interval(alpharl)} of the full run's accuracy, where over "
             f"{100 * published.ALPHARL_RETENTION:.0f} % is published"
             + (f", and {' and '.join(rivals)}" if rivals else "")
-            + f": {_verdicts(claims, 'AlphaRL at 40 % of the steps: relative accuracy')}"
+            + f": {_verdicts(claims, 'alpharl_accuracy')}"
         )
     fit, walk = (evidence.of_dynamics(mean_of(name)) for name in ("r2_in_sample", "r2_random_walk"))
     if math.isnan(fit.value):
@@ -159,7 +160,7 @@ def _prediction(evidence: Evidence, claims: pd.DataFrame) -> str:
     return (
         f"{prediction}; linear dynamics fit with R2 {fit.value:.3f} in sample, a random walk with {walk.value:.3f}, "
         f"and forecasts of later steps err {ratio.value:.2f} times as much as persistence: "
-        f"{_verdicts(claims, 'Rank-1 linear dynamics: in-sample R2')}."
+        f"{_verdicts(claims, 'linear_dynamics')}."
     )
 
 
@@ -168,9 +169,9 @@ def _known(evidence: Evidence, statistic: Statistic) -> Interval | None:
     return None if math.isnan(interval.value) else interval
 
 
-def _verdicts(claims: pd.DataFrame, claim: str) -> str:
+def _verdicts(claims: pd.DataFrame, id: str) -> str:
     """The verdicts of one claim: once where all algorithms agree, else by algorithm."""
-    rows = claims[claims["claim"].str.startswith(claim)]
+    rows = claims[claims["id"] == CLAIMS[id].id]
     by_verdict = rows.groupby("verdict", sort=False)["algorithm"].agg(list)
     if len(by_verdict) == 1:
         return str(by_verdict.index[0])

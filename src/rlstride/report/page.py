@@ -11,26 +11,29 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlstride.atomic_files import write_text
-from rlstride.claims.table import claims_table
+from rlstride.claims.table import judge
 from rlstride.config.models import TinyModel
 from rlstride.config.variants import window_variant
 from rlstride.errors import RequestError
 from rlstride.evaluation.score_tables import at_last_step
 from rlstride.outputs import require_free_files
 from rlstride.report.figures.drawing import Tables
-from rlstride.report.figures.write import FIGURE_FILES, FigureFile, write_figures
+from rlstride.report.figures.specs import FIGURE_FILES
+from rlstride.report.figures.write import FigureFile, write_figures
 from rlstride.report.findings import headline_findings, jump_findings, stride_finding
 from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.study import Study
-from rlstride.tables.collect import empty_table, write_table
+from rlstride.tables.collect import empty_table
 from rlstride.tables.results import StudyResults
 from rlstride.tables.specs import TABLES, tables_of
 from rlstride.trajectory.manifest import read_manifest
 
 
-def write_report(results_dir: Path, study: Study, out_dir: Path, *, force: bool = False) -> None:
-    """Computes the claims, draws the figures and writes the page.
+def write_report(
+    results_dir: Path, study: Study, out_dir: Path, *, claims_file: Path | None = None, force: bool = False
+) -> None:
+    """Judges the claims, draws the figures and writes the page.
 
     An earlier report, and whatever is in results/{study}/report, is made again. Other files of ``out_dir`` stay.
 
@@ -38,6 +41,7 @@ def write_report(results_dir: Path, study: Study, out_dir: Path, *, force: bool 
         results_dir: results/{study}, after ``rlstride collect``. ``tables/claims.csv`` is added to it.
         study: names the headline decoding, and what should have been run.
         out_dir: gets ``index.html`` and ``figures/``.
+        claims_file: claims.csv, where they are judged already.
         force: replace files of these names that are of no earlier report.
 
     Raises:
@@ -49,8 +53,8 @@ def write_report(results_dir: Path, study: Study, out_dir: Path, *, force: bool 
     tables = read_tables(paths.tables, study)
     tables["accuracy"] = at_last_step(tables["accuracy"], "model", "algorithm", "seed", "variant")
     results = StudyResults(results_dir, study)
-    claims = claims_table(results)
-    write_table(paths.tables / "claims.csv", claims)
+    claims = judge(results_dir, study) if claims_file is None else _read(claims_file, "rlstride judge")
+    claims = claims.fillna({"control": "", "note": ""})
     figures = write_figures(tables, study, out_dir / "figures")
     environment = Environment(
         loader=PackageLoader("rlstride.report", "."),
@@ -86,11 +90,14 @@ def read_tables(folder: Path, study: Study) -> Tables:
     """
     tables = {name: empty_table(name) for name in TABLES}
     for name in tables_of(study):
-        file = folder / f"{name}.csv"
-        if not file.is_file():
-            raise RequestError(f"{file}: this table is missing; run rlstride collect first")
-        tables[name] = pd.read_csv(file)
+        tables[name] = _read(folder / f"{name}.csv", "rlstride collect")
     return tables
+
+
+def _read(file: Path, made_by: str) -> pd.DataFrame:
+    if not file.is_file():
+        raise RequestError(f"{file}: this table is missing; run {made_by} first")
+    return pd.read_csv(file)
 
 
 def _is_report(page: Path) -> bool:

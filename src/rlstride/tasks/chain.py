@@ -12,6 +12,7 @@ import random
 import re
 from dataclasses import dataclass
 
+from rlstride.config.tasks import ChainSpec
 from rlstride.tasks.problems import Problem
 
 MODULUS = 10
@@ -93,3 +94,18 @@ def _running_results(prompt: str) -> list[int]:
         total = (total + int(step)) % MODULUS
         results.append(total)
     return results
+
+
+def build(name: str, spec: ChainSpec) -> ChainTask:
+    """The task that an entry of tasks.yaml describes."""
+    mixture = spec.mixture
+    return ChainTask(
+        name=name,
+        min_digits=spec.min_digits,
+        max_digits=spec.max_digits,
+        minus=spec.minus,
+        careful=mixture.careful,
+        careless=mixture.careless,
+        guess=mixture.guess,
+        informed=mixture.informed,
+    )

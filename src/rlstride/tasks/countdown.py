@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from rlstride.config.tasks import CountdownSpec
 from rlstride.tasks.problems import Problem
 
 _SEPARATOR = ";"
@@ -131,3 +132,14 @@ def _shuffled(digits: list[int], negated: tuple[bool, ...], rng: random.Random) 
     places = list(range(len(digits)))
     rng.shuffle(places)
     return _expression([digits[place] for place in places], tuple(negated[place] for place in places))
+
+
+def build(name: str, spec: CountdownSpec) -> CountdownTask:
+    """The task that an entry of tasks.yaml describes."""
+    return CountdownTask(
+        name=name,
+        digits=spec.digits,
+        equal_digits=spec.equal_digits,
+        attempts=spec.attempts,
+        aimed=spec.mixture.aimed,
+    )

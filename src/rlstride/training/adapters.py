@@ -1,6 +1,8 @@
 """Adapters in place of full weights, as PEFT makes them: their settings, and what AdaLoRA needs while it trains."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlstride.config.adapters import C3A, AdaLoRA, LoRA, PRILoRA
+from rlstride.config.adapters import ADAPTERS, C3A, AdaLoRA, Adapter, LoRA, PRILoRA
 from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
 from rlstride.trainers import checkpoint_folder
@@ -38,40 +40,83 @@ def peft_config(base: Path, training: Training, updates: int) -> PeftConfig | No
     adapter = training.adapter
     if adapter is None:
         return None
-    weights = [weight for weight in weights_of(ModelFolder(base).source) if weight.in_scope]
-    shared = {"task_type": "CAUSAL_LM", "target_modules": _pattern(base, weights)}
-    match adapter:
-        case LoRA():
-            _require_rank(base, weights, adapter.rank)
-            return LoraConfig(**shared, r=adapter.rank, lora_alpha=adapter.alpha)
-        case PRILoRA():
-            ranks = rising_ranks(adapter.rank, 1 + max(weight.layer for weight in weights))
-            _require_rank(base, weights, max(ranks))
-            layers = {rf".*\.{layer}\.[a-z].*": rank for layer, rank in enumerate(ranks)}
-            alphas = {name: rank * adapter.alpha / adapter.rank for name, rank in layers.items()}
-            return LoraConfig(
-                **shared, r=adapter.rank, lora_alpha=adapter.alpha, rank_pattern=layers, alpha_pattern=alphas
+    target = Target(base, [weight for weight in weights_of(ModelFolder(base).source) if weight.in_scope], updates)
+    make: Callable[[Adapter, Target], PeftConfig] = ADAPTERS[adapter.kind].load()
+    return make(adapter, target)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an adapter is made for.
+
+    Attributes:
+        base: the base's Hugging Face folder.
+        weights: the matrices that are adapted.
+        updates: optimiser updates of the whole run.
+    """
+
+    base: Path
+    weights: list[Weight]
+    updates: int
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """PEFT's settings that all kinds have."""
+        return {"task_type": "CAUSAL_LM", "target_modules": _pattern(self.base, self.weights)}
+
+    def require_rank(self, rank: int) -> None:
+        """Checks that every matrix can have a rank."""
+        smallest = min(self.weights, key=lambda weight: min(weight.shape))
+        if rank > min(smallest.shape):
+            raise RequestError(
+                f"training: adapter: rank {rank} is above what {smallest.module} {smallest.shape} in {self.base} can "
+                f"have; choose one up to {min(smallest.shape)}"
             )
-        case AdaLoRA():
-            _require_rank(base, weights, adapter.first_rank)
-            return AdaLoraConfig(
-                **shared,
-                init_r=adapter.first_rank,
-                target_r=adapter.rank,
-                lora_alpha=adapter.alpha,
-                tinit=int(adapter.warmup * updates),
-                tfinal=int(adapter.final * updates),
-                total_step=updates,
-                orth_reg_weight=adapter.orthogonality,
-            )
-        case C3A():
-            misfit = next((w for w in weights if any(side % adapter.block_size for side in w.shape)), None)
-            if misfit:
-                raise RequestError(
-                    f"training: adapter: block_size {adapter.block_size} does not divide both sides of {misfit.module} "
-                    f"{misfit.shape} in {base}"
-                )
-            return C3AConfig(**shared, block_size=adapter.block_size, init_weights=True)
+
+
+def lora(adapter: LoRA, target: Target) -> PeftConfig:
+    """W0 + (alpha / rank) B A."""
+    shared = target.shared
+    target.require_rank(adapter.rank)
+    return LoraConfig(**shared, r=adapter.rank, lora_alpha=adapter.alpha)
+
+
+def prilora(adapter: PRILoRA, target: Target) -> PeftConfig:
+    """LoRA with a rank for each layer."""
+    shared = target.shared
+    ranks = rising_ranks(adapter.rank, 1 + max(weight.layer for weight in target.weights))
+    target.require_rank(max(ranks))
+    layers = {rf".*\.{layer}\.[a-z].*": rank for layer, rank in enumerate(ranks)}
+    alphas = {name: rank * adapter.alpha / adapter.rank for name, rank in layers.items()}
+    return LoraConfig(**shared, r=adapter.rank, lora_alpha=adapter.alpha, rank_pattern=layers, alpha_pattern=alphas)
+
+
+def adalora(adapter: AdaLoRA, target: Target) -> PeftConfig:
+    """W0 + (alpha / initial rank) P E Q with ranks that shrink."""
+    shared = target.shared
+    target.require_rank(adapter.first_rank)
+    return AdaLoraConfig(
+        **shared,
+        init_r=adapter.first_rank,
+        target_r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        tinit=int(adapter.warmup * target.updates),
+        tfinal=int(adapter.final * target.updates),
+        total_step=target.updates,
+        orth_reg_weight=adapter.orthogonality,
+    )
+
+
+def c3a(adapter: C3A, target: Target) -> PeftConfig:
+    """W0 + a block-circulant matrix."""
+    shared, side = target.shared, adapter.block_size
+    misfit = next((weight for weight in target.weights if any(size % side for size in weight.shape)), None)
+    if misfit:
+        raise RequestError(
+            f"training: adapter: block_size {side} does not divide both sides of {misfit.module} {misfit.shape} in "
+            f"{target.base}"
+        )
+    return C3AConfig(**shared, block_size=side, init_weights=True)
 
 
 def rising_ranks(mean: int, layers: int) -> list[int]:
@@ -164,15 +209,6 @@ def _pattern(base: Path, weights: list[Weight]) -> str:
     if not weights:
         raise RequestError(f"{base}: no 2-D weight inside a decoder layer was found, so there is nothing to adapt")
     return rf".*\.\d+\..*\b({'|'.join(sorted({re.escape(weight.kind) for weight in weights}))})"
-
-
-def _require_rank(base: Path, weights: list[Weight], rank: int) -> None:
-    smallest = min(weights, key=lambda weight: min(weight.shape))
-    if rank > min(smallest.shape):
-        raise RequestError(
-            f"training: adapter: rank {rank} is above what {smallest.module} {smallest.shape} in {base} can have; "
-            f"choose one up to {min(smallest.shape)}"
-        )
 
 
 def _under(found: dict[str, Tensor], group: str) -> dict[str, Tensor]:

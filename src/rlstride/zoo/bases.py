@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from rlstride.atomic_files import atomic_folder, write_text
 from rlstride.config.models import PublishedModel, TinyModel
-from rlstride.config.tasks import ChainSpec, TaskSpec
+from rlstride.config.tasks import TaskSpec
 from rlstride.errors import RequestError, WorkError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import BASE_MARK, CARD, require_free_folder
@@ -65,16 +65,16 @@ def make_base(study: Study, name: str, out: Path, *, force: bool = False) -> Non
 
 def fit_together(spec: TinyModel, task: TaskSpec) -> tuple[TinyModel, TaskSpec]:
     """A model with the task's target accuracy, and the task with the model's mixture, where either sets one."""
-    if isinstance(task, ChainSpec):
-        chain = spec.mixtures.chain if spec.mixtures else None
-        return spec, task.model_copy(update={"mixture": chain or task.mixture})
-    countdown = spec.mixtures.countdown if spec.mixtures else None
-    target = {"target_accuracy": task.base_accuracy}
+    mixture = getattr(spec.mixtures, task.kind, None)
+    task = task.model_copy(update={"mixture": mixture or task.mixture})
+    if task.accuracy_of_base is None:
+        return spec, task
+    target = {"target_accuracy": task.accuracy_of_base}
     changes: dict[str, object] = {"pretraining": spec.pretraining.model_copy(update=target)}
     if spec.teacher is not None:
         recipe = spec.teacher.pretraining.model_copy(update=target)
         changes["teacher"] = spec.teacher.model_copy(update={"pretraining": recipe})
-    return spec.model_copy(update=changes), task.model_copy(update={"mixture": countdown or task.mixture})
+    return spec.model_copy(update=changes), task
 
 
 def pretrain_tiny(

@@ -1,16 +1,15 @@
 """The report's figures: PNG and SVG, each with the CSV file that it was drawn from beside it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from rlstride.atomic_files import atomic_file
-from rlstride.report.figures import dominance, extrapolation, mechanics, movement, strides, style
+from rlstride.atomic_files import atomic_file, write_text
+from rlstride.report.figures import style
 from rlstride.report.figures.drawing import Drawing, Tables
-from rlstride.study.figures import figures_of
+from rlstride.report.figures.specs import FIGURES, SUFFIXES
 from rlstride.study.study import Study
 from rlstride.tables.collect import write_table
 
@@ -30,16 +29,6 @@ class FigureFile:
         return self.folder / f"{self.name}.{suffix}"
 
 
-@dataclass(frozen=True)
-class FigureSpec:
-    """What a figure shows, and the function that draws it; None from it means that its data are not there."""
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[Tables, Study], Drawing | None]
-
-
 def write_figures(tables: Tables, study: Study, folder: Path) -> list[FigureFile]:
     """Draws every figure that the study asks for. One whose data do not exist becomes an image that says so, without a
     CSV; the files of one that an earlier version of the study asked for are removed.
@@ -48,15 +37,18 @@ def write_figures(tables: Tables, study: Study, folder: Path) -> list[FigureFile
         tables: the study's tables by name.
         folder: gets a PNG, an SVG and a CSV for each figure.
     """
-    files, asked = [], figures_of(study)
+    files = []
     for spec in FIGURES:
-        if spec.name not in asked:
-            for suffix in ("svg", "png", "csv"):
+        if not spec.is_asked(study):
+            for suffix in (*SUFFIXES, "rst"):
                 (folder / f"{spec.name}.{suffix}").unlink(missing_ok=True)
             continue
         with plt.rc_context(style.RC):
-            drawing = spec.draw(tables, study)
+            drawing: Drawing | None = spec.drawing(tables, study)
             _save(drawing or _nothing_to_draw(spec.title), folder, spec.name)
+        write_text(
+            folder / f"{spec.name}.rst", spec.caption.replace("|", r"\|") + "\n"
+        )  # what Snakemake's own report says of it
         files.append(FigureFile(spec.name, spec.title, spec.caption, folder, drawing is not None))
     return files
 
@@ -77,153 +69,3 @@ def _save(drawing: Drawing, folder: Path, name: str) -> None:
         (folder / f"{name}.csv").unlink(missing_ok=True)
     else:
         write_table(folder / f"{name}.csv", drawing.data)
-
-
-FIGURES = (
-    FigureSpec(
-        "gain_over_rank",
-        "How many ranks the gain needs",
-        "Share of what the whole in-scope update gains over the base that rank-k models keep, pooled over runs, with "
-        "95 % intervals (the in-scope gain itself taken as known).",
-        dominance.draw_gain_over_rank,
-    ),
-    FigureSpec(
-        "rank_1_share_over_steps",
-        "Dominance as RL goes on",
-        "The rank-1 model's share of what the whole in-scope update gains over the base, of kept steps, where the run "
-        "gained beyond noise; 95 % intervals.",
-        dominance.draw_rank_1_share_over_steps,
-    ),
-    FigureSpec(
-        "accuracy_by_cell",
-        "What every algorithm reaches with every model",
-        "Test accuracy of the base, of the frozen control (learning rate 0) and of each trained model, mean over "
-        "seeds. Intervals, and the gain of each cell over its frozen control, are in learning.csv.",
-        dominance.draw_accuracy_by_cell,
-    ),
-    FigureSpec(
-        "accuracy_over_steps",
-        "Accuracy over RL, beside the base and a run that cannot learn",
-        "Accuracy of the kept steps on validation problems, with 95 % intervals over problems. Horizontal lines: test "
-        "accuracy of the base, and of the frozen control (learning rate 0).",
-        dominance.draw_accuracy_over_steps,
-    ),
-    FigureSpec(
-        "accuracy_over_rank",
-        "How much of a run's accuracy the top singular directions of its update carry",
-        "Test accuracy of models whose update is cut to its top k singular triplets and rescaled to its full norm, "
-        "with 95 % intervals over problems. Controls at rank 1: not rescaled, and random directions of equal norm.",
-        dominance.draw_accuracy_over_rank,
-    ),
-    FigureSpec(
-        "recovered_gain",
-        "What edited models keep of the gain",
-        "Test accuracy less the base's over the full run's less the base's, pooled over models and seeds, with 95 % "
-        "intervals over runs and problems. Controls have the update's norm: random directions on both sides or on one, "
-        "the i-th triplet alone, the bottom of the spectrum.",
-        dominance.draw_recovered_gain,
-    ),
-    FigureSpec(
-        "accuracy_over_window",
-        "What can be predicted from a first part of the run",
-        "Test accuracy of the models extrapolated from a first part of each run, pooled over the RL runs of each model "
-        "(of each algorithm, where there is one model), with 95 % intervals over runs and problems. A row for each "
-        "kind of method. last: the window's last checkpoint; what lies below it is harmful. Single runs are in "
-        "extrapolation.csv.",
-        extrapolation.draw_accuracy_over_window,
-    ),
-    FigureSpec(
-        "gain_over_window",
-        "What each method keeps of the gain, by how much of the run it saw",
-        "Test accuracy of the predicted models less the base's over the full run's less the base's, pooled over all RL "
-        "runs, with 95 % intervals over runs and problems, beside RL that stops "
-        "at the window's last step: what lies below it is harmful.",
-        extrapolation.draw_gain_over_window,
-    ),
-    FigureSpec(
-        "gain_over_cost",
-        "What each method keeps of the gain, by what it cost",
-        "The same over the wall-clock of the shortened run as a share of the full one's, with RL, the looks at "
-        "validation accuracy and the fit inside. Right of 100 % it took longer than training to the end. An oracle's "
-        "costs leave out the full run that it was told of.",
-        extrapolation.draw_gain_over_cost,
-    ),
-    FigureSpec(
-        "stride_over_steps",
-        "Skipping steps: accuracy over RL steps, with strides and without",
-        "Accuracy of the kept steps on validation problems, mean over seeds, with the envelope of the seeds' 95 % "
-        "intervals over problems. Where the striding run first crosses the dotted line it has all that plain RL gains.",
-        strides.draw_stride_over_steps,
-    ),
-    FigureSpec(
-        "stride_over_seconds",
-        "Skipping steps: accuracy over wall-clock, with strides and without",
-        "The same over the seconds of training, with the searches inside and the scoring outside; seeds at their mean "
-        "time at each step.",
-        strides.draw_stride_over_seconds,
-    ),
-    FigureSpec(
-        "share_by_layer",
-        "How close to rank 1 each matrix's last update is",
-        "s1/|D|F of each in-scope matrix's update at the last step, mean over seeds. The share of a Gaussian update of "
-        "the same shape stands beside it in the CSV file.",
-        dominance.draw_share_by_layer,
-    ),
-    FigureSpec(
-        "share_over_steps",
-        "The top singular direction's share over RL",
-        "Median over the in-scope matrices, with the middle half of them as a band. Dotted: a Gaussian update "
-        "of the same shapes.",
-        dominance.draw_share_over_steps,
-    ),
-    FigureSpec(
-        "linear_fits",
-        "How linear the movement is, beside what is not",
-        "Over all RL runs, with 95 % intervals over runs and matrices. Left: accuracy fitted on a singular direction "
-        "(PLS1); the same fit reaches the lower figures where there is nothing to find. Right: errors on steps that "
-        "the fit did not see (weights: the last third of the steps; accuracy: the last half), over those of what "
-        "stays as it is: above 1 the forecast is worse than none.",
-        movement.draw_linear_fits,
-    ),
-    FigureSpec(
-        "angle_over_steps",
-        "When the leading direction settles",
-        "Angle of the leading left singular vector of each update to that of the last one, mean over the in-scope "
-        "matrices and seeds.",
-        movement.draw_angle_over_steps,
-    ),
-    FigureSpec(
-        "pca_paths",
-        "Paths of the weights: principal components",
-        "All in-scope matrices together, each run by itself; a marker at about every twelfth kept step. A random walk "
-        "is as smooth in its first two components: how straight a path looks here says nothing.",
-        movement.draw_pca_paths,
-    ),
-    FigureSpec(
-        "tsne_paths",
-        "Paths of the weights: t-SNE",
-        "As above, by the distances between kept steps. Lengths and gaps mean nothing in it.",
-        movement.draw_tsne_paths,
-    ),
-    FigureSpec(
-        "formats_over_steps",
-        "Which solution formats RL picks",
-        "Share of the validation completions in each solution format of the pretraining mixture, mean over seeds.",
-        mechanics.draw_formats_over_steps,
-    ),
-    FigureSpec(
-        "drift",
-        "How far models are from the base in what they say",
-        "KL divergence of each RL run's kept steps and edited models from the base, on their own completions of "
-        "validation problems: a dot for each run, a diamond for their mean; intervals are in the CSV file.",
-        mechanics.draw_drift,
-    ),
-    FigureSpec(
-        "formats_by_variant",
-        "Which solution formats edited models use",
-        "Share of the test completions in each solution format, mean over all RL runs: whether an edited model solves "
-        "problems in the way that the full run does.",
-        mechanics.draw_formats_by_variant,
-    ),
-)
-FIGURE_FILES = tuple(f"{figure.name}.{suffix}" for figure in FIGURES for suffix in ("png", "svg", "csv"))

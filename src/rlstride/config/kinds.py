@@ -1,0 +1,59 @@
+"""Sections that come in kinds, such as algorithms: for each the keys it has, and the function that makes the thing.
+
+A kind is a pydantic class and one line in its list; unions, JSON schema, registries and ``rlstride list`` follow. It
+imports nothing that is slow: what ``make`` names is loaded when it is needed. Another package adds a kind by an entry
+point that names a :class:`Kind`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Annotated, Any, Union, get_args
+
+from pydantic import BaseModel, Field
+
+from rlstride.config.plugins import with_plugins
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of section.
+
+    Attributes:
+        section: its keys; the one that ``by`` names has the kind's name as its only value.
+        make: MODULE:FUNCTION that makes the thing from the section.
+        by: the key that tells kinds apart.
+    """
+
+    section: type[BaseModel]
+    make: str
+    by: str = "kind"
+
+    @cached_property
+    def name(self) -> str:
+        """The value of the key that tells kinds apart."""
+        [name] = get_args(self.section.model_fields[self.by].annotation)
+        return str(name)
+
+    @property
+    def about(self) -> str:
+        """What it is, in a sentence: the first of the section's docstring."""
+        return " ".join((self.section.__doc__ or "").strip().split("\n\n")[0].split())
+
+    def load(self) -> Any:
+        """The function that makes the thing."""
+        module, _, function = self.make.partition(":")
+        return getattr(import_module(module), function)
+
+
+def kinds(group: str, *own: Kind) -> Mapping[str, Kind]:
+    """A list of kinds by name: this package's own, then those of the entry points of a group."""
+    return with_plugins(group, Kind, own)
+
+
+def union_of(known: Mapping[str, Kind]) -> Any:
+    """The type of a key that takes a section of any of these kinds."""
+    sections = tuple(kind.section for kind in known.values())
+    [by] = {kind.by for kind in known.values()}
+    return Annotated[Union[sections], Field(discriminator=by)]  # noqa: UP007
