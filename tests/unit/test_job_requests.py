@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlstride.budget.requests import RULES, job_request
+from rlstride.budget.requests import job_request
+from rlstride.budget.stages import STAGES
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study
 from rlstride.study.study import Study
 
 ROOT = Path(__file__).parents[2]
+
+SENT = [name for name, stage in STAGES.items() if stage.of != "study"]
 
 
 def study(tmp_path: Path, size: str = "7B", **changes: object) -> Study:
@@ -51,7 +54,7 @@ def test_time_grows_with_size_and_steps_and_with_what_an_algorithm_does(tmp_path
 
 def test_further_attempts_ask_for_more_memory_up_to_four_times_and_as_much_time_again() -> None:
     smoke = load_study(ROOT / "config" / "studies" / "smoke.yaml")
-    for rule in RULES:
+    for rule in SENT:
         asked = [job_request(smoke, rule, "tiny-llama", "grpo", attempt) for attempt in (1, 2, 3, 4)]
         assert [each.mem_mb / asked[0].mem_mb for each in asked] == [1, 2, 4, 4]
         assert [each.runtime / asked[0].runtime for each in asked] == [1, 2, 3, 4]
@@ -59,12 +62,12 @@ def test_further_attempts_ask_for_more_memory_up_to_four_times_and_as_much_time_
 
 def test_gpus_are_asked_for_where_models_run_and_one_for_each_process_of_a_training(tmp_path: Path) -> None:
     made = study(tmp_path, device="cuda", processes={"big": 4})
-    asked = {rule: job_request(made, rule, "big", "grpo") for rule in RULES}
+    asked = {rule: job_request(made, rule, "big", "grpo") for rule in SENT}
     assert (asked["train_cell"].gpu, asked["train_cell"].threads) == (4, 4)
-    assert {rule for rule in RULES if asked[rule].gpu == 0} == {"pretrain_base", "measure_dynamics"}
+    assert {rule for rule in SENT if asked[rule].gpu == 0} == {"pretrain_base", "measure_dynamics"}
     assert asked["evaluate_variants"].gpu == 1
     on_cpu = study(tmp_path, processes={"big": 4})
-    assert all(job_request(on_cpu, rule, "big", "grpo").gpu == 0 for rule in RULES)
+    assert all(job_request(on_cpu, rule, "big", "grpo").gpu == 0 for rule in SENT)
 
 
 def test_processes_of_a_model_that_the_study_lacks_are_refused(tmp_path: Path) -> None:

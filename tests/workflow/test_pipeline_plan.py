@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pipeline import DEFAULT_STUDY, ROOT, SMOKE_STUDY, planned_jobs, snakemake, write_study
 
-from rlstride.budget.requests import RULES, rules_of
+from rlstride.budget.stages import STAGES, sent_stages
 from rlstride.study.load import load_study
 from rlstride.tables.specs import tables_of
 
@@ -142,7 +142,9 @@ def test_a_jump_adds_a_training_beside_every_rl_run_and_one_table(tmp_path: Path
 )
 def test_a_cluster_is_asked_about_the_rules_that_have_jobs(tmp_path: Path, changes: dict[str, object]) -> None:
     study = write_study(tmp_path, SMOKE_STUDY, **changes, results=str(tmp_path))
-    assert set(rules_of(load_study(study))) == planned_jobs("--configfile", study).keys() & RULES.keys()
+    assert set(sent_stages(load_study(study))) == planned_jobs("--configfile", study).keys() & {
+        name for name, stage in STAGES.items() if stage.of != "study"
+    }
 
 
 def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from snakemake.utils import update_config
 
+from rlstride.budget.stages import measured_of
 from rlstride.report.figures.specs import figures_of
 from rlstride.config.yaml_files import read_yaml
 from rlstride.study.load import resolve_study, resolved_yaml
@@ -106,11 +107,7 @@ def predictions_folder(wildcards, output):
 def measurements_of_run(wildcards):
     """Every table of one run; a control has fewer."""
     paths = PATHS.cell(cell_of(wildcards))
-    found = [paths.validation, *([paths.drift] if DRIFT_STEPS else [])]
-    if wildcards.algorithm in STUDY.controls:
-        return found
-    edited = [paths.ablation] if STUDY.spec.ablation.variants else []
-    return [*found, *edited, paths.accuracy, paths.spectra, paths.dynamics]
+    return [getattr(paths, made) for made in measured_of(STUDY, control=wildcards.algorithm in STUDY.controls)]
 
 
 def of_cells(path, cells):

@@ -8,24 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlstride.budget.stages import STAGES
 from rlstride.study.load import load_study
-
-# In the order in which a study goes through them.
-STAGES = (
-    "pretrain_base",
-    "train_cell",
-    "train_jump",
-    "evaluate_steps",
-    "measure_spectra",
-    "ablate_update",
-    "extrapolate_trajectory",
-    "evaluate_variants",
-    "measure_dynamics",
-    "measure_drift",
-    "collect_table",
-    "write_report",
-    "track_study",
-)
 
 
 @dataclass(frozen=True)

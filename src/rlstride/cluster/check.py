@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlstride.budget.estimates import disk_bytes
-from rlstride.budget.requests import JobRequest, grown, job_request, rules_of
+from rlstride.budget.requests import JobRequest, grown, job_request
+from rlstride.budget.stages import sent_stages
 from rlstride.cluster.slurm import Partition, SlurmError, accounts, ask, cancel, partitions
 from rlstride.config.yaml_files import read_yaml
 from rlstride.errors import RequestError
@@ -130,7 +131,7 @@ def largest_jobs(study: Study, profile: Profile) -> Iterator[Job]:
     """The largest job of every rule that a study has jobs of, and of every group, at its first attempt."""
     cells = {(cell.model, cell.algorithm) for cell in [*study.cells, *study.control_cells]}
     grouped: dict[str, list[Job]] = {}
-    for rule in rules_of(study):
+    for rule in sent_stages(study):
         requests = [job_request(study, rule, model, algorithm) for model, algorithm in sorted(cells)]
         resources = profile.resources(rule)
         asked = _with_overrides(_largest(requests), profile.of_rule.get(rule, {}))

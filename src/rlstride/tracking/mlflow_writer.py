@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 KEY_TAG, CONTENT_TAG, PARENT_TAG, NAME_TAG = "rlstride.key", "rlstride.content", "mlflow.parentRunId", "mlflow.runName"
 CREATED_TAG = "rlstride.created"  # Unix time in ns at which the run was made; its start is that of the cell's first job
 _METRICS_PER_CALL, _PARAMS_PER_CALL = 800, 100  # MLflow takes 100 parameters, and 1,000 things in all, in one call
+_ATTEMPTS = 5  # at one run, while another writer logs to it too
 _REMOTE = ("http://", "https://", "databricks")
 
 
@@ -139,7 +140,7 @@ class _Writer:
             found, missing = self._create(run, parent), run.metrics
         self._set_parent(found, parent)
         run_id = str(found.info.run_id)
-        self._log(run_id, run, missing, found.data.params)
+        self._log_beside_others(run_id, run, missing, found.data.params)
         for folder, files in run.artifacts.items():
             for file in files:
                 self._client.log_artifact(run_id, str(file), folder)
@@ -198,6 +199,28 @@ class _Writer:
                 if expected is None or expected[0] != point.value:
                     return None
         return missing
+
+    def _log_beside_others(
+        self,
+        run_id: str,
+        run: Run,
+        metrics: Mapping[tuple[str, int], tuple[float, int]],
+        known_params: Mapping[str, str],
+    ) -> None:
+        """Logs what is missing; what another writer has just logged to the same run is read, and not logged again."""
+        from mlflow.exceptions import MlflowException
+
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._log(run_id, run, metrics, known_params)
+            except MlflowException:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                found = self._client.get_run(run_id)
+                missing = self._missing_metrics(found, run)
+                if missing is None or (missing == metrics and found.data.params == known_params):
+                    raise  # nothing was added meanwhile: it failed for another reason
+                metrics, known_params = missing, found.data.params
 
     def _log(
         self,

@@ -1,0 +1,127 @@
+"""What the stages of a study cost: memory, as copies of the weights, and seconds on one core or one GPU."""
+
+from rlstride.budget.estimates import (
+    DRIFT_SECONDS,
+    FLOP_PER_PARAMETER_AND_TOKEN,
+    FLOP_PER_SECOND,
+    MEASURED_PARAMETERS,
+    PRETRAINING_SECONDS,
+    ROLLOUT_SECONDS,
+    SCORING_SECONDS,
+    completions_per_step,
+    drift_models,
+    edits_of_run,
+    scored_models,
+    scored_steps,
+    tried_in_cell,
+)
+from rlstride.budget.sizes import model_parameters
+from rlstride.config.models import TinyModel
+from rlstride.study.plan import edit_decodings, kept_steps, predictions
+from rlstride.study.study import Study
+
+_UNKNOWN_PARAMETERS = 8e9  # of a model whose size neither its name nor a config tells
+_CPU_FLOP_PER_SECOND = 3e10  # of one core, sampling and updates together
+_SAMPLING_SHARE = 0.25  # of RL's FLOP: 2 of 8 for each parameter and token
+_SPECTRA_SECONDS = 12e-9  # for each parameter and kept step; benchmarks/spectra.py
+_TRAINED_COPIES = {"cpu": 6, "cuda": 3}  # of fp32 weights in a host's memory: gradients, moments, reference, files
+_READ_COPIES = 2
+
+
+class Work:
+    """What jobs of one model and algorithm cost, in seconds on one core or one GPU."""
+
+    def __init__(self, study: Study, model: str, algorithm: str | None) -> None:
+        self.study, self.spec = study, study.spec
+        self.made_from = study.models[model]
+        self.algorithm = {**study.algorithms, **study.controls}.get(algorithm or "")
+        self.size = parameters_of(study, model)
+        self.growth = max(1.0, self.size / MEASURED_PARAMETERS)
+
+    def completions(self, number: float, tiny_seconds: float, share_of_rl: float) -> float:
+        """Seconds for so many completions.
+
+        Args:
+            number: of completions.
+            tiny_seconds: that one takes with a model of the testbed.
+            share_of_rl: of the FLOP of a rollout in RL, its update included.
+        """
+        if isinstance(self.made_from, TinyModel):
+            return number * tiny_seconds * self.growth
+        speed = FLOP_PER_SECOND if self.spec.device == "cuda" else _CPU_FLOP_PER_SECOND
+        flop = share_of_rl * FLOP_PER_PARAMETER_AND_TOKEN * self.size * self.study.task.max_tokens
+        return number * flop / speed
+
+    def scoring(self, models: float, problems: int, decodings: list[str]) -> float:
+        """Seconds to score so many models at some decodings."""
+        samples = sum(self.spec.evaluation.decodings[name].samples for name in decodings)
+        return self.completions(models * problems * samples, SCORING_SECONDS, _SAMPLING_SHARE)
+
+
+Cost = tuple[float, float]  # copies of the weights in a host's memory, seconds
+
+
+def cost_of_pretrain(work: Work) -> Cost:
+    """Pretraining a tiny base, or downloading a published one."""
+    made_from = work.made_from
+    if not isinstance(made_from, TinyModel):
+        return _READ_COPIES, 3600.0  # a download
+    steps = made_from.pretraining.max_steps + (made_from.teacher.pretraining.max_steps if made_from.teacher else 0)
+    return _TRAINED_COPIES["cpu"], steps * PRETRAINING_SECONDS * work.growth
+
+
+def cost_of_train(work: Work) -> Cost:
+    """RL, or a control."""
+    rollouts = work.spec.training.steps * completions_per_step(work.study)
+    models, factor = (work.algorithm.models_in_memory, work.algorithm.cost) if work.algorithm else (1, 1.0)
+    return models * _TRAINED_COPIES[work.spec.device], work.completions(factor * rollouts, ROLLOUT_SECONDS, 1.0)
+
+
+def cost_of_evaluate_steps(work: Work) -> Cost:
+    """Scoring the kept steps on validation problems."""
+    evaluation = work.spec.evaluation
+    return _READ_COPIES, work.scoring(scored_steps(work.study), evaluation.validation_problems, [evaluation.headline])
+
+
+def cost_of_evaluate_variants(work: Work) -> Cost:
+    """Scoring base, controls, full run and predicted models on test problems."""
+    evaluation = work.spec.evaluation
+    return _READ_COPIES, work.scoring(scored_models(work.study), evaluation.test_problems, list(evaluation.decodings))
+
+
+def cost_of_ablate(work: Work) -> Cost:
+    """Making the edited models in memory, and scoring them."""
+    edits = edits_of_run(work.study)
+    scoring = work.scoring(edits, work.spec.evaluation.test_problems, edit_decodings(work.spec))
+    return _READ_COPIES + 1, scoring + _SPECTRA_SECONDS * work.size * edits
+
+
+def cost_of_extrapolate(work: Work) -> Cost:
+    """Reading the window for every prediction, and scoring what is tried."""
+    evaluation, made = work.spec.evaluation, predictions(work.spec)
+    reading = _SPECTRA_SECONDS * work.size * len(kept_steps(work.spec.training)) * len(made)
+    return _READ_COPIES, reading + work.scoring(
+        tried_in_cell(work.study), evaluation.validation_problems, [evaluation.headline]
+    )
+
+
+def cost_of_spectra(work: Work) -> Cost:
+    """Decomposing every kept update."""
+    return _READ_COPIES / 2, _SPECTRA_SECONDS * work.size * len(kept_steps(work.spec.training))
+
+
+def cost_of_dynamics(work: Work) -> Cost:
+    """Gram matrices, fits and their nulls."""
+    memory, seconds = cost_of_spectra(work)
+    return memory, 3 * seconds  # each step is read for the Gram matrices, the fits and their nulls
+
+
+def cost_of_drift(work: Work) -> Cost:
+    """Completions of every model, read by two."""
+    completions = drift_models(work.study) * work.spec.drift.problems
+    return _READ_COPIES + 1, work.completions(completions, DRIFT_SECONDS, 2 * _SAMPLING_SHARE)
+
+
+def parameters_of(study: Study, model: str) -> float:
+    """Of a model of a study; of one whose size neither its name nor a config tells, 8 B are assumed."""
+    return model_parameters(study.models[model]) or _UNKNOWN_PARAMETERS
