@@ -66,7 +66,7 @@ def main() -> None:
 def of_bare_generate(study: Study, trajectory: Path, name: str, turns: int) -> dict[str, Any]:
     """The evaluator's time over bare generate's, on all test problems at one decoding."""
     decoding = study.spec.evaluation.decodings[name]
-    benchmark, lm = StudyBenchmark(study, "test"), Bench("cpu").seat(parse_models([str(trajectory)])[-1])
+    benchmark, lm = StudyBenchmark(study, "test"), Bench("cpu").load(parse_models([str(trajectory)])[-1])
     evaluator, bare = [], []
     for turn in range(turns + 1):  # the first warms up
         started = time.process_time()

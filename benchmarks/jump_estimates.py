@@ -19,7 +19,7 @@ from rlstride.evaluation.benchmark import StudyBenchmark
 from rlstride.evaluation.drift import log_probabilities
 from rlstride.evaluation.lm import Bench, Completion, CountingHFLM
 from rlstride.evaluation.models import parse_models
-from rlstride.stride.line_search import Movement, weighted_evidence
+from rlstride.stride.line_search import Movement, weighted_gain
 from rlstride.study.load import load_study
 from rlstride.study.study import Study
 from rlstride.tasks import Problem, build_task, draw_problems
@@ -42,8 +42,8 @@ def main() -> None:
     rows = []
     for step in options.steps:
         before, at = parse_models([str(options.trajectory)], steps=[step - options.window, step])
-        start = [tensor.detach().clone() for tensor in bench.seat(before).model.parameters()]
-        lm = bench.seat(at)
+        start = [tensor.detach().clone() for tensor in bench.load(before).model.parameters()]
+        lm = bench.load(at)
         found = at_step(study, lm, start)
         rows += [{"model": options.trajectory.resolve().parents[2].name, "step": step, **row} for row in found]
         print(pd.DataFrame(found).assign(step=step).to_string(index=False), flush=True)
@@ -64,19 +64,19 @@ def at_step(study: Study, lm: CountingHFLM, start: list[Tensor]) -> list[dict[st
     here = benchmark.score(lm, DECODING, seed=0).accuracy
     rows = []
     for reach in REACHES:
-        movement.put(1 + reach)
+        movement.move_to(1 + reach)
         ratios = [log_likelihoods(lm, batch[0]) - each for batch, each in zip(batches, old, strict=True)]
         row = {"accuracy": here, "reach": reach, "measured": benchmark.score(lm, DECODING, seed=0).accuracy - here}
         for name, centred in (("from_zero", False), ("from_mean", True)):
             found = [
-                weighted_evidence(each, rewards, GROUP, float(rewards.mean()) if centred else 0.0)
+                weighted_gain(each, rewards, GROUP, float(rewards.mean()) if centred else 0.0)
                 for each, (_, rewards) in zip(ratios, batches, strict=True)
             ]
             gains = pd.Series([each.gain for each in found])
             row |= {name: gains.mean(), f"{name}_lowest": gains.min(), f"{name}_highest": gains.max()}
             row |= {f"{name}_overlap": pd.Series([each.overlap for each in found]).mean()}
         rows.append(row)
-    movement.put(1.0)
+    movement.move_to(1.0)
     return rows
 
 

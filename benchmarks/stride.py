@@ -25,13 +25,13 @@ from typing import Any
 import pandas as pd
 from document import machine, markdown, write_section
 
+from rlstride.arrays import Floats
 from rlstride.evaluation.score import score_on_study
 from rlstride.evaluation.score_tables import problems_file
 from rlstride.ledger import read_ledger
-from rlstride.stats.pooling import Floats
 from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, base_folder, study_paths
-from rlstride.study.stride_pairs import Twins, twins_of
+from rlstride.study.stride_pairs import StridePair, stride_pairs_of
 from rlstride.study.study import Cell, Study
 from rlstride.tables.strides import EARLIER, UNITS, compare, compare_ends, progress, searches, summarised
 from rlstride.training.launch import train_cell
@@ -53,7 +53,7 @@ def main() -> None:
     options = parser.parse_args()
     study = load_study(options.study)
     seeds, models = options.seeds or study.spec.seeds, options.models or study.spec.models
-    asked = [twins for twins in twins_of(study) if twins.plain.seed in seeds and twins.plain.model in models]
+    asked = [twins for twins in stride_pairs_of(study) if twins.plain.seed in seeds and twins.plain.model in models]
     tuned = plain_runs(options.tuned) if options.tuned else None
     if missing := [str(twins.plain) for twins in asked if tuned is not None and twins.plain not in tuned]:
         parser.error(f"--tuned has no plain run of {', '.join(missing)}")
@@ -103,12 +103,12 @@ def progress_of(study: Study, cell: Cell) -> pd.DataFrame:
     return progress(pd.read_parquet(progress_file(paths)), read_manifest(paths.trajectory))
 
 
-def labelled(twins: Twins, curve: pd.DataFrame, stride: bool) -> pd.DataFrame:
+def labelled(twins: StridePair, curve: pd.DataFrame, stride: bool) -> pd.DataFrame:
     about = {"model": twins.plain.model, "algorithm": twins.plain.algorithm, "seed": twins.plain.seed, "stride": stride}
     return curve.assign(**about)[[*about, *curve.columns]]
 
 
-def compare_twins(study: Study, twins: Twins, plain: pd.DataFrame, striding: pd.DataFrame) -> dict[str, Any]:
+def compare_twins(study: Study, twins: StridePair, plain: pd.DataFrame, striding: pd.DataFrame) -> dict[str, Any]:
     """One row: what each run took to plain RL's last accuracy."""
     paths = [study_paths(study).cell(cell) for cell in twins.cells]
     return {

@@ -47,8 +47,8 @@ def folder_with(root: Path, own: dict[str, Any], seed: int = 0) -> Path:
     return folder
 
 
-def seat(folder: Path) -> CountingHFLM:
-    return Bench("cpu").seat(parse_models([str(folder)])[0])
+def load(folder: Path) -> CountingHFLM:
+    return Bench("cpu").load(parse_models([str(folder)])[0])
 
 
 def generated(lm: CountingHFLM, options: dict[str, Any], count: int = 1, seed: int = 0) -> list[str]:
@@ -71,7 +71,7 @@ def argmax_text(folder: Path, tokens: int) -> str:
 @pytest.mark.parametrize("name", OWN)
 def test_greedy_is_the_argmax_whatever_the_models_own_defaults_are(name: str, tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "model", OWN[name])
-    lm = seat(folder)
+    lm = load(folder)
     assert generated(lm, generation_options(Decoding(temperature=0), 24)) == [argmax_text(folder, 24)]
     # An lm-eval task that says nothing but where to stop is decoded greedily too.
     assert generated(lm, {"until": [], "max_gen_toks": 24}) == [argmax_text(folder, 24)]
@@ -80,8 +80,8 @@ def test_greedy_is_the_argmax_whatever_the_models_own_defaults_are(name: str, tm
 @pytest.mark.parametrize("name", [*OWN, *OWN_OF_SAMPLING])
 def test_draws_are_those_of_the_same_model_without_defaults(name: str, tmp_path: Path) -> None:
     plain, changed = (
-        seat(fixed.random_llama(tmp_path / "plain")),
-        seat(folder_with(tmp_path / "changed", (OWN | OWN_OF_SAMPLING)[name])),
+        load(fixed.random_llama(tmp_path / "plain")),
+        load(folder_with(tmp_path / "changed", (OWN | OWN_OF_SAMPLING)[name])),
     )
     for options in (
         generation_options(Decoding(temperature=1.0), 8),
@@ -109,7 +109,7 @@ def test_the_first_token_is_drawn_from_the_softmax_of_all_tokens(tmp_path: Path)
         model.lm_head.weight.normal_(std=1e-4)  # tokens are as good as equally likely, but not tied
     model.save_pretrained(folder)
     known = len(AutoTokenizer.from_pretrained(folder))
-    texts = generated(seat(folder), {"until": [], "max_gen_toks": 1, "do_sample": True, "temperature": 1.0}, 2000)
+    texts = generated(load(folder), {"until": [], "max_gen_toks": 1, "do_sample": True, "temperature": 1.0}, 2000)
     expected = (known - 3) / config.vocab_size  # characters among all ids; the three special ones write nothing
     assert config.vocab_size > 60
     share = sum(text != "" for text in texts) / 2000
@@ -117,7 +117,7 @@ def test_the_first_token_is_drawn_from_the_softmax_of_all_tokens(tmp_path: Path)
 
 
 def test_what_a_task_asks_for_applies(tmp_path: Path) -> None:
-    lm = seat(fixed.random_llama(tmp_path / "model"))
+    lm = load(fixed.random_llama(tmp_path / "model"))
     greedy = {"until": [], "max_gen_toks": 12, "do_sample": False}
     repeated, penalised = generated(lm, greedy), generated(lm, greedy | {"no_repeat_ngram_size": 1})
     assert repeated != penalised
@@ -129,7 +129,7 @@ def test_the_models_own_end_tokens_end_a_completion_and_stay_when_the_call_is_ov
     text = argmax_text(bare, 24)
     token = AutoTokenizer.from_pretrained(bare)(text[3])["input_ids"][0]
     folder = folder_with(tmp_path / "model", {"eos_token_id": [END, token], "min_p": 0.2})
-    lm = seat(folder)
+    lm = load(folder)
     (found,) = generated(lm, generation_options(Decoding(temperature=0), 24))
     assert found == text[: text.index(text[3]) + 1]
     # The bench leaves a file's other entries out from the start; its end tokens stay when the call is over.

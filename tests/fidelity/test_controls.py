@@ -174,9 +174,9 @@ def test_an_edit_made_in_memory_computes_what_its_folder_computes(small_run: Sma
     in_memory = parse_models([str(small_run.path)], variants=read_variants(names))
     assert [(each.variant, each.step) for each in in_memory] == [(name, LAST) for name in names.split(",")]
     for candidate in in_memory:
-        logits = bench.seat(candidate).model(input_ids=ids).logits.clone()
+        logits = bench.load(candidate).model(input_ids=ids).logits.clone()
         (written,) = parse_models([str(tmp_path / "models" / candidate.variant)])
-        assert torch.equal(bench.seat(written).model(input_ids=ids).logits, logits)
+        assert torch.equal(bench.load(written).model(input_ids=ids).logits, logits)
 
 
 def test_a_factor_or_a_scope_leaves_a_control_its_directions(small_run: SmallRun) -> None:
@@ -190,7 +190,7 @@ def test_a_factor_or_a_scope_leaves_a_control_its_directions(small_run: SmallRun
 def test_the_decompositions_of_a_step_are_freed_with_its_last_model(small_run: SmallRun) -> None:
     bench, first = Bench("cpu"), parse_models([str(small_run.path)], steps=[4, 8], variants=read_variants("rank_1"))
     for candidate in first:
-        bench.seat(candidate)
+        bench.load(candidate)
     held = [each.edits is not None and "decompositions" in vars(each.edits) for each in first]
     assert held == [False, True]
 
@@ -215,5 +215,5 @@ def test_a_model_is_made_once_for_all_its_decodings(small_run: SmallRun, monkeyp
     fill = lm_module.fill
     monkeypatch.setattr(lm_module, "fill", lambda *arguments: (made.append("once"), fill(*arguments)))
     bench, (candidate,) = Bench("cpu"), parse_models([str(small_run.path)], variants=read_variants("rank_1"))
-    assert bench.seat(candidate) is bench.seat(candidate)
+    assert bench.load(candidate) is bench.load(candidate)
     assert made == ["once"]

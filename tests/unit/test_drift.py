@@ -275,9 +275,9 @@ def test_models_compute_in_float32_whatever_they_are_stored_in(small_base: Path,
     bench = Bench("cpu", torch.float32)
     for name, folder in (("half", tmp_path / "half"), ("whole", small_base), ("half", tmp_path / "half")):
         (candidate,) = parse_models([f"{name}={folder}"])
-        assert bench.seat(candidate).model.dtype == torch.float32
+        assert bench.load(candidate).model.dtype == torch.float32
     stored = Qwen3ForCausalLM.from_pretrained(tmp_path / "half", dtype=torch.float32)
-    for place, tensor in bench.seat(candidate).model.state_dict().items():
+    for place, tensor in bench.load(candidate).model.state_dict().items():
         assert torch.equal(tensor, stored.state_dict()[place])
 
 

@@ -132,7 +132,7 @@ def test_the_tokens_of_a_rendered_prompt_have_one_beginning_token(tmp_path: Path
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<unk> $A", special_tokens=[begin])
     tokenizer.chat_template = "{{ bos_token }}" + TEMPLATE
     tokenizer.save_pretrained(folder)
-    lm = Bench("cpu").seat(parse_models([str(folder)])[0])
+    lm = Bench("cpu").load(parse_models([str(folder)])[0])
     conversation = [{"role": "user", "content": "1+1="}]
     ids, _ = lm.tok_batch_encode([lm.apply_chat_template(conversation)])
     expected = tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=False)

@@ -30,7 +30,7 @@ def folder(small_run: SmallRun, tmp_path: Path) -> Path:
 
 def seated(folder: Path) -> CountingHFLM:
     (candidate,) = parse_models([str(folder)])
-    return Bench("cpu").seat(candidate)
+    return Bench("cpu").load(candidate)
 
 
 def extrapolated(folder: Path, ids: torch.Tensor, factor: float) -> torch.Tensor:
@@ -79,10 +79,10 @@ def test_a_factor_of_one_is_the_windows_last_model_and_the_next_model_is_itself_
     (candidate,) = parse_models([str(folder)])
     last, base = parse_models([str(folder / named["trajectory"])], steps=[8, 0])
     bench, ids = Bench("cpu"), torch.tensor([[5, 6, 7]])
-    own, plain, first = (bench.seat(each)._model_call(ids).clone() for each in (candidate, last, base))
+    own, plain, first = (bench.load(each)._model_call(ids).clone() for each in (candidate, last, base))
     torch.testing.assert_close(own, plain, rtol=0, atol=1e-5)
     assert not torch.allclose(plain, first, atol=1e-3)
-    assert bench.seat(last).contrast is None
+    assert bench.load(last).contrast is None
 
 
 def test_a_measurement_is_about_both_models_and_the_factor(folder: Path) -> None:

@@ -56,7 +56,7 @@ def test_a_sharded_step_computes_what_its_hugging_face_folder_computes(
     for candidate in candidates[::3]:
         folder = owned / (HF / f"step_{candidate.step}" if candidate.step else BASE)
         expected = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-        seated = bench.seat(candidate).model
+        seated = bench.load(candidate).model
         assert seated.dtype == expected.dtype == (torch.float32 if candidate.step else torch.bfloat16)
         assert torch.equal(logits(seated), logits(expected))
 
@@ -68,7 +68,7 @@ def test_an_adapter_computes_what_peft_computes(owned: Path, trajectories: dict[
         expected = logits(base).clone()
         adapted = PeftModel.from_pretrained(base, owned / ADAPTER / f"checkpoint-{candidate.step}")
         assert not torch.allclose(logits(adapted), expected, rtol=0, atol=1e-3)
-        torch.testing.assert_close(logits(bench.seat(candidate).model), logits(adapted), rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits(bench.load(candidate).model), logits(adapted), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

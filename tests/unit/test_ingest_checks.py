@@ -161,7 +161,7 @@ def test_tokens_that_a_run_added_are_scored_with_its_own_tokenizer_everywhere(
         assert say(verb, trajectory, *how, "--out", tmp_path / name)[0] == 0
         candidates += parse_models([str(tmp_path / name)])
     for candidate in candidates:
-        assert len(Bench("cpu").seat(candidate).tokenizer("<think>")["input_ids"]) == 1
+        assert len(Bench("cpu").load(candidate).tokenizer("<think>")["input_ids"]) == 1
 
 
 def test_a_tokenizer_saved_again_is_still_the_bases(base: Path, tmp_path: Path, say: Say) -> None:
@@ -220,7 +220,7 @@ def test_an_adapter_computes_what_peft_loads_or_is_refused(how: str, tied: bool,
     assert status == 0
     own = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), step)
     (candidate,) = parse_models([str(tmp_path / "t")], steps=[10])
-    torch.testing.assert_close(logits(Bench("cpu").seat(candidate).model), logits(own), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(Bench("cpu").load(candidate).model), logits(own), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("modules", [["c_attn", "c_proj"], ["c_attn", "c_proj", "lm_head"]])
@@ -235,7 +235,7 @@ def test_an_adapter_of_gpt2_whose_matrices_are_transposed_computes_what_peft_loa
     assert say("ingest", tmp_path / "run", "--base", tmp_path / "base", "--out", tmp_path / "t")[0] == 0
     own = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), step)
     (candidate,) = parse_models([str(tmp_path / "t")], steps=[10])
-    torch.testing.assert_close(logits(Bench("cpu").seat(candidate).model), logits(own), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(Bench("cpu").load(candidate).model), logits(own), rtol=0, atol=1e-4)
 
 
 def test_a_circulant_adapter_over_names_that_transformers_renames_is_read(tmp_path: Path, say: Say) -> None:
@@ -249,7 +249,7 @@ def test_a_circulant_adapter_over_names_that_transformers_renames_is_read(tmp_pa
     save_file({f"_orig_mod.{name}": tensor for name, tensor in stored.items()}, tmp_path / "base/model.safetensors")
     assert say("ingest", tmp_path / "run", "--base", tmp_path / "base", "--out", tmp_path / "t")[0] == 0
     (candidate,) = parse_models([str(tmp_path / "t")], steps=[10])
-    torch.testing.assert_close(logits(Bench("cpu").seat(candidate).model), logits(adapted), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits(Bench("cpu").load(candidate).model), logits(adapted), rtol=0, atol=1e-4)
 
 
 # Several candidates.
@@ -430,9 +430,9 @@ def test_what_ablate_writes_beside_an_adapters_leftovers_loads_as_it_was_made(
     assert not list(folder.glob("adapter*"))
     (written,) = parse_models([str(folder)])
     (made,) = parse_models([str(tmp_path / "t")], variants=read_variants("in_scope_full"))
-    own = Bench("cpu").seat(written).model
+    own = Bench("cpu").load(written).model
     assert own.dtype == torch.float32
-    assert torch.equal(logits(own), logits(Bench("cpu").seat(made).model))
+    assert torch.equal(logits(own), logits(Bench("cpu").load(made).model))
     assert torch.equal(logits(own), logits(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)))
 
 

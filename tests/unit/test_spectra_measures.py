@@ -12,7 +12,7 @@ from rlstride.spectra.measures import (
     sparsity_column,
     stable_rank,
 )
-from rlstride.spectra.sparsity import Entries
+from rlstride.spectra.sparsity import Sparsity
 from rlstride.spectra.updates import aligned_signs
 from rlstride.trajectory.layout import Layout
 from rlstride.trajectory.scope import describe_tensor
@@ -38,7 +38,7 @@ def test_scope_is_the_2d_weights_inside_the_layers(
 
 
 def sparsity(D: torch.Tensor, tolerances: list[float]) -> list[float]:
-    entries = Entries(tolerances)
+    entries = Sparsity(tolerances)
     for panel in D.split(3):
         entries.add(panel)
     return entries.sparsities
@@ -50,7 +50,7 @@ def test_sparsity_of_no_change_is_one() -> None:
 
 def test_entries_of_all_panels_count_and_not_a_number_stays() -> None:
     D = torch.randn(10, 7, generator=torch.Generator().manual_seed(0))
-    entries = Entries([0.5, 100.0])
+    entries = Sparsity([0.5, 100.0])
     for panel in D.split(4):
         entries.add(panel)
     assert entries.frobenius == pytest.approx(float(D.double().norm()), rel=1e-12)

@@ -8,19 +8,19 @@ from torch import Tensor
 
 from rlstride.config.stride import Stride
 from rlstride.stride.line_search import (
-    Evidence,
-    Level,
+    GainEstimate,
     LineSearch,
     Movement,
+    ScoreLevel,
     direction,
-    paired_evidence,
-    weighted_evidence,
+    paired_gain,
+    weighted_gain,
 )
 
 
-def clear(gain: float, overlap: float = 1.0) -> Evidence:
+def clear(gain: float, overlap: float = 1.0) -> GainEstimate:
     """A gain that is known without an error."""
-    return Evidence(gain, 0.0, 16, overlap)
+    return GainEstimate(gain, 0.0, 16, overlap)
 
 
 # What a jump is.
@@ -31,9 +31,9 @@ def test_a_movement_put_at_1_is_where_it_ended_to_the_bit(along: str) -> None:
     place = torch.randn(5, 4)
     before = place.clone()
     movement = Movement([place], [torch.randn(5, 4)], along)
-    movement.put(3.0)
+    movement.move_to(3.0)
     assert not torch.equal(place, before)
-    movement.put(1.0)
+    movement.move_to(1.0)
     assert torch.equal(place, before)
 
 
@@ -69,42 +69,42 @@ def test_weighted_answers_give_the_gain_of_the_policy_that_would_have_given_othe
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.7, 0.2, 0.1])
     rewards = torch.tensor([1.0, 0.0, 1.0])
     ratios, found = exact_sample(p, q, rewards)
-    evidence = weighted_evidence(ratios, found, group=10)
+    evidence = weighted_gain(ratios, found, group=10)
     assert evidence.gain == pytest.approx(0.8 - 0.7)  # q: .7 + .1, p: .5 + .2
 
 
 def test_probability_that_went_to_answers_never_given_counts_as_worth_nothing() -> None:
     log_ratios = torch.full((8,), math.log(0.6))  # 0.4 of the candidate's answers are none of these
-    assert weighted_evidence(log_ratios, torch.ones(8), group=4).gain == pytest.approx(-0.4)
+    assert weighted_gain(log_ratios, torch.ones(8), group=4).gain == pytest.approx(-0.4)
 
 
 def test_a_reward_scale_that_starts_below_zero_is_measured_from_its_lowest() -> None:
     p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.8, 0.2])
     ratios, found = exact_sample(p, q, torch.tensor([1.0, -1.0]))
-    assert weighted_evidence(ratios, found, group=10, lowest=-1.0).gain == pytest.approx(0.6 - 0.0)
+    assert weighted_gain(ratios, found, group=10, lowest=-1.0).gain == pytest.approx(0.6 - 0.0)
 
 
 def test_answers_worth_nothing_are_not_read() -> None:
     rewards = torch.tensor([1.0, 0.0, 1.0, 0.0])
     known = torch.tensor([0.1, 0.7, -0.2, -3.0])
     unread = torch.tensor([0.1, 0.0, -0.2, 0.0])
-    assert weighted_evidence(known, rewards, group=2) == weighted_evidence(unread, rewards, group=2)
+    assert weighted_gain(known, rewards, group=2) == weighted_gain(unread, rewards, group=2)
 
 
 def test_the_overlap_is_the_effective_share_of_the_sample() -> None:
     weights = torch.tensor([3.0, 1.0, 1.0, 1.0])
-    found = weighted_evidence(weights.log(), torch.ones(4), group=2)
+    found = weighted_gain(weights.log(), torch.ones(4), group=2)
     assert found.overlap == pytest.approx(36 / (4 * 12))  # (sum w)^2 / (n sum w^2)
-    assert weighted_evidence(torch.zeros(4), torch.ones(4), group=2).overlap == 1.0
+    assert weighted_gain(torch.zeros(4), torch.ones(4), group=2).overlap == 1.0
 
 
 def test_the_error_is_over_problems_and_not_over_their_completions() -> None:
     scores, at_end = torch.tensor([1.0, 0.0, 1.0, 0.5]), torch.tensor([0.0, 0.0, 0.5, 0.5])
-    found = paired_evidence(scores, at_end)
+    found = paired_gain(scores, at_end)
     assert found.gain == pytest.approx(0.375)  # differences 1, 0, .5, 0
     assert found.error == pytest.approx(torch.tensor([1.0, 0.0, 0.5, 0.0]).std().item() / 2)
-    twice = weighted_evidence(torch.tensor([0.1, 0.1, 0.3, 0.3]), torch.ones(4), group=2)
-    once = weighted_evidence(torch.tensor([0.1, 0.3]), torch.ones(2), group=1)
+    twice = weighted_gain(torch.tensor([0.1, 0.1, 0.3, 0.3]), torch.ones(4), group=2)
+    once = weighted_gain(torch.tensor([0.1, 0.3]), torch.ones(2), group=1)
     assert twice.error == pytest.approx(once.error)
 
 
@@ -121,21 +121,26 @@ def test_a_search_goes_on_while_the_gain_grows_and_takes_the_best() -> None:
 
 def test_a_gain_within_its_error_is_not_taken() -> None:
     search = LineSearch(Stride(significance=0.1))
-    found = search.run(lambda c: Evidence(0.05, 0.05, 16))  # t = 1 with 15 degrees of freedom: p = 0.17
+    found = search.run(lambda c: GainEstimate(0.05, 0.05, 16))  # t = 1 with 15 degrees of freedom: p = 0.17
     assert found.factor == 1.0
     assert found.gain == 0.0
 
 
 def test_the_gain_of_few_problems_has_to_be_larger_by_students_t() -> None:
-    assert Evidence(2.353, 1.0, 4).p_value == pytest.approx(0.05, abs=1e-4)  # of tables, 3 degrees of freedom
-    assert Evidence(1.753, 1.0, 16).p_value == pytest.approx(0.05, abs=1e-4)
-    assert Evidence(-2.0, 0.5, 16).p_value == Evidence(0.0, 0.0, 16).p_value == Evidence(1.0, math.inf, 1).p_value == 1
+    assert GainEstimate(2.353, 1.0, 4).p_value == pytest.approx(0.05, abs=1e-4)  # of tables, 3 degrees of freedom
+    assert GainEstimate(1.753, 1.0, 16).p_value == pytest.approx(0.05, abs=1e-4)
+    assert (
+        GainEstimate(-2.0, 0.5, 16).p_value
+        == GainEstimate(0.0, 0.0, 16).p_value
+        == GainEstimate(1.0, math.inf, 1).p_value
+        == 1
+    )
     assert clear(0.1).p_value == 0
 
 
 def test_a_gain_that_would_do_at_first_does_not_after_searches_that_found_nothing() -> None:
-    def likely(c: float) -> Evidence:  # p = 0.015
-        return Evidence(2.4, 1.0, 16) if c < 4 else clear(-1.0)
+    def likely(c: float) -> GainEstimate:  # p = 0.015
+        return GainEstimate(2.4, 1.0, 16) if c < 4 else clear(-1.0)
 
     search = LineSearch(Stride(first_reach=2.0, significance=0.1))
     assert search.run(likely).factor == 3.0
@@ -193,14 +198,14 @@ def test_in_a_whole_run_of_noise_one_jump_in_ten_runs_is_luck(problems: int) -> 
     for _ in range(200):
         search = LineSearch(Stride(significance=0.1))
         for _ in range(50):
-            found = search.run(lambda c: paired_evidence(torch.randn(problems), torch.randn(problems)))
+            found = search.run(lambda c: paired_gain(torch.randn(problems), torch.randn(problems)))
             jumps += found.factor > 1
     assert 0.03 < jumps / 200 < 0.2  # 0.11 is promised
 
 
 def test_a_level_is_below_another_only_beyond_both_errors() -> None:
-    before = Level(0.8, 0.03)
-    assert Level(0.6, 0.04).is_below(before, 0.01)  # z = 4
-    assert not Level(0.75, 0.04).is_below(before, 0.01)  # z = 1
-    assert not Level(0.9, 0.0).is_below(before, 0.01)
-    assert Level.of(torch.tensor([1.0, 0.0, 1.0, 1.0])) == Level(0.75, 0.25)
+    before = ScoreLevel(0.8, 0.03)
+    assert ScoreLevel(0.6, 0.04).is_below(before, 0.01)  # z = 4
+    assert not ScoreLevel(0.75, 0.04).is_below(before, 0.01)  # z = 1
+    assert not ScoreLevel(0.9, 0.0).is_below(before, 0.01)
+    assert ScoreLevel.of(torch.tensor([1.0, 0.0, 1.0, 1.0])) == ScoreLevel(0.75, 0.25)

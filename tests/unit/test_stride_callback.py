@@ -18,7 +18,7 @@ from rlstride.config import algorithms
 from rlstride.config.stride import Stride
 from rlstride.rollouts import token_logps
 from rlstride.stride.callback import StrideCallback
-from rlstride.stride.line_search import Evidence, Level
+from rlstride.stride.line_search import GainEstimate, ScoreLevel
 from rlstride.stride.next_batch import NextBatch
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
@@ -155,7 +155,7 @@ def test_a_batch_keeps_the_log_probabilities_of_the_weights_that_wrote_it_each_c
     next_batch, found, rows = NextBatch(trainer), list[tuple[Tensor, Tensor]](), list[int]()
     search, logps = next_batch._search_by_weights, trainer._get_per_token_logps_and_entropies
 
-    def search_and_look(callback: StrideCallback, drawn: Any, level: Level) -> Any:
+    def search_and_look(callback: StrideCallback, drawn: Any, level: ScoreLevel) -> Any:
         every_third = torch.arange(16).remainder(3).eq(0).double()  # the others need no look at a candidate
         expected = token_logps(trainer, trainer.model, drawn.rollouts)
         trainer._get_per_token_logps_and_entropies = count_rows
@@ -220,36 +220,36 @@ def test_a_jump_after_which_scores_fall_is_taken_back(study: Study, tmp_path: Pa
         for tensor in trainer.model.parameters():
             tensor.add_(0.01)
     left = weights(trainer.model)
-    callback.search(lambda *_: pytest.fail("nothing is asked for"), Level(0.5, 0.05))
+    callback.search(lambda *_: pytest.fail("nothing is asked for"), ScoreLevel(0.5, 0.05))
     assert not equal(weights(trainer.model), left)
     assert not equal(left, before)
-    assert not callback.watch(Level(0.49, 0.05))
+    assert not callback.watch(ScoreLevel(0.49, 0.05))
     lenient = dataclasses.replace(callback.line_search)
     callback.settings = callback.settings.model_copy(update={"fall": 0.01})
-    assert callback.watch(Level(0.2, 0.05))  # z = .3 / .07
+    assert callback.watch(ScoreLevel(0.2, 0.05))  # z = .3 / .07
     assert equal(weights(trainer.model), left)
     assert callback.line_search.reach < lenient.reach
-    assert not callback.watch(Level(0.0, 0.01)), "once: else a lucky batch could hold a run back for ever"
+    assert not callback.watch(ScoreLevel(0.0, 0.01)), "once: else a lucky batch could hold a run back for ever"
 
 
 def test_what_rl_did_by_itself_is_never_taken_back(study: Study, tmp_path: Path) -> None:
     trainer = trainer_of(study, "grpo", tmp_path)
     callback = StrideCallback(NextBatch(trainer), Stride(verify="rollouts"))
     callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model, optimizer=None)
-    gain, lucky, worse = Evidence(1.0, 0.0, 8), Level(0.9, 0.01), Level(0.0, 0.01)
+    gain, lucky, worse = GainEstimate(1.0, 0.0, 8), ScoreLevel(0.9, 0.01), ScoreLevel(0.0, 0.01)
 
-    def train_and_search(evidence: Evidence) -> dict[str, Tensor]:
+    def train_and_search(evidence: GainEstimate) -> dict[str, Tensor]:
         with torch.no_grad():
             for tensor in trainer.model.parameters():
                 tensor.add_(0.01)
         callback.search(lambda factor, movement: evidence, lucky)
         return weights(trainer.model)
 
-    after = train_and_search(Evidence(0.0, 0.1, 8))
+    after = train_and_search(GainEstimate(0.0, 0.1, 8))
     assert not callback.watch(worse)
     assert equal(weights(trainer.model), after)
     train_and_search(gain)
-    after = train_and_search(Evidence(0.0, 0.1, 8))  # the jump has lasted until a search without one
+    after = train_and_search(GainEstimate(0.0, 0.1, 8))  # the jump has lasted until a search without one
     assert not callback.watch(worse)
     assert equal(weights(trainer.model), after)
     assert [entry["factor"] > 1 for entry in callback.history] == [False, True, False]
@@ -260,7 +260,7 @@ def test_adams_averages_are_kept_or_cleared(study: Study, tmp_path: Path) -> Non
         trainer = trainer_of(study, "grpo", tmp_path / moments, steps=2)
         callback = StrideCallback(NextBatch(trainer), ALWAYS.model_copy(update={"moments": moments}))
         trained(trainer, callback)
-        callback.search(lambda *_: pytest.fail("nothing is asked for"), Level(0.5, 0.05))
+        callback.search(lambda *_: pytest.fail("nothing is asked for"), ScoreLevel(0.5, 0.05))
         state = trainer.optimizer.state
         moved = next(state[tensor] for tensor in trainer.model.parameters() if tensor in state)
         assert bool((moved["exp_avg_sq"] == 0).all()) is is_zero

@@ -16,7 +16,7 @@ from rlstride.report.findings import stride_finding
 from rlstride.report.page import write_report
 from rlstride.stats.intervals import paired_difference_interval
 from rlstride.study.paths import StudyPaths
-from rlstride.study.stride_pairs import twins_of
+from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Study
 from rlstride.tables.collect import collect, empty_table
 from rlstride.tables.specs import tables_of
@@ -121,7 +121,7 @@ def test_every_pair_has_a_row_whose_ends_are_of_test_problems(tmp_path: Path, st
     found = table(tmp_path / "demo", study, "strides")
     assert found["algorithm"].tolist() == ["grpo", "grpo"]
     assert found["model"].tolist() == ["tiny-qwen3", "tiny-llama"]
-    for row, twins in zip(found.to_dict("records"), twins_of(study), strict=True):
+    for row, twins in zip(found.to_dict("records"), stride_pairs_of(study), strict=True):
         # Both cost the same, so that seconds and tokens are saved as steps are; the striding run learns twice as fast.
         assert row["steps_ratio"] == pytest.approx(row["seconds_ratio"], rel=1e-5)
         assert row["steps_ratio"] == pytest.approx(row["tokens_ratio"], rel=1e-5)
@@ -153,7 +153,7 @@ def test_the_progress_table_has_both_runs_of_every_pair_under_plain_rls_name(tmp
 def test_a_pair_of_which_one_run_is_missing_has_no_row_and_unscored_ends_stay_open(
     tmp_path: Path, study: Study
 ) -> None:
-    first, second = twins_of(study)
+    first, second = stride_pairs_of(study)
     StudyPaths(tmp_path / "demo").cell(first.striding).validation.unlink()
     problems_file(StudyPaths(tmp_path / "demo").cell(second.plain).accuracy).unlink()
     found = table(tmp_path / "demo", study, "strides")
@@ -173,7 +173,7 @@ def test_a_study_without_twins_has_empty_tables_which_its_pipeline_leaves_out(tm
 
 
 def test_searches_are_those_of_the_last_training_that_finished(tmp_path: Path) -> None:
-    paths = StudyPaths(tmp_path).cell(twins_of(write_striding_cells(tmp_path))[0].striding)
+    paths = StudyPaths(tmp_path).cell(stride_pairs_of(write_striding_cells(tmp_path))[0].striding)
     entry = {"stage": "train", "started": "2026-02-01", "searches": 5, "jumps": 2, "jumps_taken_back": 0}
     append(paths.ledger / "train.jsonl", entry | {"status": "done", "search_seconds": 4.0})
     append(paths.ledger / "train.jsonl", entry | {"status": "failed", "search_seconds": 9.0, "started": "2026-02-02"})
@@ -244,7 +244,7 @@ def test_the_benchmark_finds_what_the_table_finds_from_the_same_scores(
             frame = pd.read_parquet(part(paths.validation))
             frame[frame["decoding"] == "t1.0"].to_parquet(part(stride.progress_file(paths)))
     monkeypatch.setattr(stride, "study_paths", lambda study: StudyPaths(tmp_path / "demo"))
-    curves = {twins: [stride.progress_of(study, cell) for cell in twins.cells] for twins in twins_of(study)}
+    curves = {twins: [stride.progress_of(study, cell) for cell in twins.cells] for twins in stride_pairs_of(study)}
     rows = pd.DataFrame([stride.compare_twins(study, twins, *runs) for twins, runs in curves.items()])
     tabled = table(tmp_path / "demo", study, "strides")
     same = [name for name in rows if not name.startswith(("end", "stride_end", "task", "model", "algorithm"))]

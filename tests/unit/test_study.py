@@ -14,8 +14,8 @@ from rlstride.config.study_file import StudyFile, Training
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths
-from rlstride.study.plan import Prediction, kept_steps, predictions, step_folder, tried_models, window_steps
-from rlstride.study.stride_pairs import twin_algorithms, twins_of
+from rlstride.study.plan import PlannedPrediction, kept_steps, predictions, step_folder, tried_models, window_steps
+from rlstride.study.stride_pairs import paired_algorithms, stride_pairs_of
 from rlstride.study.study import Cell, Study
 from rlstride.training.launch import cell_settings
 
@@ -82,12 +82,12 @@ def test_the_twin_of_a_striding_algorithm_is_the_one_of_its_name_that_never_jump
     defined = {"grpo": plain, "grpo-stride": jumps, "a": jumps, "a-stride": jumps, "b": plain, "b-stride": plain}
     defined |= {"alone-stride": jumps, "sft-stride": {"trainer": "sft", "learning_rate": 1e-4}}
     paired = study(algorithms=["sft", *defined], seeds=[0, 3], define={"algorithms": defined})
-    assert twin_algorithms(paired) == {"grpo": "grpo-stride"}
-    assert [[str(cell) for cell in twins.cells] for twins in twins_of(paired)] == [
+    assert paired_algorithms(paired) == {"grpo": "grpo-stride"}
+    assert [[str(cell) for cell in twins.cells] for twins in stride_pairs_of(paired)] == [
         ["tiny-llama/grpo/0", "tiny-llama/grpo-stride/0"],
         ["tiny-llama/grpo/3", "tiny-llama/grpo-stride/3"],
     ]
-    assert twins_of(study()) == []
+    assert stride_pairs_of(study()) == []
 
 
 def test_a_sweep_leaves_the_other_cells_as_they_were() -> None:
@@ -189,7 +189,7 @@ def test_the_plan_counts_tried_models_of_those_methods_that_score_any() -> None:
 
     training = Training(steps=40, keep_every=2)
     for name, method in METHODS.items():
-        tried = tried_models(Prediction(f"window_0.4_{name}", name, 0.4, 16), training)
+        tried = tried_models(PlannedPrediction(f"window_0.4_{name}", name, 0.4, 16), training)
         assert (tried > 0) == method.spec.uses_scores
 
 

@@ -35,8 +35,8 @@ def test_snakemake_has_nothing_to_complain_about() -> None:
 
 
 def test_every_stage_has_a_rules_file() -> None:
-    stages = "bases train jump spectra ablate dynamics drift extrapolate evaluate cells collect report track"
-    shared = "common values cluster"
+    stages = "bases train jump spectra ablate dynamics drift extrapolate evaluate measure collect report track"
+    shared = "common rerun_triggers cluster"
     assert {file.stem for file in RULES_FILES} == {*stages.split(), *shared.split()}
 
 

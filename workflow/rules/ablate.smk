@@ -18,9 +18,9 @@ if STUDY.spec.ablation.variants:
             "../../envs/core.yaml"
         threads: 1
         resources:
-            mem_mb=asked("ablate_update", "mem_mb"),
-            runtime=asked("ablate_update", "runtime"),
-            gpu=asked("ablate_update", "gpu"),
+            mem_mb=requested("ablate_update", "mem_mb"),
+            runtime=requested("ablate_update", "runtime"),
+            gpu=requested("ablate_update", "gpu"),
             measuring=1,
         params:
             models=steps_on_the_way,

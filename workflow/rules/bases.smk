@@ -13,8 +13,8 @@ rule pretrain_base:
         "../../envs/train.yaml"
     threads: 1
     resources:
-        mem_mb=asked("pretrain_base", "mem_mb"),
-        runtime=asked("pretrain_base", "runtime"),
+        mem_mb=requested("pretrain_base", "mem_mb"),
+        runtime=requested("pretrain_base", "runtime"),
     params:
         model=lambda wildcards, output: BASES[os.path.dirname(output.report)],
         folder=subpath(output.report, parent=True),

@@ -16,7 +16,7 @@ COMMANDS = [str(Path(HERE).parents[1] / "profiles" / name / "bin") for name in (
 os.environ.update(PATH=os.pathsep.join([*COMMANDS, os.environ.get("PATH", os.defpath)]))
 
 
-def asked(rule, resource):
+def requested(rule, resource):
     """What jobs of a rule ask for, by what their cell costs; more at every further attempt."""
 
     def of_job(wildcards, attempt=1):

@@ -18,9 +18,9 @@ if DRIFT_STEPS:
             "../../envs/core.yaml"
         threads: 1
         resources:
-            mem_mb=asked("measure_drift", "mem_mb"),
-            runtime=asked("measure_drift", "runtime"),
-            gpu=asked("measure_drift", "gpu"),
+            mem_mb=requested("measure_drift", "mem_mb"),
+            runtime=requested("measure_drift", "runtime"),
+            gpu=requested("measure_drift", "gpu"),
             measuring=1,
         params:
             trajectory=subpath(input.manifest, parent=True),

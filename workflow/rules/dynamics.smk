@@ -16,8 +16,8 @@ rule measure_dynamics:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=asked("measure_dynamics", "mem_mb"),
-        runtime=asked("measure_dynamics", "runtime"),
+        mem_mb=requested("measure_dynamics", "mem_mb"),
+        runtime=requested("measure_dynamics", "runtime"),
         measuring=1,
     params:
         trajectory=subpath(input.manifest, parent=True),

@@ -18,9 +18,9 @@ rule evaluate_steps:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=asked("evaluate_steps", "mem_mb"),
-        runtime=asked("evaluate_steps", "runtime"),
-        gpu=asked("evaluate_steps", "gpu"),
+        mem_mb=requested("evaluate_steps", "mem_mb"),
+        runtime=requested("evaluate_steps", "runtime"),
+        gpu=requested("evaluate_steps", "gpu"),
         measuring=1,
     params:
         trajectory=subpath(input.manifest, parent=True),
@@ -51,9 +51,9 @@ rule evaluate_variants:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=asked("evaluate_variants", "mem_mb"),
-        runtime=asked("evaluate_variants", "runtime"),
-        gpu=asked("evaluate_variants", "gpu"),
+        mem_mb=requested("evaluate_variants", "mem_mb"),
+        runtime=requested("evaluate_variants", "runtime"),
+        gpu=requested("evaluate_variants", "gpu"),
         measuring=1,
     params:
         models=labelled_models,

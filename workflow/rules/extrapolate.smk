@@ -20,9 +20,9 @@ if PREDICTED:
             "../../envs/core.yaml"
         threads: 1
         resources:
-            mem_mb=asked("extrapolate_trajectory", "mem_mb"),
-            runtime=asked("extrapolate_trajectory", "runtime"),
-            gpu=asked("extrapolate_trajectory", "gpu"),
+            mem_mb=requested("extrapolate_trajectory", "mem_mb"),
+            runtime=requested("extrapolate_trajectory", "runtime"),
+            gpu=requested("extrapolate_trajectory", "gpu"),
             measuring=1,
         params:
             trajectory=subpath(input.manifest, parent=True),

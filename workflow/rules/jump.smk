@@ -18,11 +18,11 @@ if JUMPS:
         retries: 3
         conda:
             "../../envs/train.yaml"
-        threads: asked("train_jump", "threads")
+        threads: requested("train_jump", "threads")
         resources:
-            mem_mb=asked("train_jump", "mem_mb"),
-            runtime=asked("train_jump", "runtime"),
-            gpu=asked("train_jump", "gpu"),
+            mem_mb=requested("train_jump", "mem_mb"),
+            runtime=requested("train_jump", "runtime"),
+            gpu=requested("train_jump", "gpu"),
             nodes=1,
         params:
             cell="{model}/{algorithm}/{seed}",

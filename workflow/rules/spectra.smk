@@ -16,9 +16,9 @@ rule measure_spectra:
         "../../envs/core.yaml"
     threads: 1
     resources:
-        mem_mb=asked("measure_spectra", "mem_mb"),
-        runtime=asked("measure_spectra", "runtime"),
-        gpu=asked("measure_spectra", "gpu"),
+        mem_mb=requested("measure_spectra", "mem_mb"),
+        runtime=requested("measure_spectra", "runtime"),
+        gpu=requested("measure_spectra", "gpu"),
         measuring=1,
     params:
         trajectory=subpath(input.manifest, parent=True),

@@ -16,11 +16,11 @@ rule train_cell:
     retries: 3
     conda:
         "../../envs/train.yaml"
-    threads: asked("train_cell", "threads")
+    threads: requested("train_cell", "threads")
     resources:
-        mem_mb=asked("train_cell", "mem_mb"),
-        runtime=asked("train_cell", "runtime"),
-        gpu=asked("train_cell", "gpu"),
+        mem_mb=requested("train_cell", "mem_mb"),
+        runtime=requested("train_cell", "runtime"),
+        gpu=requested("train_cell", "gpu"),
         nodes=1,
     params:
         cell="{model}/{algorithm}/{seed}",

@@ -73,7 +73,7 @@ class Job:
 
 
 @dataclass
-class Findings:
+class Readiness:
     """What was found: facts to read, and problems to mend."""
 
     facts: list[str] = field(default_factory=list)
@@ -102,7 +102,7 @@ def read_profile(folder: Path) -> Profile:
     )
 
 
-def check_cluster(study: Study, profile: Profile, probe: bool = True) -> Findings:
+def check_cluster(study: Study, profile: Profile, probe: bool = True) -> Readiness:
     """Asks the cluster whether a study's jobs could start there, as a profile sends them.
 
     Args:
@@ -114,7 +114,7 @@ def check_cluster(study: Study, profile: Profile, probe: bool = True) -> Finding
     Raises:
         SlurmError: this is no cluster, or it does not answer.
     """
-    found = Findings()
+    found = Readiness()
     found.facts.append(ask("sinfo", "--version").strip())
     known, jobs = partitions(), list(largest_jobs(study, profile))
     _check_accounting(found, profile, {job.account for job in jobs})
@@ -169,7 +169,7 @@ def _with_overrides(asked: JobRequest, resources: Mapping[str, Any]) -> JobReque
     return replace(asked, **given)
 
 
-def _check_accounting(found: Findings, profile: Profile, named: set[str | None]) -> None:
+def _check_accounting(found: Readiness, profile: Profile, named: set[str | None]) -> None:
     try:
         mine = accounts()
     except SlurmError as error:
@@ -185,7 +185,7 @@ def _check_accounting(found: Findings, profile: Profile, named: set[str | None])
             found.problems.append(f"slurm_account: {account!r} is none of your accounts")
 
 
-def _check_job(found: Findings, job: Job, profile: Profile, known: list[Partition]) -> list[str]:
+def _check_job(found: Readiness, job: Job, profile: Profile, known: list[Partition]) -> list[str]:
     """Says where a job could start, or why nowhere; returns the partition that it would go to."""
     asked = f"{job.asked.mem_mb} MB, {job.asked.runtime} min, {job.asked.threads} CPU"
     if job.asked.gpu:
@@ -242,14 +242,14 @@ def why_not(job: Job, partition: Partition) -> str | None:
     return None
 
 
-def _check_room(found: Findings, study: Study) -> None:
+def _check_room(found: Readiness, study: Study) -> None:
     folder = _nearest_folder(study_paths(study).root)
     free, needed = shutil.disk_usage(folder).free, disk_bytes(study)
     text = f"{folder}: {free / 1e9:.1f} GB free, about {needed / 1e9:.2g} GB needed"
     (found.facts if free > needed else found.problems).append(text)
 
 
-def _check_nodes(found: Findings, results: Path, partition: str, account: str | None) -> None:
+def _check_nodes(found: Readiness, results: Path, partition: str, account: str | None) -> None:
     """One short job: does a node see the results folder, and this Python with the library?"""
     results.mkdir(parents=True, exist_ok=True)
     answer = results.resolve() / f".probe-{uuid.uuid4().hex}"

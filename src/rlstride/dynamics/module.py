@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rlstride.arrays import Floats
 from rlstride.dynamics.gram import (
     error_of_going_on,
     error_over_persistence,
@@ -16,8 +17,8 @@ from rlstride.dynamics.gram import (
     update_gram,
 )
 from rlstride.dynamics.nulls import r2_iid_noise, r2_permuted, r2_random_walk
-from rlstride.dynamics.pls import Array, fit_pls1, q2_leave_one_out, r2, r2_in_sample, rmse
-from rlstride.spectra.updates import Movement, UpdateReader, movement
+from rlstride.dynamics.pls import fit_pls1, q2_leave_one_out, r2, r2_in_sample, rmse
+from rlstride.spectra.updates import TripletsOverSteps, UpdateReader, movement
 from rlstride.trajectory.scope import Weight
 
 RANKS = 5
@@ -36,11 +37,11 @@ class Measured:
     """
 
     rows: list[dict[str, Any]]
-    whole: Array
-    leading: Array
+    whole: Floats
+    leading: Floats
 
 
-def measure(reader: UpdateReader, weight: Weight, y: Array) -> Measured:
+def measure(reader: UpdateReader, weight: Weight, y: Floats) -> Measured:
     """The rows of one weight.
 
     Args:
@@ -68,7 +69,7 @@ def measure(reader: UpdateReader, weight: Weight, y: Array) -> Measured:
     return Measured(rows, grams[0], grams[1])
 
 
-def _of_accuracy(X: Array, y: Array, rng: np.random.Generator) -> Rows:
+def _of_accuracy(X: Floats, y: Floats, rng: np.random.Generator) -> Rows:
     """What PLS1 of accuracy on x(t) reaches, beside what it reaches where there is nothing."""
     yield {"quantity": "r2_in_sample", "value": r2_in_sample(X, y)}
     yield {"quantity": "q2_leave_one_out", "value": q2_leave_one_out(X, y)}
@@ -83,7 +84,7 @@ def _of_accuracy(X: Array, y: Array, rng: np.random.Generator) -> Rows:
         yield {"window": half / len(y), "steps": half, "quantity": quantity, "value": value}
 
 
-def forecast(X: Array, y: Array, half: int) -> dict[str, float]:
+def forecast(X: Floats, y: Floats, half: int) -> dict[str, float]:
     """Errors on the steps after the first ``half``, by a fit on those and by persistence."""
     predicted = fit_pls1(X[:half], y[:half]).predict(X[half:])
     return {
@@ -92,7 +93,7 @@ def forecast(X: Array, y: Array, half: int) -> dict[str, float]:
     }
 
 
-def _of_the_step(G: Array, steps: Array) -> Rows:
+def _of_the_step(G: Floats, steps: Floats) -> Rows:
     """How far the movement is a line in the step, in sample and on the last third, beside a random walk's figures."""
     walk, count = random_walk_gram(G), len(steps)
     seen = 2 * count // 3
@@ -112,7 +113,7 @@ def _of_the_step(G: Array, steps: Array) -> Rows:
     yield early | {"quantity": "step_error_later_random_walk", "value": error_over_persistence(walk, steps, seen)}
 
 
-def _r2_along_the_last(G: Array, steps: Array) -> float:
+def _r2_along_the_last(G: Floats, steps: Floats) -> float:
     """R2 of <D(t), D(T)> / |D(T)|F^2 against t, by least squares with an intercept; NaN where D(T) = 0."""
     if G[-1, -1] == 0:
         return float("nan")
@@ -121,7 +122,7 @@ def _r2_along_the_last(G: Array, steps: Array) -> float:
     return r2(projected, np.asarray(line, dtype=np.float64))
 
 
-def _angles(found: Movement, rank: int) -> Rows:
+def _angles(found: TripletsOverSteps, rank: int) -> Rows:
     u = found.u[:, :, rank - 1].double().numpy()  # (T, m)
     defined = found.s[:, rank - 1].numpy() > 0
     to_last = np.where(defined & defined[-1], degrees_between(u, u[-1]), np.nan)
@@ -134,12 +135,12 @@ def _angles(found: Movement, rank: int) -> Rows:
     yield {"quantity": "angle_to_last_mean_degrees", "value": float(before.mean()) if len(before) else float("nan")}
 
 
-def degrees_between(a: Array, b: Array) -> Array:
+def degrees_between(a: Floats, b: Floats) -> Floats:
     """Angle in 0..90 degrees between the lines of unit vectors, row by row: (T, d) and (T, d) or (d,) to (T,).
 
     By the chord rather than the cosine, whose arccos cannot tell angles below 1e-6 degrees in float64.
     """
     sign = np.where((a * b).sum(axis=-1, keepdims=True) < 0, -1.0, 1.0)
     chord = np.linalg.norm(a - sign * b, axis=-1)
-    degrees: Array = np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
+    degrees: Floats = np.degrees(2 * np.arcsin(np.clip(chord / 2, 0, 1)))
     return degrees

@@ -2,20 +2,21 @@
 
 import numpy as np
 
-from rlstride.dynamics.pls import Array, r2_in_sample
+from rlstride.arrays import Floats
+from rlstride.dynamics.pls import r2_in_sample
 
 
-def r2_iid_noise(X: Array, y: Array, draws: int, rng: np.random.Generator) -> float:
+def r2_iid_noise(X: Floats, y: Floats, draws: int, rng: np.random.Generator) -> float:
     """Mean R2 over ``draws`` of independent standard normal features in X's place (T, d)."""
     return _mean([r2_in_sample(rng.standard_normal(X.shape), y) for _ in range(draws)])
 
 
-def r2_permuted(X: Array, y: Array, draws: int, rng: np.random.Generator) -> float:
+def r2_permuted(X: Floats, y: Floats, draws: int, rng: np.random.Generator) -> float:
     """Mean R2 over ``draws`` of y in random order."""
     return _mean([r2_in_sample(X, rng.permutation(y)) for _ in range(draws)])
 
 
-def r2_random_walk(X: Array, y: Array, draws: int, rng: np.random.Generator) -> float:
+def r2_random_walk(X: Floats, y: Floats, draws: int, rng: np.random.Generator) -> float:
     """Mean R2 over ``draws`` of walks from the origin in random directions, each step as long as X's own.
 
     Args:
@@ -28,11 +29,11 @@ def r2_random_walk(X: Array, y: Array, draws: int, rng: np.random.Generator) -> 
     return _mean([r2_in_sample(random_walk(lengths, X.shape[1], rng), y) for _ in range(draws)])
 
 
-def random_walk(lengths: Array, dimension: int, rng: np.random.Generator) -> Array:
+def random_walk(lengths: Floats, dimension: int, rng: np.random.Generator) -> Floats:
     """A walk (T, dimension) from the origin whose steps have the given lengths (T,)."""
     directions = rng.standard_normal((len(lengths), dimension))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    walk: Array = np.cumsum(directions * lengths[:, None], axis=0)
+    walk: Floats = np.cumsum(directions * lengths[:, None], axis=0)
     return walk
 
 

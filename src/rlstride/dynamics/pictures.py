@@ -3,13 +3,13 @@
 import numpy as np
 from sklearn.manifold import TSNE
 
+from rlstride.arrays import Floats
 from rlstride.dynamics.gram import with_base
-from rlstride.dynamics.pls import Array
 
 _LARGEST_PERPLEXITY = 10.0
 
 
-def pca_path(G: Array) -> Array:
+def pca_path(G: Floats) -> Floats:
     """The first two principal components of the base and the T positions, from their inner products.
 
     Two smooth components are no finding: a random walk has them too (Antognini and Sohl-Dickstein, 2018).
@@ -24,13 +24,13 @@ def pca_path(G: Array) -> Array:
     centred = centred - centred.mean(axis=0)
     centred = centred - centred.mean(axis=1, keepdims=True)
     values, vectors = np.linalg.eigh(centred)
-    path: Array = vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0))
+    path: Floats = vectors[:, [-1, -2]] * np.sqrt(np.maximum(values[[-1, -2]], 0))
     path = path[1:] - path[0]
     path *= np.where(path.sum(axis=0) < 0, -1.0, 1.0)
     return path
 
 
-def tsne_path(G: Array, seed: int) -> Array:
+def tsne_path(G: Floats, seed: int) -> Floats:
     """t-SNE of the base and the T positions by their distances: (T, 2) relative to the base.
 
     Distances between far groups and the spread of a group mean nothing in it.
@@ -43,5 +43,5 @@ def tsne_path(G: Array, seed: int) -> Array:
     perplexity = min(_LARGEST_PERPLEXITY, len(G) / 3)
     method = TSNE(perplexity=perplexity, metric="precomputed", init="random", random_state=seed % 2**32)
     path = np.asarray(method.fit_transform(distances / distances.max()), dtype=np.float64)
-    relative: Array = path[1:] - path[0]
+    relative: Floats = path[1:] - path[0]
     return relative

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from rlstride.arrays import Floats
+
 _ROUNDING = 1e-12  # a smaller share of what was subtracted or multiplied is rounding, which varies by processor
 
 
@@ -22,17 +23,17 @@ class Line:
         coefficients: (d,).
     """
 
-    mean_x: Array
+    mean_x: Floats
     mean_y: float
-    coefficients: Array
+    coefficients: Floats
 
-    def predict(self, X: Array) -> Array:
+    def predict(self, X: Floats) -> Floats:
         """y (n,) for the rows of X (n, d)."""
-        predicted: Array = self.mean_y + (X - self.mean_x) @ self.coefficients
+        predicted: Floats = self.mean_y + (X - self.mean_x) @ self.coefficients
         return predicted
 
 
-def fit_pls1(X: Array, y: Array) -> Line:
+def fit_pls1(X: Floats, y: Floats) -> Line:
     """Standardises X, takes w ~ X^T y, and fits y on the score X w.
 
     Constant features get the coefficient 0; so does everything where y is constant or goes with no feature.
@@ -49,7 +50,7 @@ def fit_pls1(X: Array, y: Array) -> Line:
     return Line(X.mean(axis=0), mean_y, np.divide(slope * w, std, out=np.zeros_like(w), where=std > 0))
 
 
-def standardised(X: Array) -> tuple[Array, Array]:
+def standardised(X: Floats) -> tuple[Floats, Floats]:
     """Features of mean 0 and variance 1 (T, d), and what they were divided by, std (d,); both 0 where X is constant.
 
     What moves by rounding alone is constant: its share of a fit would differ from one processor to another.
@@ -59,33 +60,33 @@ def standardised(X: Array) -> tuple[Array, Array]:
     return np.divide(centred, std, out=np.zeros_like(centred), where=std > 0), std
 
 
-def covariances(scaled: Array, y: Array) -> Array:
+def covariances(scaled: Floats, y: Floats) -> Floats:
     """w = X^T (y - mean y), (d,), of standardised features; 0 where y is constant or, to rounding, goes with none."""
     centred = np.where(_constant(y), 0.0, y - y.mean())
-    w: Array = scaled.T @ centred
+    w: Floats = scaled.T @ centred
     floor = _ROUNDING * float(np.linalg.norm(scaled) * np.linalg.norm(centred))
     return w if float(np.linalg.norm(w)) > floor else np.zeros_like(w)
 
 
-def _constant(values: Array) -> NDArray[np.bool_]:
+def _constant(values: Floats) -> NDArray[np.bool_]:
     """Whether what runs along the first axis differs by no more than rounding."""
     constant: NDArray[np.bool_] = np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0)
     return constant
 
 
-def r2(y: Array, predicted: Array) -> float:
+def r2(y: Floats, predicted: Floats) -> float:
     """1 - sum of squared errors / sum of squares about the mean; NaN where y is constant."""
     if _constant(y):
         return float("nan")
     return 1 - float(((y - predicted) ** 2).sum()) / float(((y - y.mean()) ** 2).sum())
 
 
-def r2_in_sample(X: Array, y: Array) -> float:
+def r2_in_sample(X: Floats, y: Floats) -> float:
     """R2 of the fit on its own data."""
     return r2(y, fit_pls1(X, y).predict(X))
 
 
-def q2_leave_one_out(X: Array, y: Array) -> float:
+def q2_leave_one_out(X: Floats, y: Floats) -> float:
     """R2 of predictions, each made by a fit that did not see its step."""
     everything = np.arange(len(y))
     predicted = np.array(
@@ -94,6 +95,6 @@ def q2_leave_one_out(X: Array, y: Array) -> float:
     return r2(y, predicted)
 
 
-def rmse(y: Array, predicted: Array) -> float:
+def rmse(y: Floats, predicted: Floats) -> float:
     """Root of the mean squared error, in the unit of y."""
     return float(np.sqrt(((y - predicted) ** 2).mean()))

@@ -35,11 +35,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlstride.arrays import Floats
 from rlstride.atomic_files import atomic_file
 from rlstride.dynamics.accuracies import read_accuracies
 from rlstride.dynamics.module import measure
 from rlstride.dynamics.pictures import pca_path, tsne_path
-from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
@@ -118,7 +118,7 @@ def write_dynamics(
         found |= {q: None if np.isnan(v) else v for q, v in zip(leading["quantity"], leading["value"], strict=True)}
 
 
-def _rows(reader: UpdateReader, y: Array) -> Iterator[dict[str, Any]]:
+def _rows(reader: UpdateReader, y: Floats) -> Iterator[dict[str, Any]]:
     defaults = {"window": 1.0, "step": 0, "steps": len(y), "features": 0, "draws": 0}
     together = {rank: np.zeros((len(y), len(y))) for rank in (0, 1)}
     for weight in track(reader.in_scope, "dynamics: modules"):

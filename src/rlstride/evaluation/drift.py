@@ -118,11 +118,11 @@ def write_drift(
     about = {"cell": str(cell) if cell else None, "models": len(candidates), "problems": len(prompts.problems)}
     with ledger_entry(out.parent / "ledger", "drift", **about, device=device) as found:
         rows, tokens = [], []
-        bench, base = Bench(device, torch.float32), Bench(device, torch.float32).seat(candidates[0])
+        bench, base = Bench(device, torch.float32), Bench(device, torch.float32).load(candidates[0])
         base_samples = prompts.sample(base, _seed(study, cell, candidates[0]))
         found |= {"completions": (len(candidates) + 1) * len(prompts.problems), "tokens": base.tokens}
         for candidate in track(candidates, "drift"):
-            lm = bench.seat(candidate)
+            lm = bench.load(candidate)
             samples = prompts.sample(lm, _seed(study, cell, candidate))
             figures, moved = _measure(lm, base, samples, base_samples, prompts)
             found["tokens"] += figures["tokens"]

@@ -163,18 +163,18 @@ class Bench:
         self._device, self._dtype = device, dtype
         self._lm: CountingHFLM | None = None
         self._fingerprint: tuple[str, torch.dtype] | None = None
-        self._seated: Candidate | None = None
+        self._loaded: Candidate | None = None
         self._base: tuple[str, PreTrainedModel] | None = None
 
-    def seat(self, candidate: Candidate) -> CountingHFLM:
+    def load(self, candidate: Candidate) -> CountingHFLM:
         """lm-eval's model with the candidate's weights in it.
 
         Raises:
             RequestError: transformers cannot build the model or load its tokenizer, or a file is missing or damaged.
         """
-        before, self._seated = self._seated, None
+        before, self._loaded = self._loaded, None
         if self._lm is not None and before is candidate:
-            self._seated = candidate
+            self._loaded = candidate
             return self._lm
         if before is not None and before.edits is not None and before.edits is not candidate.edits:
             before.edits.forget()  # the decompositions of a large model are many gigabytes
@@ -186,7 +186,7 @@ class Bench:
             self._lm, self._fingerprint = _build(candidate, self._device, dtype), fingerprint
         fill(self._lm.model, tensors, read_layout(candidate.folder))
         self._lm.contrast = self._contrast(candidate, self._lm.model)
-        self._seated = candidate
+        self._loaded = candidate
         return self._lm
 
     def _contrast(self, candidate: Candidate, model: PreTrainedModel) -> Contrast | None:
@@ -200,7 +200,7 @@ class Bench:
 
 
 def loaded_model(candidate: Candidate, device: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A candidate's model by itself, ready to score; errors are those of :meth:`Bench.seat`."""
+    """A candidate's model by itself, ready to score; errors are those of :meth:`Bench.load`."""
     model = build_model(candidate.folder, dtype).to(device)
     fill(model, candidate.tensors(), read_layout(candidate.folder))
     return model

@@ -92,7 +92,7 @@ def score_on_study(
                 key = _key(model, seed, **asked)
                 measurement = journal.find(key)
                 if measurement is None:
-                    lm = _seated(bench, candidate, batch_size)
+                    lm = _loaded(bench, candidate, batch_size)
                     measurement = benchmark.score(lm, decoding, seed, samples)
                     journal.add(key, measurement)
                 rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement, how))
@@ -161,7 +161,7 @@ def score_on_lm_eval_tasks(
             )
             measurement = journal.find(key)
             if measurement is None:
-                lm = _seated(bench, candidate, asked.batch_size)
+                lm = _loaded(bench, candidate, asked.batch_size)
                 measurement = score_task(lm, task, seed, limit, asked, samples)
                 journal.add(key, measurement)
             rows.append(Row({**place, **_which(candidate, name, split, "task")}, measurement, how))
@@ -194,8 +194,8 @@ def _which(candidate: Candidate, task: str, split: str, decoding: str) -> Labels
     }
 
 
-def _seated(bench: Bench, candidate: Candidate, batch_size: int | str | None) -> CountingHFLM:
-    lm = bench.seat(candidate)
+def _loaded(bench: Bench, candidate: Candidate, batch_size: int | str | None) -> CountingHFLM:
+    lm = bench.load(candidate)
     if batch_size is not None:
         lm.use_batch_size(batch_size)
     return lm

@@ -36,7 +36,7 @@ class ValidationScorer:
         evaluation, manifest = study.spec.evaluation, trajectory.manifest
         (base,) = parse_models([str(trajectory.folder)], steps=[0])
         self._benchmark = StudyBenchmark(study, "validation")
-        self._lm = Bench(device, torch.float32).seat(base)
+        self._lm = Bench(device, torch.float32).load(base)
         self._load_base = partial(loaded_model, base, device, torch.float32)
         self._source, self._layout = trajectory.source(0), trajectory.base.layout
         self._decoding = evaluation.decodings[evaluation.headline]

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlstride.dynamics.pls import Array, covariances, standardised
+from rlstride.arrays import Floats
+from rlstride.dynamics.pls import covariances, standardised
 from rlstride.extrapolation.linear import scaled_updates
 from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.progress import track
@@ -77,9 +78,9 @@ class AccuracyLine:
         b: intercept.
     """
 
-    mean: Array
-    std: Array
-    loadings: Array
+    mean: Floats
+    std: Floats
+    loadings: Floats
     a: float
     b: float
 
@@ -87,9 +88,9 @@ class AccuracyLine:
         """z* = (y* - b) / a."""
         return (accuracy - self.b) / self.a
 
-    def at(self, accuracy: float) -> Array:
+    def at(self, accuracy: float) -> Floats:
         """x* (d,) where the line reaches an accuracy."""
-        x: Array = self.mean + self.std * (self.score(accuracy) * self.loadings)
+        x: Floats = self.mean + self.std * (self.score(accuracy) * self.loadings)
         return x
 
 
@@ -98,16 +99,16 @@ class ModuleFit:
     """One matrix: its line (None where there is none), x(m), v1(m), and whether v1(m) is ill-defined."""
 
     line: AccuracyLine | None
-    last: Array
-    v: Array
+    last: Floats
+    v: Floats
     near_tie: bool
 
-    def at(self, accuracy: float) -> Array | None:
+    def at(self, accuracy: float) -> Floats | None:
         """x*, or None where there is no line or it gives no finite point."""
         x = None if self.line is None else self.line.at(accuracy)
         return x if x is not None and bool(np.isfinite(x).all()) else None
 
-    def rank_1(self, x: Array) -> Tensor:
+    def rank_1(self, x: Floats) -> Tensor:
         """x v1(m)^T; zero where D(m) is, which has no v1."""
         return torch.from_numpy(np.outer(x if self.last.any() else np.zeros_like(x), self.v))
 
@@ -129,17 +130,17 @@ class AlphaRLPredictor:
         deltas = self._deltas(points) if self.attached_to is None else self._attached(points, self.attached_to)
         return Prediction(deltas, {"target_accuracy": target.accuracy, **self._info(points, target)})
 
-    def _deltas(self, points: dict[str, Array | None]) -> Iterator[tuple[str, Tensor]]:
+    def _deltas(self, points: dict[str, Floats | None]) -> Iterator[tuple[str, Tensor]]:
         for name, point in points.items():
             fit = self.modules[name]
             yield name, fit.rank_1(fit.last if point is None else point)  # without a line: the last rank-1 model
 
-    def _attached(self, points: dict[str, Array | None], window: Trajectory) -> Iterator[tuple[str, Tensor]]:
+    def _attached(self, points: dict[str, Floats | None], window: Trajectory) -> Iterator[tuple[str, Tensor]]:
         for name, D in scaled_updates(window, window.steps[-1], 1.0):
             point = points.get(name)  # without a line: the window's last checkpoint
             yield name, D if point is None else D + self.modules[name].rank_1(point)
 
-    def _info(self, points: dict[str, Array | None], target: Target) -> dict[str, Any]:
+    def _info(self, points: dict[str, Floats | None], target: Target) -> dict[str, Any]:
         """How far the prediction reaches, and every matrix for which something else than AlphaRL stands in."""
         scores, ratios = [], []
         for name, point in points.items():
@@ -161,7 +162,7 @@ class AlphaRLPredictor:
         return info
 
 
-def fit_line(X: Array, y: Array) -> AccuracyLine | None:
+def fit_line(X: Floats, y: Floats) -> AccuracyLine | None:
     """PLS1 of x on accuracy, then OLS of accuracy on the score.
 
     Args:

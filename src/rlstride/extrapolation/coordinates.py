@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rlstride.arrays import Floats
 from rlstride.dynamics.gram import polynomial_weights, update_gram
-from rlstride.dynamics.pls import Array
 from rlstride.errors import RequestError
 from rlstride.extrapolation.method import Method, Prediction, Target
 from rlstride.progress import track
@@ -41,22 +41,22 @@ class Coordinates:
         s: its singular values, (k,), all above rounding; k is 0 where nothing moved.
     """
 
-    a: Array
-    s: Array
+    a: Floats
+    s: Floats
 
     @property
-    def path(self) -> Array:
+    def path(self) -> Floats:
         """x(t), (T, k)."""
-        path: Array = self.a * self.s
+        path: Floats = self.a * self.s
         return path
 
-    def weights_of(self, x: Array) -> Array:
+    def weights_of(self, x: Floats) -> Floats:
         """h (T,) with h M = the update at the point x (k,)."""
-        weights: Array = self.a @ (x / self.s)
+        weights: Floats = self.a @ (x / self.s)
         return weights
 
 
-def coordinates(G: Array, k: int) -> Coordinates:
+def coordinates(G: Floats, k: int) -> Coordinates:
     """At most ``k`` leading coordinates of positions with inner products G (T, T)."""
     values, vectors = np.linalg.eigh(G)
     s = np.sqrt(np.maximum(values[::-1][:k], 0))
@@ -74,7 +74,7 @@ def window_coordinates(window: Trajectory, k: int, name: str) -> dict[str, Coord
     }
 
 
-def summed_updates(window: Trajectory, weights: Mapping[str, Array]) -> Iterator[tuple[str, Tensor]]:
+def summed_updates(window: Trajectory, weights: Mapping[str, Floats]) -> Iterator[tuple[str, Tensor]]:
     """sum_t h(t) D(t), float64, of the tensors that ``weights`` names with their h (T,)."""
     reader = UpdateReader(window)
     for weight in reader.weights:
@@ -119,7 +119,7 @@ class CurvePredictor:
         return Prediction(summed_updates(self.window, weights), {"target_step": target.step, "unmoved": unmoved})
 
 
-def at_step(steps: Array, path: Array, target: float, degree: int) -> Array:
+def at_step(steps: Floats, path: Floats, target: float, degree: int) -> Floats:
     """The least-squares polynomial through x(t) at a step.
 
     Args:
@@ -131,7 +131,7 @@ def at_step(steps: Array, path: Array, target: float, degree: int) -> Array:
     Returns:
         (k,).
     """
-    point: Array = polynomial_weights(steps, np.array([target]), degree)[0] @ path
+    point: Floats = polynomial_weights(steps, np.array([target]), degree)[0] @ path
     return point
 
 
@@ -169,7 +169,7 @@ class DMDPredictor:
         return Prediction(summed_updates(self.window, weights), {"target_step": target.step, "kept_steps_ahead": times})
 
 
-def propagated(path: Array, times: float) -> Array:
+def propagated(path: Floats, times: float) -> Floats:
     """x(T) K^times for the least-squares map K of consecutive positions, modes that grow or flip held in place.
 
     Args:
@@ -186,5 +186,5 @@ def propagated(path: Array, times: float) -> Array:
     sizes = np.minimum(np.abs(values), 1.0)
     powers = sizes**times * np.exp(1j * np.angle(values) * times)
     amplitudes = np.linalg.lstsq(modes, path[-1].astype(complex), rcond=None)[0]
-    point: Array = np.asarray((modes @ (powers * amplitudes)).real, dtype=np.float64)
+    point: Floats = np.asarray((modes @ (powers * amplitudes)).real, dtype=np.float64)
     return point

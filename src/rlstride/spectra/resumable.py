@@ -15,7 +15,7 @@ from torch import Tensor
 from rlstride.atomic_files import atomic_file
 
 
-class Parts:
+class ResumableParts:
     """A hidden folder beside the result: for each tensor a file with its factors, and its rows as metadata.
 
     Attributes:

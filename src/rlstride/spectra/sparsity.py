@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Entries:
+class Sparsity:
     """|D|F, the largest |d|, and how many |d| are within each tolerance, of an update that is added in panels.
 
     Attributes:

@@ -35,8 +35,8 @@ from rlstride.spectra.measures import (
     sparsity_column,
     stable_rank,
 )
-from rlstride.spectra.resumable import Parts, holds_factors
-from rlstride.spectra.sparsity import Entries
+from rlstride.spectra.resumable import ResumableParts, holds_factors
+from rlstride.spectra.sparsity import Sparsity
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product, truncated_svd
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.scope import Weight, listed, scope_of
@@ -78,7 +78,9 @@ def write_spectra(
     trajectory = Trajectory(trajectory_folder)
     with ledger_entry(out_parquet.parent / "ledger", "spectra", rank=rank or "full", device=device) as found:
         reader = UpdateReader(trajectory)
-        parts = Parts(out_parquet, [_stored_files(trajectory), rank, list(tolerances), device, torch.__version__])
+        parts = ResumableParts(
+            out_parquet, [_stored_files(trajectory), rank, list(tolerances), device, torch.__version__]
+        )
         found_parts = {index: parts.read(index) for index in range(len(reader.weights))}
         missing = [index for index, part in found_parts.items() if part is None]
         for index in track(missing, "spectra: tensors", size=lambda index: reader.stored_bytes(reader.weights[index])):
@@ -186,7 +188,7 @@ def _entries(
     reader: UpdateReader, weight: Weight, step: int, tolerances: Sequence[float], into: Tensor | None, device: str
 ) -> dict[str, Any]:
     """Reads an update, into ``into`` where that is given, and tells what its entries tell by themselves."""
-    entries = Entries(tolerances)
+    entries = Sparsity(tolerances)
     for panel in reader.panels(weight, step, into, device):
         entries.add(panel)
     if not entries.finite:

@@ -218,7 +218,7 @@ def _not_finite(tensor: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Movement:
+class TripletsOverSteps:
     """Singular triplets of one weight's update over T kept steps, their signs aligned to the last of them.
 
     Attributes:
@@ -240,7 +240,7 @@ class Movement:
         return self.norms[:, None] * self.u[:, :, rank - 1].double()
 
 
-def movement(reader: UpdateReader, weight: Weight, k: int) -> Movement:
+def movement(reader: UpdateReader, weight: Weight, k: int) -> TripletsOverSteps:
     """The k leading singular triplets of a weight's update at every kept step that the reader may read."""
     steps = reader.trajectory.steps
     norms, found = torch.empty(len(steps), dtype=torch.float64), list[TruncatedSVD]()
@@ -250,7 +250,7 @@ def movement(reader: UpdateReader, weight: Weight, k: int) -> Movement:
         found.append(truncated_svd(D, k, found[-1] if found else None))
     u, s, v = (torch.stack(parts) for parts in ([f.u for f in found], [f.s for f in found], [f.v for f in found]))
     signs = aligned_signs(u, s)  # (T, k)
-    return Movement(steps, norms, u * signs[:, None, :], s, v * signs[:, None, :])
+    return TripletsOverSteps(steps, norms, u * signs[:, None, :], s, v * signs[:, None, :])
 
 
 def aligned_signs(u: Tensor, s: Tensor) -> Tensor:

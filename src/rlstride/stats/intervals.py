@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
+from rlstride.arrays import Floats
 from rlstride.errors import WorkError
 
-Array = NDArray[np.float64]
 RESAMPLES = 4000
 LEVEL = 0.95
 _SEED = 0
@@ -114,11 +114,11 @@ def recovered_gain_interval(
     )
 
 
-Statistic = Callable[[Array], Array]  # (..., models) mean scores to (...) estimates
+Estimator = Callable[[Floats], Floats]  # (..., models) mean scores to (...) estimates
 
 
 def _ratio(
-    numerator: Statistic, denominator: Statistic, columns: Array, level: float, rng: np.random.Generator | None
+    numerator: Estimator, denominator: Estimator, columns: Floats, level: float, rng: np.random.Generator | None
 ) -> Interval:
     """A ratio of two statistics; unbounded unless the denominator's own interval lies above 0."""
     resampled = _resampled_means(columns, rng)
@@ -127,7 +127,7 @@ def _ratio(
     if whole.low <= 0:
         return Interval(value, float("-inf"), float("inf"))
 
-    def statistic(means: Array) -> Array:
+    def statistic(means: Floats) -> Floats:
         # The few resamples whose denominator is not positive count as the end to which the ratio runs.
         top, bottom = numerator(means), denominator(means)
         return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.copysign(np.inf, top))
@@ -135,11 +135,11 @@ def _ratio(
     return _bca(statistic, columns, resampled, level)
 
 
-def _bootstrap(statistic: Statistic, columns: Array, level: float, rng: np.random.Generator | None) -> Interval:
+def _bootstrap(statistic: Estimator, columns: Floats, level: float, rng: np.random.Generator | None) -> Interval:
     return _bca(statistic, columns, _resampled_means(columns, rng), level)
 
 
-def _bca(statistic: Statistic, columns: Array, resampled: Array, level: float) -> Interval:
+def _bca(statistic: Estimator, columns: Floats, resampled: Floats, level: float) -> Interval:
     """The BCa interval of a function of the mean scores.
 
     Args:
@@ -158,7 +158,7 @@ def _bca(statistic: Statistic, columns: Array, resampled: Array, level: float) -
     return Interval(value, float(low), float(high))
 
 
-def _resampled_means(columns: Array, rng: np.random.Generator | None) -> Array:
+def _resampled_means(columns: Floats, rng: np.random.Generator | None) -> Floats:
     """Mean scores (resamples, models) of bootstrap samples of the problems.
 
     Problems with equal scores are interchangeable, so a sample is a multinomial draw over the distinct rows: with a few
@@ -168,11 +168,11 @@ def _resampled_means(columns: Array, rng: np.random.Generator | None) -> Array:
     rows, counts = np.unique(columns, axis=0, return_counts=True)  # (distinct, models), (distinct,)
     order = np.argsort(-counts)  # a draw is done when nothing is left for the rarest rows
     drawn = rng.multinomial(len(columns), counts[order] / len(columns), size=RESAMPLES)  # (resamples, distinct)
-    means: Array = drawn @ rows[order] / len(columns)
+    means: Floats = drawn @ rows[order] / len(columns)
     return means
 
 
-def _share_below(draws: Array, value: float) -> float:
+def _share_below(draws: Floats, value: float) -> float:
     """The share of the sorted draws below the estimate; ties, which few distinct scores make common, count half."""
     tolerance = 1e-12 * max(1.0, abs(value))
     below, upto = np.searchsorted(draws, [value - tolerance, value + tolerance]).tolist()
@@ -180,7 +180,7 @@ def _share_below(draws: Array, value: float) -> float:
     return share
 
 
-def _acceleration(statistic: Statistic, columns: Array) -> float:
+def _acceleration(statistic: Estimator, columns: Floats) -> float:
     """BCa's skewness constant, from the jackknife over problems."""
     if len(columns) < 3:
         return 0.0
@@ -193,9 +193,9 @@ def _acceleration(statistic: Statistic, columns: Array) -> float:
     return skewness
 
 
-def _columns(*scores: ArrayLike) -> Array:
+def _columns(*scores: ArrayLike) -> Floats:
     """The models' scores side by side, (problems, models)."""
-    columns: Sequence[Array] = [np.asarray(column, dtype=np.float64).ravel() for column in scores]
+    columns: Sequence[Floats] = [np.asarray(column, dtype=np.float64).ravel() for column in scores]
     counts = [len(column) for column in columns]
     if counts[0] == 0:
         raise WorkError("an interval needs at least one problem's score")

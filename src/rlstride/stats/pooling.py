@@ -18,9 +18,9 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from rlstride.arrays import Floats
 from rlstride.stats.intervals import (
     LEVEL,
     Interval,
@@ -31,7 +31,6 @@ from rlstride.stats.intervals import (
 )
 from rlstride.study.study import Cell
 
-Floats = NDArray[np.float64]
 _DRAWS, _SEED = 2000, 0
 FEWEST_MEMBERS = 3
 Level = Literal["model", "algorithm", "seed"]

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from rlstride.config.stride import Stride
 from rlstride.processes import as_in_main_process, from_main_process
-from rlstride.stride.line_search import Evidence, Found, Level, LineSearch, Movement, paired_evidence
+from rlstride.stride.line_search import Found, GainEstimate, LineSearch, Movement, ScoreLevel, paired_gain
 from rlstride.trainers import Validate, checkpoint_folder, clear_moments
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class StrideCallback(TrainerCallback):
         self._updates = 0  # since the window began
         self._start: list[Tensor] = []  # A
         self._safe: list[Tensor] = []  # where a jump left from, until it has proved itself
-        self._level: Level | None = None  # of the scores there
+        self._level: ScoreLevel | None = None  # of the scores there
         self._model: Any = None
         self._optimizer: Any = None
 
@@ -83,7 +83,7 @@ class StrideCallback(TrainerCallback):
         return self._updates >= self.line_search.window * self._updates_per_step
 
     def search(
-        self, evidence: Callable[[float, Movement], Evidence], level: Level, began: float | None = None
+        self, evidence: Callable[[float, Movement], GainEstimate], level: ScoreLevel, began: float | None = None
     ) -> Found:
         """Searches, leaves the weights where the search ends, and begins a new window there.
 
@@ -99,11 +99,11 @@ class StrideCallback(TrainerCallback):
             found = Found(1 + self.settings.first_reach, {})
         else:
             found = self.line_search.run(lambda factor: _as_found_by_main(evidence(factor, movement)))
-        movement.put(1.0)
+        movement.move_to(1.0)
         self._safe, self._level = [], None  # a jump before this one has proved itself
         if found.factor != 1:
             self._safe, self._level = _copies(tensors), level
-            movement.put(found.factor)
+            movement.move_to(found.factor)
             as_in_main_process(tensors)  # whatever the hardware of a process makes of a decomposition
             self._treat_moments()
         self._begin_window()
@@ -130,7 +130,7 @@ class StrideCallback(TrainerCallback):
         self.history[-1]["seconds"] += time.perf_counter() - began
         return result
 
-    def watch(self, level: Level) -> bool:
+    def watch(self, level: ScoreLevel) -> bool:
         """Takes a jump back if scores fall beyond noise before the next search; says whether it did.
 
         What RL does by itself is never taken back, however its scores go.
@@ -205,12 +205,14 @@ class StrideCallback(TrainerCallback):
         draw = len(self.history)
 
         def scores_at(factor: float, movement: Movement) -> Tensor:
-            movement.put(factor)
+            movement.move_to(factor)
             return torch.tensor(list(validate(self._model, draw)), dtype=torch.float64)
 
         at_end = torch.tensor(list(validate(self._model, draw)), dtype=torch.float64)
-        if not self.watch(Level.of(at_end)):
-            self.search(lambda factor, movement: paired_evidence(scores_at(factor, movement), at_end), Level.of(at_end))
+        if not self.watch(ScoreLevel.of(at_end)):
+            self.search(
+                lambda factor, movement: paired_gain(scores_at(factor, movement), at_end), ScoreLevel.of(at_end)
+            )
 
     def _resume(self, folder: Path) -> None:
         if not (folder / _FACTS).is_file():
@@ -223,7 +225,7 @@ class StrideCallback(TrainerCallback):
         self._updates, self.history = facts["updates"], facts["history"]
         self.line_search.reach, self.line_search.window = facts["reach"], facts["window"]
         self.line_search.investing.wealth = facts["wealth"]
-        self._level = Level(*facts["level"]) if facts["level"] else None
+        self._level = ScoreLevel(*facts["level"]) if facts["level"] else None
 
     def _begin_window(self) -> None:
         self._updates = 0

@@ -24,7 +24,7 @@ _SMALLEST_REACH = 0.25  # of a window's movement: below it a jump is not worth i
 
 
 @dataclass(frozen=True)
-class Evidence:
+class GainEstimate:
     """What is known of a candidate.
 
     Attributes:
@@ -48,13 +48,13 @@ class Evidence:
         return float(stats.t.sf(self.gain / self.error, self.problems - 1)) if self.error else 0.0
 
 
-def paired_evidence(scores: Tensor, at_end: Tensor) -> Evidence:
+def paired_gain(scores: Tensor, at_end: Tensor) -> GainEstimate:
     """From a candidate's own scores and those of B on the same problems, (n,) each."""
     differences = (scores - at_end).double()
-    return Evidence(float(differences.mean()), _error_of_mean(differences), len(differences))
+    return GainEstimate(float(differences.mean()), _error_of_mean(differences), len(differences))
 
 
-def weighted_evidence(log_ratios: Tensor, rewards: Tensor, group: int, lowest: float = 0.0) -> Evidence:
+def weighted_gain(log_ratios: Tensor, rewards: Tensor, group: int, lowest: float = 0.0) -> GainEstimate:
     """From the answers of B: E_c[r] - E_B[r] = E_B[(w - 1) (r - lowest)], w the likelihood ratio.
 
     It is cautious: what a candidate says and B never said has no weight here, and so counts as the lowest reward. A
@@ -72,7 +72,7 @@ def weighted_evidence(log_ratios: Tensor, rewards: Tensor, group: int, lowest: f
     by_problem = ((weights - 1) * worth).view(-1, group).mean(dim=1)
     read = weights[worth != 0]
     overlap = float(read.sum().square() / (len(read) * read.square().sum())) if len(read) else 1.0
-    return Evidence(float(by_problem.mean()), _error_of_mean(by_problem), len(by_problem), overlap)
+    return GainEstimate(float(by_problem.mean()), _error_of_mean(by_problem), len(by_problem), overlap)
 
 
 class Movement:
@@ -90,7 +90,7 @@ class Movement:
         self._direction = [direction(B - A.to(B.device), along) for A, B in zip(start, self._end, strict=True)]
 
     @torch.no_grad()
-    def put(self, factor: float) -> None:
+    def move_to(self, factor: float) -> None:
         """Puts the tensors at a factor c; 1 is B to the bit."""
         for place, B, D in zip(self._tensors, self._end, self._direction, strict=True):
             place.copy_(B if factor == 1 else B + (factor - 1) * D)
@@ -115,7 +115,7 @@ class Found:
     """
 
     factor: float
-    tried: dict[float, Evidence]
+    tried: dict[float, GainEstimate]
 
     @property
     def gain(self) -> float:
@@ -144,7 +144,7 @@ class LineSearch:
         self.window = self.settings.window
         self.investing = AlphaInvesting(self.settings.significance)
 
-    def run(self, evidence: Callable[[float], Evidence]) -> Found:
+    def run(self, evidence: Callable[[float], GainEstimate]) -> Found:
         """Goes on in factors of ``growth`` while a candidate is confirmed and better than the one before; where the
         first is not, tries a shorter one instead.
 
@@ -155,7 +155,7 @@ class LineSearch:
         Args:
             evidence: puts the weights at a factor c and says what is known of it; each is asked for once.
         """
-        tried: dict[float, Evidence] = {}
+        tried: dict[float, GainEstimate] = {}
 
         def confirmed(reach: float, level: float) -> bool:
             found = tried.setdefault(1 + reach, evidence(1 + reach))
@@ -202,18 +202,18 @@ class LineSearch:
 
 
 @dataclass(frozen=True)
-class Level:
+class ScoreLevel:
     """The mean score of some problems, and its standard error."""
 
     mean: float
     error: float
 
     @classmethod
-    def of(cls, scores: Tensor) -> "Level":
+    def of(cls, scores: Tensor) -> "ScoreLevel":
         """Of scores (n,), one for each problem."""
         return cls(float(scores.double().mean()), _error_of_mean(scores.double()))
 
-    def is_below(self, other: "Level", significance: float) -> bool:
+    def is_below(self, other: "ScoreLevel", significance: float) -> bool:
         """Whether it is below another level, of other problems, beyond both errors: a one-sided z-test."""
         fall, error = other.mean - self.mean, math.hypot(self.error, other.error)
         return fall > 0 and fall >= float(stats.norm.isf(significance)) * error

@@ -13,7 +13,7 @@ from rlstride.errors import RequestError
 from rlstride.extras import require_versions
 from rlstride.rollouts import Rollouts, token_logps, total_rewards
 from rlstride.stride.callback import StrideCallback
-from rlstride.stride.line_search import Evidence, Level, Movement, paired_evidence, weighted_evidence
+from rlstride.stride.line_search import GainEstimate, Movement, ScoreLevel, paired_gain, weighted_gain
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class NextBatch:
         by_rollouts = callback.is_due and callback.settings.verify == "rollouts"
         before = _Snapshot.of(trainer) if by_rollouts else None
         drawn = self._draw(inputs)
-        level = Level.of(self._by_problem(drawn))
+        level = ScoreLevel.of(self._by_problem(drawn))
         if callback.watch(level):
             self._reload_engine()
             again = self._draw(inputs)
@@ -112,7 +112,7 @@ class NextBatch:
             return self._search_by_rollouts(callback, inputs, drawn, level, before)
         return self._search_by_weights(callback, drawn, level)
 
-    def _search_by_weights(self, callback: StrideCallback, drawn: _Draw, level: Level) -> Rollouts:
+    def _search_by_weights(self, callback: StrideCallback, drawn: _Draw, level: ScoreLevel) -> Rollouts:
         """Candidates read only the answers that were worth something: the others add nothing to a gain."""
         began = time.perf_counter()
         trainer, rollouts, lowest = self.trainer, drawn.rollouts, callback.settings.lowest_reward
@@ -125,12 +125,12 @@ class NextBatch:
         old = self._token_logps(rollouts, rows) if noted is None else noted[rows]  # (rows, T)
         mask = (rollouts["completion_mask"] * rollouts.get("tool_mask", 1))[rows]
 
-        def evidence(factor: float, movement: Movement) -> Evidence:
-            movement.put(factor)
+        def evidence(factor: float, movement: Movement) -> GainEstimate:
+            movement.move_to(factor)
             ratios = torch.zeros_like(rollouts["completion_mask"][:, 0], dtype=torch.float32)  # (B,)
             ratios[rows] = ((self._token_logps(rollouts, rows) - old) * mask).sum(dim=1)
             ratios = trainer.accelerator.gather(ratios).cpu()  # (n,)
-            return weighted_evidence(ratios, drawn.rewards, trainer.num_generations, lowest)
+            return weighted_gain(ratios, drawn.rewards, trainer.num_generations, lowest)
 
         if callback.search(evidence, level, began).factor != 1:
             self._reload_engine()
@@ -140,18 +140,18 @@ class NextBatch:
         return rollouts
 
     def _search_by_rollouts(
-        self, callback: StrideCallback, inputs: Any, drawn: _Draw, level: Level, before: _Snapshot
+        self, callback: StrideCallback, inputs: Any, drawn: _Draw, level: ScoreLevel, before: _Snapshot
     ) -> Rollouts:
         draws = {1.0: (drawn, _Snapshot.of(self.trainer))}
         at_end = self._by_problem(drawn)
 
-        def evidence(factor: float, movement: Movement) -> Evidence:
-            movement.put(factor)
+        def evidence(factor: float, movement: Movement) -> GainEstimate:
+            movement.move_to(factor)
             self._reload_engine()
             before.restore(self.trainer)
             found = self._draw(inputs)
             draws[factor] = found, _Snapshot.of(self.trainer)
-            return paired_evidence(self._by_problem(found), at_end)
+            return paired_gain(self._by_problem(found), at_end)
 
         chosen, after = draws[callback.search(evidence, level).factor]
         self._reload_engine()

@@ -10,7 +10,7 @@ from rlstride.config.variants import jump_variant, window_variant
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PlannedPrediction:
     """A model that a method predicts from a window of a run."""
 
     variant: str
@@ -50,7 +50,7 @@ def tried_targets(step: int, last: float) -> list[float]:
     return [float(step), *(multiple * last for multiple in MULTIPLES if multiple * last > step)]
 
 
-def tried_models(prediction: "Prediction", training: Training) -> int:
+def tried_models(prediction: "PlannedPrediction", training: Training) -> int:
     """How many models are scored on validation problems to make a prediction; 0 where nothing is chosen so."""
     method = METHODS[prediction.method]
     if method.reach_through is None:
@@ -102,14 +102,14 @@ def drift_steps(spec: StudyFile) -> list[int]:
     return [] if greedy else steps_at(spec.training, spec.drift.at)
 
 
-def predictions(spec: StudyFile) -> list[Prediction]:
+def predictions(spec: StudyFile) -> list[PlannedPrediction]:
     """The predicted models of each run; a method that needs more kept steps than a window has is left out."""
     found = []
     for window in spec.extrapolation.windows:
         steps = window_steps(spec.training, window)
         for method in spec.extrapolation.methods:
             if not why_not(method, window, len(steps)):
-                found.append(Prediction(window_variant(window, method), method, window, steps[-1]))
+                found.append(PlannedPrediction(window_variant(window, method), method, window, steps[-1]))
     return found
 
 

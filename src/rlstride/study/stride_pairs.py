@@ -10,7 +10,7 @@ SUFFIX = "-stride"
 
 
 @dataclass(frozen=True)
-class Twins:
+class StridePair:
     """Two runs of one model and seed: plain RL, and the same algorithm with strides."""
 
     plain: Cell
@@ -27,7 +27,7 @@ def stride_of(algorithm: Algorithm) -> Stride | None:
     return algorithm.stride if isinstance(algorithm, PolicyGradient) else None
 
 
-def twin_algorithms(study: Study) -> dict[str, str]:
+def paired_algorithms(study: Study) -> dict[str, str]:
     """The name of each striding algorithm by that of its plain twin, in the order of the study."""
     twins = {name: name + SUFFIX for name in study.algorithms if name + SUFFIX in study.algorithms}
     return {
@@ -37,11 +37,11 @@ def twin_algorithms(study: Study) -> dict[str, str]:
     }
 
 
-def twins_of(study: Study) -> list[Twins]:
+def stride_pairs_of(study: Study) -> list[StridePair]:
     """The pairs of runs that tell what striding saves, in the order of the study's cells."""
-    striding = twin_algorithms(study)
+    striding = paired_algorithms(study)
     return [
-        Twins(cell, Cell(cell.model, striding[cell.algorithm], cell.seed))
+        StridePair(cell, Cell(cell.model, striding[cell.algorithm], cell.seed))
         for cell in study.cells
         if cell.algorithm in striding
     ]

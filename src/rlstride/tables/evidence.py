@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from rlstride.arrays import Floats
 from rlstride.dynamics.table import SUMMARISED
 from rlstride.spectra.measures import gaussian_share
 from rlstride.stats.intervals import Interval
-from rlstride.stats.pooling import Floats, Statistic, having, pooled_interval
+from rlstride.stats.pooling import Statistic, having, pooled_interval
 from rlstride.study.study import Cell, Study
 from rlstride.tables.costs import window_costs
 from rlstride.tables.results import CellResults, StudyResults

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from rlstride.arrays import Floats
 from rlstride.config.methods import METHODS
 from rlstride.config.variants import window_variant
 from rlstride.stats.intervals import (
@@ -12,7 +13,7 @@ from rlstride.stats.intervals import (
     ratio_interval,
     recovered_gain_interval,
 )
-from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.stats.pooling import difference, having, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.plan import why_not, window_steps
 from rlstride.study.study import Cell, Study
 from rlstride.tables import costs

@@ -6,9 +6,10 @@ from typing import Any
 
 import pandas as pd
 
+from rlstride.arrays import Floats
 from rlstride.config.variants import IN_SCOPE_FULL, parse_ablation
 from rlstride.stats.intervals import Interval, columns_of
-from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain
+from rlstride.stats.pooling import difference, having, mean_of, pooled_interval, recovered_gain
 from rlstride.study.plan import edited_steps, edits_of_step
 from rlstride.study.study import Cell
 from rlstride.tables.recovery import pools

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from rlstride.arrays import Floats
 from rlstride.config.algorithms import PolicyGradient
 from rlstride.stats.intervals import columns_of
-from rlstride.stats.pooling import Floats, difference, having, mean_of, pooled_interval, recovered_gain, relative
+from rlstride.stats.pooling import difference, having, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.study import Cell, Study
 from rlstride.tables.results import StudyResults
 

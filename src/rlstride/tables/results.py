@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlstride.arrays import Floats
 from rlstride.evaluation.score_tables import asked_drift, asked_edits, problems_file, read_table
 from rlstride.ledger import read_ledger
-from rlstride.stats.pooling import Floats
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.study import Cell, Study
 from rlstride.trajectory.manifest import Manifest, read_manifest

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlstride.study.plan import drift_steps
-from rlstride.study.stride_pairs import twins_of
+from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell, Study
 from rlstride.tables.table import Table, interval
 
@@ -18,7 +18,7 @@ def _jumping(study: Study) -> list[Cell]:
 
 
 def _paired(study: Study) -> list[Cell]:
-    return [cell for twins in twins_of(study) for cell in twins.cells]
+    return [cell for pair in stride_pairs_of(study) for cell in pair.cells]
 
 
 def _has_jumps(study: Study) -> bool:
@@ -26,7 +26,7 @@ def _has_jumps(study: Study) -> bool:
 
 
 def _has_pairs(study: Study) -> bool:
-    return bool(twins_of(study))
+    return bool(stride_pairs_of(study))
 
 
 def _has_drift(study: Study) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from sklearn.isotonic import IsotonicRegression
 
+from rlstride.arrays import Floats
 from rlstride.ledger import last_done
 from rlstride.stats.intervals import paired_difference_interval
-from rlstride.stats.pooling import Floats
-from rlstride.study.stride_pairs import twins_of
+from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell
 from rlstride.tables.results import StudyResults
 from rlstride.tables.specs import TABLES
@@ -161,19 +161,19 @@ def strides_table(results: StudyResults) -> pd.DataFrame:
         were scored on them; ``searches``, where the ledger tells of them.
     """
     study, decoding, rows = results.study, results.headline, list[dict[str, Any]]()
-    for twins in twins_of(study):
-        plain, striding = (_progress(results, cell) for cell in twins.cells)
+    for pair in stride_pairs_of(study):
+        plain, striding = (_progress(results, cell) for cell in pair.cells)
         if plain is None or striding is None:
             continue
-        rates = [study.algorithm(cell).learning_rate for cell in twins.cells]
-        ends = [results.of(cell).last_scores(decoding).get("full") for cell in twins.cells]
+        rates = [study.algorithm(cell).learning_rate for cell in pair.cells]
+        ends = [results.of(cell).last_scores(decoding).get("full") for cell in pair.cells]
         rows.append(
-            {"model": twins.plain.model, "algorithm": twins.plain.algorithm, "seed": twins.plain.seed}
+            {"model": pair.plain.model, "algorithm": pair.plain.algorithm, "seed": pair.plain.seed}
             | {"task": study.spec.task, "decoding": decoding}
             | dict(zip(("learning_rate", "stride_learning_rate"), rates, strict=True))
             | compare(plain, striding)
             | (compare_ends(ends[0], ends[1]) if ends[0] is not None and ends[1] is not None else {})
-            | searches(results.of(twins.striding).ledger, float(striding["seconds"].iloc[-1]))
+            | searches(results.of(pair.striding).ledger, float(striding["seconds"].iloc[-1]))
         )
     frame = pd.DataFrame(rows).reindex(columns=list(TABLES["strides"].columns))
     return frame.astype(dict.fromkeys(("jumps", "jumps_taken_back", "searches"), "Int64"))
@@ -187,12 +187,12 @@ def progress_table(results: StudyResults) -> pd.DataFrame:
         :func:`rlstride.tables.strides.progress`.
     """
     frames = []
-    for twins in twins_of(results.study):
-        model, algorithm, seed = twins.plain.model, twins.plain.algorithm, twins.plain.seed
-        for cell in twins.cells:
+    for pair in stride_pairs_of(results.study):
+        model, algorithm, seed = pair.plain.model, pair.plain.algorithm, pair.plain.seed
+        for cell in pair.cells:
             found = _progress(results, cell)
             if found is not None:
-                found = found.assign(model=model, algorithm=algorithm, seed=seed, stride=cell == twins.striding)
+                found = found.assign(model=model, algorithm=algorithm, seed=seed, stride=cell == pair.striding)
                 frames.append(found.assign(decoding=results.headline))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
     return frame.reindex(columns=list(TABLES["stride-progress"].columns))

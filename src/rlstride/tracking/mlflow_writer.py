@@ -22,11 +22,11 @@ from filelock import FileLock, Timeout
 from rlstride.errors import RequestError, WorkError
 from rlstride.study.study import Study
 from rlstride.tables.results import StudyResults
-from rlstride.tracking.runs import Run, cell_runs, study_run
+from rlstride.tracking.runs import TrackedRun, cell_runs, study_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run as MlflowRun
+    from mlflow.entities import TrackedRun as MlflowRun
 
 KEY_TAG, CONTENT_TAG, PARENT_TAG, NAME_TAG = "rlstride.key", "rlstride.content", "mlflow.parentRunId", "mlflow.runName"
 CREATED_TAG = "rlstride.created"  # Unix time in ns at which the run was made; its start is that of the cell's first job
@@ -64,7 +64,7 @@ def track(results_dir: Path, study: Study, tracking_uri: str) -> None:
             client = MlflowClient(tracking_uri=tracking_uri)
             writer = _Writer(client, _experiment(client, study.spec.name, results_dir, tracking_uri))
             _write_study(writer, results_dir, study)
-            if writer.remove_younger_twins():
+            if writer.remove_younger_duplicates():
                 _write_study(writer, results_dir, study)  # children of a parent that is gone get the one that stayed
         except MlflowException as error:
             raise WorkError(f"tracking URI {tracking_uri}: {' '.join(str(error).split())}") from error
@@ -125,9 +125,9 @@ class _Writer:
         self._client = client
         self._experiment_id = experiment_id
         self._known: dict[str, MlflowRun] = {}
-        self.remove_younger_twins()
+        self.remove_younger_duplicates()
 
-    def write(self, run: Run, parent: str | None = None) -> str:
+    def write(self, run: TrackedRun, parent: str | None = None) -> str:
         """Makes one run hold exactly ``run``. Returns its id."""
         found, digest = self._known.get(run.key), run.digest()
         if found is not None and found.data.tags.get(CONTENT_TAG) == digest:
@@ -148,10 +148,10 @@ class _Writer:
         self._client.set_tag(run_id, CONTENT_TAG, digest)  # last: from here on the run is complete
         return run_id
 
-    def remove_younger_twins(self) -> bool:
+    def remove_younger_duplicates(self) -> bool:
         """Looks at all runs of the experiment, and deletes all but the oldest of a key. Returns whether there were any.
 
-        Twins are left by writers that no lock keeps apart, and that were killed or whose clocks differ.
+        StridePair are left by writers that no lock keeps apart, and that were killed or whose clocks differ.
         """
         runs = sorted(self._search(), key=_age)
         self._known = {run.data.tags[KEY_TAG]: run for run in reversed(runs)}
@@ -171,7 +171,7 @@ class _Writer:
             if not token:
                 return runs
 
-    def _create(self, run: Run, parent: str | None) -> "MlflowRun":
+    def _create(self, run: TrackedRun, parent: str | None) -> "MlflowRun":
         """A new run; the older one where another writer has just made one too."""
         tags = {KEY_TAG: run.key, NAME_TAG: run.name, CREATED_TAG: str(time.time_ns()), **run.tags}
         tags |= {PARENT_TAG: parent} if parent else {}
@@ -187,7 +187,7 @@ class _Writer:
         if parent and found.data.tags.get(PARENT_TAG) != parent:
             self._client.set_tag(found.info.run_id, PARENT_TAG, parent)
 
-    def _missing_metrics(self, found: "MlflowRun", run: Run) -> dict[tuple[str, int], tuple[float, int]] | None:
+    def _missing_metrics(self, found: "MlflowRun", run: TrackedRun) -> dict[tuple[str, int], tuple[float, int]] | None:
         """What an earlier, interrupted attempt has not written; None where the run holds anything else."""
         params = found.data.params
         if any(params[name] != run.params.get(name) for name in params):
@@ -203,7 +203,7 @@ class _Writer:
     def _log_beside_others(
         self,
         run_id: str,
-        run: Run,
+        run: TrackedRun,
         metrics: Mapping[tuple[str, int], tuple[float, int]],
         known_params: Mapping[str, str],
     ) -> None:
@@ -225,7 +225,7 @@ class _Writer:
     def _log(
         self,
         run_id: str,
-        run: Run,
+        run: TrackedRun,
         metrics: Mapping[tuple[str, int], tuple[float, int]],
         known_params: Mapping[str, str],
     ) -> None:

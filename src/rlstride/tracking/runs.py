@@ -25,7 +25,7 @@ _LONGEST_PARAM = 6000  # MLflow's limit, in characters
 
 
 @dataclass(frozen=True)
-class Run:
+class TrackedRun:
     """One run as it should be.
 
     Attributes:
@@ -52,14 +52,14 @@ class Run:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def cell_runs(results: StudyResults, cell: Cell) -> list[Run]:
+def cell_runs(results: StudyResults, cell: Cell) -> list[TrackedRun]:
     """A cell's run, and one for each variant that was scored; empty where the cell has no finished trajectory."""
     study, measured = results.study, results.of(cell)
     manifest, ledger = measured.manifest, measured.ledger
     if manifest is None:
         return []
     started, ended = _times(ledger, measured.paths.manifest)
-    parent = Run(
+    parent = TrackedRun(
         key=_key(study, cell),
         name=str(cell),
         started=started,
@@ -75,7 +75,7 @@ def cell_runs(results: StudyResults, cell: Cell) -> list[Run]:
     return [parent, *_variant_runs(study, cell, measured.tests, started, ended)]
 
 
-def study_run(results_dir: Path, study: Study) -> Run:
+def study_run(results_dir: Path, study: Study) -> TrackedRun:
     """The run that holds the study's tables, figures and page, and how many claims have each verdict."""
     paths = StudyPaths(results_dir)
     artifacts = {
@@ -88,7 +88,7 @@ def study_run(results_dir: Path, study: Study) -> Run:
     claims = paths.tables / "claims.csv"
     found = list(pd.read_csv(claims)["verdict"]) if claims.is_file() else []
     verdicts = {f"rlstride.claims.{name.replace(' ', '_')}": str(found.count(name)) for name in _VERDICTS}
-    return Run(
+    return TrackedRun(
         key=study.spec.name,
         name=f"{study.spec.name}: tables and figures",
         started=time,
@@ -99,7 +99,7 @@ def study_run(results_dir: Path, study: Study) -> Run:
     )
 
 
-def _variant_runs(study: Study, cell: Cell, frame: pd.DataFrame, started: int, ended: int) -> Iterator[Run]:
+def _variant_runs(study: Study, cell: Cell, frame: pd.DataFrame, started: int, ended: int) -> Iterator[TrackedRun]:
     if frame.empty:
         return
     for variant, rows in frame.groupby("variant", sort=False):
@@ -107,7 +107,7 @@ def _variant_runs(study: Study, cell: Cell, frame: pd.DataFrame, started: int, e
         for row in rows.to_dict("records"):
             for name, value in _accuracy_values("", row):
                 metrics |= _point(name, int(row["step"]), value, ended)
-        yield Run(
+        yield TrackedRun(
             key=f"{_key(study, cell)}/{variant}",
             name=f"{cell} {variant}",
             started=started,

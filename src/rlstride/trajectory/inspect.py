@@ -35,7 +35,7 @@ _LAYER = re.compile(r"(.*\.(?:layers|h|blocks))\.(\d+)\.(.+)")
 
 
 @dataclass
-class Findings:
+class Inspection:
     """What is to be said of a path: facts, and problems, a sentence each.
 
     Attributes:
@@ -47,7 +47,7 @@ class Findings:
     source: InLayout | None = None
 
 
-def inspect(place: str, base: str | None = None, model_key: str | None = None) -> Findings:
+def inspect(place: str, base: str | None = None, model_key: str | None = None) -> Inspection:
     """Looks at a path or an address on the hub, without reading weights: NaN, for one, is not looked for.
 
     A trajectory's files are compared with its manifest: where size or time changed, by their SHA-256.
@@ -70,7 +70,7 @@ def inspect(place: str, base: str | None = None, model_key: str | None = None) -
         start = ModelFolder(_local(base))
         problems = start.stored.problems() or start.problems()
     if problems:
-        return Findings(problems=[f"base: {problem}" for problem in problems])
+        return Inspection(problems=[f"base: {problem}" for problem in problems])
     if steps := inner_steps(path):
         return _run(path, steps, start, model_key)
     findings = _checkpoint(path, start, model_key)
@@ -83,10 +83,10 @@ def _local(place: str) -> Path:
     return fetch(HubAddress.parse(place)) if is_address(place) else Path(place)
 
 
-def _trajectory(path: Path) -> Findings:
+def _trajectory(path: Path) -> Inspection:
     trajectory = Trajectory(path)
     manifest = trajectory.manifest
-    findings = Findings()
+    findings = Inspection()
     findings.facts.append(f"trajectory, format {manifest.format_version}: {manifest.algorithm}, seed {manifest.seed}")
     findings.facts.append(f"base: {manifest.base.name}, {trajectory.base_folder}")
     findings.facts += [f"tokenizer of its own: {trajectory.tokenizer_folder}"] if manifest.tokenizer else []
@@ -114,7 +114,7 @@ def _changed(trajectory: Trajectory, step: int) -> list[str]:
     return []
 
 
-def _start(folder: Path, findings: Findings) -> ModelFolder | None:
+def _start(folder: Path, findings: Inspection) -> ModelFolder | None:
     """The base, described; None where it cannot be read."""
     try:
         start = ModelFolder(folder)
@@ -127,13 +127,13 @@ def _start(folder: Path, findings: Findings) -> ModelFolder | None:
     return None if problems else start
 
 
-def _run(path: Path, steps: dict[int, Path], start: ModelFolder | None, key: str | None) -> Findings:
-    findings = Findings([f"run of {len(steps)} steps: {_listed(list(steps))}"])
+def _run(path: Path, steps: dict[int, Path], start: ModelFolder | None, key: str | None) -> Inspection:
+    findings = Inspection([f"run of {len(steps)} steps: {_listed(list(steps))}"])
     if holds_weights(path):
         findings.facts.append("the model in the run's own folder has no step's number, and is none of them")
     first: tuple[int, InLayout] | None = None  # without a base, what the other steps should be like
     for step, folder in steps.items():
-        found = _checkpoint(folder, start, key) or Findings(problems=[f"{folder}: there is no checkpoint in it"])
+        found = _checkpoint(folder, start, key) or Inspection(problems=[f"{folder}: there is no checkpoint in it"])
         findings.facts += [f"step {step}: {'; '.join(found.facts[:2])}"] if found.facts else []
         findings.problems += found.problems
         if start is None and found.source is not None:
@@ -142,11 +142,11 @@ def _run(path: Path, steps: dict[int, Path], start: ModelFolder | None, key: str
     return findings
 
 
-def _checkpoint(path: Path, start: ModelFolder | None, key: str | None) -> Findings | None:
+def _checkpoint(path: Path, start: ModelFolder | None, key: str | None) -> Inspection | None:
     try:
         checkpoint = find_checkpoint(path)
     except RequestError as error:
-        return Findings(problems=[str(error)])
+        return Inspection(problems=[str(error)])
     if checkpoint is None:
         return None
     findings = _opened(checkpoint, start, key)
@@ -155,8 +155,8 @@ def _checkpoint(path: Path, start: ModelFolder | None, key: str | None) -> Findi
     return findings
 
 
-def _opened(checkpoint: Checkpoint, start: ModelFolder | None, key: str | None = None) -> Findings:
-    findings = Findings([_KINDS[checkpoint.kind]])
+def _opened(checkpoint: Checkpoint, start: ModelFolder | None, key: str | None = None) -> Inspection:
+    findings = Inspection([_KINDS[checkpoint.kind]])
     try:
         if checkpoint.kind is Kind.ADAPTER:
             findings.facts += _adapter_facts(checkpoint.path)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.study.plan import drift_steps, edited_steps, edits_of_step, predictions
-from rlstride.study.stride_pairs import twins_of
+from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Study
 
 
@@ -48,7 +48,7 @@ def _has_predictions(study: Study) -> bool:
 
 
 def _has_strides(study: Study) -> bool:
-    return bool(twins_of(study))
+    return bool(stride_pairs_of(study))
 
 
 def _ranks(variants: list[str]) -> list[str]:
