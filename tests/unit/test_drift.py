@@ -22,7 +22,6 @@ from rlstride.evaluation.drift import (
     compare,
     drift_row,
     entropy,
-    format_shares,
     kl_divergence,
     kl_interval,
     log_probabilities,
@@ -38,7 +37,8 @@ from rlstride.ledger import read_ledger
 from rlstride.study.load import load_study, resolve_study
 from rlstride.study.plan import drift_steps
 from rlstride.study.study import Study
-from rlstride.tasks import build_task
+from rlstride.tasks import Problem, build_task
+from rlstride.tasks.problems import mean_metrics
 from rlstride.zoo.tokenizer import build_tokenizer
 from token_ids import token_ids
 
@@ -261,10 +261,7 @@ def test_of_a_large_vocabulary_the_tokens_that_moved_most_are_listed() -> None:
 
 def test_formats_are_the_tasks_own(study: Study) -> None:
     task = build_task(study.spec.task, study.task)
-    tokenizer = build_tokenizer(task.alphabet)
-    texts = ["G#4", "G#1", "T+12#2", "7"]
-    samples = [Completion([3], [*tokenizer.encode(text), 1]) for text in texts]
-    shares = format_shares(task, tokenizer, samples)
+    shares = mean_metrics(task, [Problem("3+4=", "7")] * 4, ["G#4", "G#1", "T+12#2", "7"])
     assert shares == {"format_careful": 0.25, "format_careless": 0, "format_guess": 0.5, "format_other": 0.25}
 
 

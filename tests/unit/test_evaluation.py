@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,6 +22,7 @@ from rlstride.ledger import read_ledger
 from rlstride.study.load import load_study, resolve_study
 from rlstride.study.study import Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
+from rlstride.tasks.chain import ChainTask
 from rlstride.tasks.lm_eval import FOLDER
 from rlstride.tasks.lm_eval.functions import score
 from rlstride.zoo.bases import build_model
@@ -189,6 +191,23 @@ def test_a_table_has_the_documented_columns_and_one_row_for_each_decoding(
     (entry,) = read_ledger(tmp_path / "ledger")
     assert (entry["stage"], entry["status"], entry["completions"]) == ("evaluate-test", "done", 5 * PROBLEMS)
     assert entry["tokens"] == table.tokens.sum()
+
+
+def test_whatever_a_task_measures_has_a_column_of_its_own(
+    chains: Study, models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats = ChainTask.measure
+
+    def measure(self: ChainTask, problem: Problem, completion: str) -> dict[str, float]:
+        return {"characters": float(len(completion)), **formats(self, problem, completion)}
+
+    monkeypatch.setattr(ChainTask, "measure", measure)
+    out = tmp_path / "scores.parquet"
+    score_on_study(chains, None, [f"some={models['some']}"], "test", out, decodings=["greedy"], samples=True)
+    row = pd.read_parquet(out).iloc[0]
+    texts = [json.loads(line) for line in (tmp_path / "scores-samples.jsonl").read_text().splitlines()]
+    assert row["characters"] == pytest.approx(np.mean([len(text["completions"][0]) for text in texts]))
+    assert row["format_guess"] > 0.5
 
 
 def test_a_row_does_not_depend_on_what_else_is_scored(chains: Study, models: dict[str, Path], tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rlstride.stats.intervals import mean_interval
 from rlstride.study.study import Study
 from rlstride.tasks import Split, build_task
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
+from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, config_of
 
 _Z95 = 1.959964
 _FEWSHOT_SEED = 1234  # lm-eval's own
@@ -64,11 +65,10 @@ class StudyBenchmark:
             "split": split,
             "problems": problems[split],
         }
-        self.columns = [f"format_{name}" for name in (*task.formats, "other")]
         name = lm_eval_name(study.task.kind)
         with quiet_lm_eval():  # it suggests metadata, which is being passed
-            manager = TaskManager(include_path=str(FOLDER), include_defaults=False, metadata=self.metadata)
-            self._task = manager.load([name])["tasks"][name]
+            manager = TaskManager(include_defaults=False, metadata=self.metadata)
+            self._task = manager.load([config_of(name, task)])["tasks"][name]
 
     def score(self, lm: CountingHFLM, decoding: Decoding, seed: int, with_texts: bool = False) -> Measurement:
         """The model's accuracy with one decoding: avg@n over ``decoding.samples``, through lm-eval's ``repeats``.
@@ -93,9 +93,15 @@ class StudyBenchmark:
             seconds=found.seconds,
             tokens=found.tokens,
             scores=scores,
-            more={column: float(found.metrics[f"{column},every_sample"]) for column in self.columns},
+            more=_further(found.metrics),
             texts=document_texts(found.documents) if with_texts else [],
         )
+
+
+def _further(metrics: Mapping[str, Any]) -> dict[str, float | str]:
+    """All that a task measures beside accuracy: a column each."""
+    own = {key.removesuffix(f",{EVERY_SAMPLE}"): key for key in metrics if key.endswith(f",{EVERY_SAMPLE}")}
+    return {name: float(metrics[key]) for name, key in own.items() if name != "accuracy" and _is_metric(key)}
 
 
 def generation_options(decoding: Decoding, max_tokens: int) -> dict[str, Any]:

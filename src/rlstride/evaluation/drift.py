@@ -30,6 +30,7 @@ from rlstride.stats.intervals import Interval, paired_difference_interval
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval.functions import PROBLEM_SEED
+from rlstride.tasks.problems import mean_metrics
 from rlstride.trajectory.store import Trajectory
 
 PLACES = ("first", "later")
@@ -127,7 +128,9 @@ def write_drift(
             figures, moved = _measure(lm, base, samples, base_samples, prompts)
             found["tokens"] += figures["tokens"]
             labels = labels_of(study, cell, candidate) | {"variant": candidate.variant, "step": candidate.step}
-            rows.append({**labels, **where, **figures, **format_shares(task, lm.tokenizer, samples)})
+            rows.append(
+                {**labels, **where, **figures, **mean_metrics(task, prompts.problems, _texts(lm.tokenizer, samples))}
+            )
             tokens.append(moved.assign(**labels)[[*labels, *moved]])
         write_frames({tokens_file(out): pd.concat(tokens, ignore_index=True), out: pd.DataFrame(rows)})
 
@@ -285,13 +288,8 @@ def token_rows(sums: Tensor, counts: Sequence[int], names: Sequence[str]) -> pd.
     return pd.concat(frames, ignore_index=True)
 
 
-def format_shares(
-    task: Task, tokenizer: PreTrainedTokenizerBase, completions: Sequence[Completion]
-) -> dict[str, float]:
-    """format_NAME: the share of the completions in each solution format, and in none of them."""
-    texts = [str(tokenizer.decode(each.tokens, skip_special_tokens=True)) for each in completions]
-    found = [task.format_of(text) for text in texts]
-    return {f"format_{name}": found.count(name) / len(found) for name in (*task.formats, "other")}
+def _texts(tokenizer: PreTrainedTokenizerBase, completions: Sequence[Completion]) -> list[str]:
+    return [str(tokenizer.decode(each.tokens, skip_special_tokens=True)) for each in completions]
 
 
 def _measure(

@@ -67,7 +67,10 @@ _SCORED = {
     "seconds": "Of generating and scoring.",
     "tokens": "Generated, end-of-sequence tokens included.",
 }
-_FORMATS = {"format_*": "Share of completions in this solution format of the pretraining mixture."}
+_MEASURED = {
+    "format_*": "Share of completions in this solution format of the pretraining mixture.",
+    "*": "Whatever else the task measures of a completion: its mean.",
+}
 _POOL = {
     "pool": "What the runs are pooled over: rl (all RL runs), algorithm, model (its RL runs), supervised.",
     "of": "The pool's name.",
@@ -104,7 +107,7 @@ _ALL = (
         "rows:accuracy_rows",
         reads=_TESTS,
         order=("variant", "step", "decoding"),
-        more_columns=_FORMATS,
+        more_columns=_MEASURED,
     ),
     Table(
         "learning",
@@ -261,7 +264,7 @@ _ALL = (
         "rows:validation_rows",
         reads=("validation",),
         order=("step", "decoding"),
-        more_columns=_FORMATS,
+        more_columns=_MEASURED,
         with_learning_rate=True,
         cells=_runs,
     ),
@@ -307,7 +310,7 @@ _ALL = (
         "rows:drift_rows",
         reads=("drift",),
         order=("variant", "step"),
-        more_columns=_FORMATS,
+        more_columns=_MEASURED,
         cells=_runs,
         is_asked=_has_drift,
     ),

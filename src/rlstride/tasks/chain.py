@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from rlstride.config.tasks import ChainSpec
-from rlstride.tasks.problems import Problem
+from rlstride.tasks.problems import Problem, formats_of
 
 MODULUS = 10
 _MARKERS = {"careful": "T", "careless": "Q", "guess": "G"}
@@ -78,6 +78,9 @@ class ChainTask:
 
     def verify(self, problem: Problem, completion: str) -> bool:
         return self.extract_answer(completion) == problem.answer
+
+    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
+        return formats_of(self, completion)
 
 
 def _trace(format_name: str, prompt: str) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlstride.config.tasks import CountdownSpec
-from rlstride.tasks.problems import Problem
+from rlstride.tasks.problems import Problem, formats_of
 
 _SEPARATOR = ";"
 _PROMPT = re.compile(r"(?P<digits>\d+)>(?P<target>-?\d+)=")
@@ -96,6 +96,9 @@ class CountdownTask:
         digits, target = _parts(problem)
         terms = [int(term) for term in re.findall(r"[+-]?\d", attempt)]
         return sorted(map(abs, terms)) == sorted(digits) and sum(terms) == target
+
+    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
+        return formats_of(self, completion)
 
 
 def _parts(problem: Problem) -> tuple[list[int], int]:

@@ -7,6 +7,7 @@ seeds.
 
 import hashlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -79,6 +80,22 @@ class Task(Protocol):
     def verify(self, problem: Problem, completion: str) -> bool:
         """Whether the completion solves the problem: the reward of RL and the score of the benchmark."""
         ...
+
+    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
+        """Further figures of a completion, by name: their means are columns of the tables, and metrics in MLflow."""
+        ...
+
+
+def formats_of(task: Task, completion: str) -> dict[str, float]:
+    """format_NAME: 1 for the solution format that a completion is written in, 0 for the others."""
+    found = task.format_of(completion)
+    return {f"format_{name}": float(name == found) for name in (*task.formats, "other")}
+
+
+def mean_metrics(task: Task, problems: Sequence[Problem], completions: Sequence[str]) -> dict[str, float]:
+    """The means of a task's further figures over completions, one of each problem."""
+    measured = [task.measure(*each) for each in zip(problems, completions, strict=True)]
+    return {name: sum(figures[name] for figures in measured) / len(measured) for name in measured[0]}
 
 
 def split_of(prompt: str) -> Split:

@@ -17,6 +17,8 @@ from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.study import Cell, Study
 from rlstride.tables.results import CellResults, StudyResults
+from rlstride.tables.specs import TABLES
+from rlstride.tables.table import CELL_COLUMNS
 from rlstride.trajectory.manifest import Manifest
 
 Metrics = dict[tuple[str, int], tuple[float, int]]  # (name, step) to (value, Unix time in ms)
@@ -206,7 +208,8 @@ def _cost_metrics(ledger: list[dict[str, Any]], started: int) -> Metrics:
 def _accuracy_values(prefix: str, row: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
     """An accuracy row's figures as metrics such as validation/accuracy_low/t1.0."""
     names = {"accuracy": "accuracy", "low": "accuracy_low", "high": "accuracy_high"}
-    names |= {str(name): str(name) for name in row if str(name).startswith("format_")}
+    known = {*CELL_COLUMNS, *TABLES["accuracy"].columns}
+    names |= {str(name): str(name) for name, value in row.items() if name not in known and isinstance(value, float)}
     for column, name in names.items():
         yield f"{prefix}{name}/{row['decoding']}", float(row[column])
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,9 @@ from datasets import Dataset
 
 from rlstride.config.study_file import TasksFile
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
+from rlstride.tasks.problems import mean_metrics
 
+EVERY_SAMPLE = "every_sample"  # the filter's name
 PROBLEM_SEED = 0  # fixed: every model of every study on a task answers the same problems in the same order
 
 
@@ -47,15 +50,42 @@ def score(document: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict
     """The verifier's verdict on a problem's completions: the mean of its n samples (avg@n).
 
     Returns:
-        accuracy, and format_NAME: the share of the completions in each solution format and in none of them.
+        accuracy, and whatever the task measures of a completion.
     """
     task = _task(document["name"], document["spec"])
     problem = Problem(document["prompt"], document["answer"])
     (completions,) = results
-    formats = [task.format_of(completion) for completion in completions]
+    verdicts = [task.verify(problem, completion) for completion in completions]
     return {
-        "accuracy": sum(task.verify(problem, completion) for completion in completions) / len(completions),
-        **{f"format_{name}": formats.count(name) / len(completions) for name in (*task.formats, "other")},
+        "accuracy": sum(verdicts) / len(completions),
+        **mean_metrics(task, [problem] * len(completions), completions),
+    }
+
+
+def config_of(name: str, task: Task) -> dict[str, Any]:
+    """lm-eval's configuration of a task of a study: what the YAML files beside this one say of theirs.
+
+    Args:
+        name: the task's, as lm-eval shall know it.
+        task: which measures what stands in the table beside accuracy.
+    """
+    problem = task.draw(random.Random(0))
+    metrics = ("accuracy", *task.measure(problem, task.solution(problem)))
+    return {
+        "task": name,
+        "custom_dataset": problems,
+        "test_split": "test",
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "target_delimiter": "",
+        "num_fewshot": 0,
+        "generation_kwargs": {"until": [], "max_gen_toks": task.max_completion_tokens, "do_sample": False},
+        "repeats": 1,
+        "filter_list": [{"name": EVERY_SAMPLE, "filter": [{"function": "custom", "filter_fn": every_sample}]}],
+        "process_results": score,
+        "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in metrics],
+        "metadata": {"version": 1.0},
     }
 
 
