@@ -9,6 +9,13 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 10.0
+_hushed = False
+
+
+def hush(hushed: bool) -> None:
+    """Whether nothing is shown of work from here on."""
+    global _hushed
+    _hushed = hushed
 
 
 def track(
@@ -22,6 +29,9 @@ def track(
         total: the number of items, where ``iterable`` does not know its length.
         size: the bytes that an item stands for: the speed is shown, and the time left is told by them.
     """
+    if _hushed:
+        yield from iterable
+        return
     sizes = None
     if size is not None:
         iterable = list(iterable)

@@ -1,12 +1,16 @@
-import argparse
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from rlstride.cli import build_parser, main
+from rlstride.cli.app import cluster, main, with_all_verbs
+from rlstride.config.methods import METHODS
+from rlstride.progress import hush, track
 
 
 def run(*arguments: str) -> tuple[int, str]:
@@ -38,21 +42,54 @@ def test_a_wrong_request_is_one_sentence_and_exit_status_2(
     assert len(error.strip().splitlines()) == 1
 
 
-def verbs(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """The parsers of all verbs, those of groups too."""
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    return [parser, *(found for group in groups for inner in group.choices.values() for found in verbs(inner))]
+VERBS = {
+    " ".join([*place, command.name or ""]): typer.main.get_command_from_info(
+        command_info=command, pretty_exceptions_short=True, rich_markup_mode=None
+    )
+    for place, group in (((), with_all_verbs()), (("cluster",), cluster))
+    for command in group.registered_commands
+}
 
 
-def test_a_default_that_help_names_for_a_choice_is_the_default() -> None:
-    named = {}
-    for verb in verbs(build_parser()):
-        for action in verb._actions:
-            if action.choices and action.help and not isinstance(action, argparse._SubParsersAction):
-                found = re.search(r"\(default: (\w+)\)", action.help % vars(action))
-                named |= {(verb.prog, action.dest): (found[1], action.default)} if found else {}
-    assert named["rlstride ablate", "scope"] == ("linear", "linear")
-    assert all(text == default for text, default in named.values())
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_examples_that_it_can_read(verb: str) -> None:
+    examples = re.findall(r"^Example: rlstride (.*)$", VERBS[verb].help or "", flags=re.MULTILINE)
+    assert examples
+    for example in examples:
+        assert example.startswith(verb)
+        VERBS[verb].make_context(verb, shlex.split(example.removeprefix(verb)))  # raises where it cannot
+
+
+def test_an_option_of_several_verbs_has_one_meaning_and_one_default() -> None:
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for verb in VERBS.values():
+        for parameter in verb.params:
+            for flag in parameter.opts:
+                seen.setdefault(flag, set()).add((str(parameter.default), str(parameter.help)))
+    for flag in ("--device", "--decoding", "--force", "--model-key", "--json", "--debug", "--quiet"):
+        assert len(seen[flag]) == 1, flag
+
+
+def test_results_are_json_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods", "--json"]) == 0
+    methods = json.loads(capsys.readouterr().out)
+    assert [method["method"] for method in methods] == list(METHODS)
+
+
+def test_a_quiet_verb_says_nothing_of_its_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    hush(True)
+    assert list(track([1, 2], "work")) == [1, 2]
+    hush(False)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_shells_complete_verbs(shell: str) -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "rlstride"), "--show-completion", shell], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "_RLSTRIDE_COMPLETE" in done.stdout
 
 
 def test_a_base_that_reads_like_a_repository_is_hinted_at_by_its_address(

@@ -12,8 +12,8 @@ from foreign_runs import FAMILIES, moved, stored_tensors, tiny_model
 from rlstride.errors import RequestError
 from rlstride.trajectory.layout import InLayout, Layout
 from rlstride.trajectory.model_folder import ModelFolder
-from rlstride.trajectory.sources import HFFolder
-from rlstride.trajectory.sources.recognise import Kind, find_checkpoint
+from rlstride.trajectory.sources import HFFolder, formats
+from rlstride.trajectory.sources.recognise import find_checkpoint
 
 MATRICES = ["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
 
@@ -194,25 +194,25 @@ def test_what_cannot_be_read_says_what_to_do(files: list[str], sentence: str, tm
 @pytest.mark.parametrize(
     ("files", "kind", "inside"),
     [
-        (["model.safetensors", "global_step100/mp_rank_00_model_states.pt"], Kind.HF, "."),
-        (["adapter_config.json", "global_step100/mp_rank_00_model_states.pt"], Kind.ADAPTER, "."),
-        (["actor/model_world_size_1_rank_0.pt", "actor/huggingface/config.json"], Kind.FSDP, "actor"),
-        (["actor/model_world_size_1_rank_0.pt", "actor/huggingface/model.safetensors"], Kind.FSDP, "actor"),
-        (["actor/huggingface/model.safetensors", "data.pt"], Kind.HF, "actor/huggingface"),
-        (["model_world_size_1_rank_0.pt", "lora_adapter/adapter_config.json"], Kind.ADAPTER, "lora_adapter"),
-        (["actor/fsdp_config.json", "actor/lora_adapter/adapter_config.json"], Kind.ADAPTER, "actor/lora_adapter"),
-        (["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"], Kind.DCP, "pytorch_model_fsdp_0"),
-        (["global_step100/zero_pp_rank_0_mp_rank_00_model_states.pt"], Kind.ZERO, "global_step100"),
-        (["global_step100/mp_rank_00_model_states.pt", "pytorch_model.bin"], Kind.ZERO, "global_step100"),
-        (["mp_rank_00_model_states.pt"], Kind.ZERO, "."),
+        (["model.safetensors", "global_step100/mp_rank_00_model_states.pt"], formats.HF, "."),
+        (["adapter_config.json", "global_step100/mp_rank_00_model_states.pt"], formats.ADAPTER, "."),
+        (["actor/model_world_size_1_rank_0.pt", "actor/huggingface/config.json"], formats.FSDP, "actor"),
+        (["actor/model_world_size_1_rank_0.pt", "actor/huggingface/model.safetensors"], formats.FSDP, "actor"),
+        (["actor/huggingface/model.safetensors", "data.pt"], formats.HF, "actor/huggingface"),
+        (["model_world_size_1_rank_0.pt", "lora_adapter/adapter_config.json"], formats.ADAPTER, "lora_adapter"),
+        (["actor/fsdp_config.json", "actor/lora_adapter/adapter_config.json"], formats.ADAPTER, "actor/lora_adapter"),
+        (["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"], formats.DCP, "pytorch_model_fsdp_0"),
+        (["global_step100/zero_pp_rank_0_mp_rank_00_model_states.pt"], formats.ZERO, "global_step100"),
+        (["global_step100/mp_rank_00_model_states.pt", "pytorch_model.bin"], formats.ZERO, "global_step100"),
+        (["mp_rank_00_model_states.pt"], formats.ZERO, "."),
         (["critic/model_world_size_1_rank_0.pt"], None, ""),
     ],
 )
 def test_a_checkpoint_is_found_where_its_trainer_puts_it(
-    files: list[str], kind: Kind | None, inside: str, tmp_path: Path
+    files: list[str], kind: formats.CheckpointFormat | None, inside: str, tmp_path: Path
 ) -> None:
     for file in files:
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"")
     found = find_checkpoint(tmp_path)
-    assert (found and (found.kind, found.path)) == (kind and (kind, tmp_path / inside))
+    assert (found and (found.format, found.path)) == (kind and (kind, tmp_path / inside))

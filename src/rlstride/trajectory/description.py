@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from rlstride.errors import RequestError, first_line
 from rlstride.trajectory.architecture import CONFIG, model_config
 from rlstride.trajectory.model_folder import ModelFolder
+from rlstride.trajectory.sources.formats import ADAPTER, HF
 from rlstride.trajectory.sources.hf import read_json
 from rlstride.trajectory.sources.lora import CONFIG as ADAPTER_CONFIG
 from rlstride.trajectory.sources.quantised import refuse_quantised_config
-from rlstride.trajectory.sources.recognise import Checkpoint, Kind
+from rlstride.trajectory.sources.recognise import Checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,14 +78,14 @@ def describe_step(checkpoint: Checkpoint, base: ModelFolder) -> Description:
         RequestError: the two compute different things with the same weights, or one of them says that it is quantised.
     """
     remarks = []
-    if checkpoint.kind is Kind.ADAPTER:
+    if checkpoint.format is ADAPTER:
         remarks += _adapter_base(checkpoint.path, base)
     else:
         folder = description_folder(checkpoint.path)
         if folder is not None and (base.path / CONFIG).is_file():
             refuse_quantised_config(read_json(folder / CONFIG), folder / CONFIG)
             remarks += _config_remarks(folder, base.path) + _ending_remarks(folder, base.path)
-        if checkpoint.kind is Kind.HF and (checkpoint.path / ADAPTER_CONFIG).is_file():
+        if checkpoint.format is HF and (checkpoint.path / ADAPTER_CONFIG).is_file():
             remarks.append(f"{checkpoint.path}: {ADAPTER_CONFIG} lies beside whole weights, which are what is read")
     own = tokenizer_folder(checkpoint.path)
     digest = "" if own is None else _digest_where_other(own, base.path)

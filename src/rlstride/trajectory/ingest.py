@@ -178,7 +178,7 @@ class _Opened:
         return StepRecord(
             step=self.step,
             folder=_relative(checkpoint.path, out),
-            kind=checkpoint.kind.value,
+            kind=checkpoint.format.name,
             model_key=self.model_key,
             origin=self.found.origin,
             sha256=digests_of(checkpoint.path, self.files),

@@ -14,22 +14,16 @@ from rlstride.trajectory.layout import InLayout, absent, read_layout
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.names import ModelTensors
 from rlstride.trajectory.scope import listed, scope_of, weights_of
+from rlstride.trajectory.sources.formats import ADAPTER, HF
 from rlstride.trajectory.sources.hf import open_safetensors, read_json
 from rlstride.trajectory.sources.hub import HubAddress, fetch, is_address
 from rlstride.trajectory.sources.lora import WEIGHTS, adapter_config
 from rlstride.trajectory.sources.quantised import refuse_quantised_config
-from rlstride.trajectory.sources.recognise import Checkpoint, Kind, find_checkpoint
+from rlstride.trajectory.sources.recognise import Checkpoint, find_checkpoint
 from rlstride.trajectory.sources.source import remark_on
 from rlstride.trajectory.steps import holds_weights, inner_steps, step_of
 from rlstride.trajectory.store import Trajectory
 
-_KINDS = {
-    Kind.HF: "Hugging Face folder (safetensors)",
-    Kind.ADAPTER: "PEFT LoRA adapter",
-    Kind.DCP: "torch.distributed.checkpoint folder",
-    Kind.FSDP: "FSDP shards, one file for each rank, as verl writes them",
-    Kind.ZERO: "DeepSpeed ZeRO shards, one file for each rank",
-}
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 _LAYER = re.compile(r"(.*\.(?:layers|h|blocks))\.(\d+)\.(.+)")
 
@@ -150,15 +144,15 @@ def _checkpoint(path: Path, start: ModelFolder | None, key: str | None) -> Inspe
     if checkpoint is None:
         return None
     findings = _opened(checkpoint, start, key)
-    if checkpoint.kind is Kind.HF and step_of(path.resolve().name) is None:
+    if checkpoint.format is HF and step_of(path.resolve().name) is None:
         findings.problems += _missing_files(checkpoint.path)
     return findings
 
 
 def _opened(checkpoint: Checkpoint, start: ModelFolder | None, key: str | None = None) -> Inspection:
-    findings = Inspection([_KINDS[checkpoint.kind]])
+    findings = Inspection([checkpoint.format.about])
     try:
-        if checkpoint.kind is Kind.ADAPTER:
+        if checkpoint.format is ADAPTER:
             findings.facts += _adapter_facts(checkpoint.path)
             if start is None:
                 return findings
@@ -168,7 +162,7 @@ def _opened(checkpoint: Checkpoint, start: ModelFolder | None, key: str | None =
         if findings.problems:
             return findings
         source = findings.source = _source(checkpoint, start, key)
-        if checkpoint.kind is not Kind.ADAPTER:
+        if checkpoint.format is not ADAPTER:
             findings.facts += _facts(source)
         if start is not None:
             findings.problems += misfits(source, start.source)

@@ -10,9 +10,10 @@ from torch import Tensor
 from rlstride.trajectory.architecture import CONFIG
 from rlstride.trajectory.layout import InLayout, absent, joined, read_layout
 from rlstride.trajectory.names import ModelTensors
+from rlstride.trajectory.sources.formats import ADAPTER
 from rlstride.trajectory.sources.hf import HFFolder, read_json
 from rlstride.trajectory.sources.quantised import refuse_quantised_config
-from rlstride.trajectory.sources.recognise import Checkpoint, Kind
+from rlstride.trajectory.sources.recognise import Checkpoint
 
 
 class ModelFolder:
@@ -66,7 +67,7 @@ class ModelFolder:
             RequestError: the checkpoint cannot be read, or holds several models that fit.
         """
         stored = checkpoint.open(self.tensors)
-        if checkpoint.kind is Kind.ADAPTER:
+        if checkpoint.format is ADAPTER:
             return InLayout(stored, self.layout)
         return InLayout(ModelTensors(stored, self.layout, like=self.tensors, key=key), self.layout)
 

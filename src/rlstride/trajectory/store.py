@@ -9,7 +9,8 @@ from rlstride.study.plan import window_limit
 from rlstride.trajectory.layout import InLayout
 from rlstride.trajectory.manifest import Manifest, StepRecord, read_manifest
 from rlstride.trajectory.model_folder import ModelFolder
-from rlstride.trajectory.sources.recognise import Checkpoint, Kind
+from rlstride.trajectory.sources.formats import FORMATS, HF
+from rlstride.trajectory.sources.recognise import Checkpoint
 from rlstride.trajectory.verified import VerifiedFiles
 
 
@@ -77,10 +78,10 @@ class Trajectory:
         Raises:
             RequestError: a later rlstride knows how they are stored, or :meth:`record` refuses the step.
         """
-        kind = Kind.HF.value if step == 0 else self.record(step).kind
-        if kind not in tuple(Kind):
+        kind = HF.name if step == 0 else self.record(step).kind
+        if kind not in FORMATS:
             raise RequestError(f"{self.folder}: step {step}: this rlstride reads no checkpoints of the kind {kind!r}")
-        return Checkpoint(Kind(kind), self.model_folder(step))
+        return Checkpoint(FORMATS[kind], self.model_folder(step))
 
     def files(self, step: int) -> list[Path]:
         """The files that hold a kept step's weights, as the manifest lists them; 0 is the base."""

@@ -13,7 +13,8 @@ from rlstride.trajectory.adapted import Adapted, base_is_moved
 from rlstride.trajectory.architecture import read_architecture
 from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
 from rlstride.trajectory.model_folder import ModelFolder
-from rlstride.trajectory.sources.recognise import Checkpoint, Kind
+from rlstride.trajectory.sources.formats import ADAPTER, HF
+from rlstride.trajectory.sources.recognise import Checkpoint
 from rlstride.trajectory.verified import note_whole
 
 STEP_RECORD = "step.json"
@@ -34,18 +35,18 @@ class TrajectoryWriter:
         """
         name = step_folder(step)
         with atomic_folder(self.folder / name) as partial:
-            kind, trained = Kind.HF, next(model.parameters())
+            kind, trained = HF, next(model.parameters())
             if isinstance(model, PeftModel) and base_is_moved(model):
                 Adapted(model).save(partial, whole=True)
             elif isinstance(model, PeftModel):
-                kind, trained = Kind.ADAPTER, next(weight for weight in model.parameters() if weight.requires_grad)
+                kind, trained = ADAPTER, next(weight for weight in model.parameters() if weight.requires_grad)
                 model.save_pretrained(partial, save_embedding_layers=False)
                 (partial / "README.md").unlink(missing_ok=True)  # PEFT's card, with nothing filled in
             else:
                 model.save_pretrained(partial)
             dtype = str(trained.dtype).removeprefix("torch.")
             digests = digests_of(partial, Checkpoint(kind, partial).files())
-            record = StepRecord(step=step, folder=name, kind=kind.value, sha256=digests, dtype=dtype)
+            record = StepRecord(step=step, folder=name, kind=kind.name, sha256=digests, dtype=dtype)
             (partial / STEP_RECORD).write_text(record.model_dump_json(indent=1) + "\n")
         return record
 

@@ -1,27 +1,11 @@
-"""Which kind of checkpoint a folder holds, and where in it: verl and accelerate keep theirs some folders down."""
+"""Which format of checkpoint a folder holds, and where in it: verl and accelerate keep theirs some folders down."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from rlstride.errors import RequestError
-from rlstride.trajectory.sources.c3a import open_adapter
-from rlstride.trajectory.sources.hf import INDEX, SINGLE, HFFolder
-from rlstride.trajectory.sources.lora import CONFIG, WEIGHTS
+from rlstride.trajectory.sources.formats import FORMATS, HF, ZERO, CheckpointFormat
 from rlstride.trajectory.sources.source import ModelSource, StoredSource
-
-# Sharded checkpoints are imported where they are met: torch.distributed takes longer than a small trajectory.
-
-
-class Kind(StrEnum):
-    """How a checkpoint is stored; the values stand in manifests."""
-
-    HF = "hf"
-    ADAPTER = "adapter"
-    DCP = "dcp"
-    FSDP = "fsdp"
-    ZERO = "zero"
-
 
 # In this order: the adapter rather than the shards that hold it and its base; shards rather than a copy that was cast.
 # DeepSpeed's files may be in a folder of any name, below the copy: see _zero_folder.
@@ -34,14 +18,7 @@ _INSIDE = (
     "actor/huggingface",
     "huggingface",
 )
-_MARKS = {
-    Kind.HF: (SINGLE, INDEX),
-    Kind.ADAPTER: (CONFIG,),
-    Kind.DCP: (".metadata",),
-    Kind.FSDP: ("model_world_size_*_rank_*.pt",),
-}
-_ZERO_MASTERS = "*zero_pp_rank_*_optim_states.pt"
-_ZERO_MARKS = ("mp_rank_*_model_states.pt", "zero_pp_rank_*_model_states.pt", _ZERO_MASTERS)
+_ZERO_MASTERS = ZERO.marks[-1]
 _LATEST = "latest"  # DeepSpeed's note of the folder that it wrote last
 _UNREADABLE = {
     "*.distcp": "pieces of torch.distributed.checkpoint without .metadata, which is written last: half-written",
@@ -53,38 +30,22 @@ _UNREADABLE = {
 class Checkpoint:
     """A folder whose tensors can be read."""
 
-    kind: Kind
+    format: CheckpointFormat
     path: Path
 
     def files(self) -> list[str]:
         """The names of the files that decide its weights, without its base where it is an adapter."""
-        return [CONFIG, WEIGHTS] if self.kind is Kind.ADAPTER else self.open(None).files()
+        return list(self.format.weights) or self.open(None).files()
 
     def open(self, base: ModelSource | None) -> StoredSource:
-        """The checkpoint's tensors. Errors are those of its kind.
+        """The checkpoint's tensors. Errors are those of its format.
 
         Args:
-            base: what an adapter lies over; no other kind needs it.
+            base: what an adapter lies over; no other format needs it.
         """
-        match self.kind:
-            case Kind.HF:
-                return HFFolder(self.path)
-            case Kind.DCP:
-                from rlstride.trajectory.sources.dcp import DCPFolder
-
-                return DCPFolder(self.path)
-            case Kind.FSDP:
-                from rlstride.trajectory.sources.fsdp import FSDPShards
-
-                return FSDPShards(self.path)
-            case Kind.ZERO:
-                from rlstride.trajectory.sources.zero import ZeROShards
-
-                return ZeROShards(self.path)
-            case Kind.ADAPTER:
-                if base is None:
-                    raise RequestError(f"{self.path}: an adapter is read over its base; name it with --base")
-                return open_adapter(self.path, base)
+        if self.format.over_a_base and base is None:
+            raise RequestError(f"{self.path}: an adapter is read over its base; name it with --base")
+        return self.format.source(self.path, base)
 
 
 def find_checkpoint(path: Path) -> Checkpoint | None:
@@ -99,13 +60,13 @@ def find_checkpoint(path: Path) -> Checkpoint | None:
         folder = path / inside if inside else path
         if not folder.is_dir():
             continue
-        for kind, marks in _MARKS.items():
-            if any(next(folder.glob(mark), None) for mark in marks):
-                finer = zero if kind is Kind.HF and zero and next(zero.glob(_ZERO_MASTERS), None) else None
-                return Checkpoint(Kind.ZERO, finer) if finer else Checkpoint(kind, folder)
+        for format in FORMATS.values():
+            if format is not ZERO and _bears(folder, format):
+                finer = zero if format is HF and zero and next(zero.glob(_ZERO_MASTERS), None) else None
+                return Checkpoint(ZERO, finer) if finer else Checkpoint(format, folder)
         unreadable = unreadable or _why_not(folder)
     if zero:
-        return Checkpoint(Kind.ZERO, zero)
+        return Checkpoint(ZERO, zero)
     unreadable = unreadable or _which_zero(path)
     if unreadable:
         raise RequestError(unreadable)
@@ -138,4 +99,8 @@ def _zero_folders(path: Path) -> list[Path]:
 
 def holds_zero(folder: Path) -> bool:
     """Whether a folder holds DeepSpeed's own files."""
-    return any(next(folder.glob(mark), None) for mark in _ZERO_MARKS)
+    return _bears(folder, ZERO)
+
+
+def _bears(folder: Path, format: CheckpointFormat) -> bool:
+    return any(next(folder.glob(mark), None) for mark in format.marks)
