@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo test bench lint ui help
+.PHONY: demo test test-fast bench docs lint ui help
 
 PYTHON ?= python3
 STUDY ?= config/config.yaml
@@ -31,9 +31,13 @@ lint: .venv/installed ## check style, types, layers and rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python docs/write.py --check
 	@$(BIN)/lint-imports --no-logo --no-cache
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
+
+docs: .venv/installed ## write the pages that say what the code says (config/README.md, docs/tables.md, ...)
+	@$(BIN)/python docs/write.py
 
 ui: .venv/installed ## show the MLflow runs on http://127.0.0.1:5000 (PORT=..., RESULTS=...)
 	@test -f $(RESULTS)/mlflow.db || { echo "$(RESULTS)/mlflow.db is not there yet: run make demo first" >&2; exit 2; }

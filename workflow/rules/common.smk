@@ -9,7 +9,7 @@ from snakemake.utils import update_config
 
 from rlstride.budget.stages import measured_of
 from rlstride.report.figures.specs import figures_of
-from rlstride.config.yaml_files import read_yaml
+from rlstride.config.yaml_files import read_study
 from rlstride.study.load import resolve_study, resolved_yaml
 from rlstride.study.study import Cell
 from rlstride.study.paths import base_folder, study_paths
@@ -31,7 +31,7 @@ def requested_study():
     files = [shortest(file) for file in workflow.config_settings.configfiles] or [Path("config/config.yaml")]
     data = {}
     for file in files:
-        content = read_yaml(file)
+        content = read_study(file)
         if not isinstance(content, dict):
             return resolve_study(content, file)  # says what is wrong with it
         update_config(data, content)

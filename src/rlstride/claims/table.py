@@ -32,6 +32,15 @@ def judge(results_dir: Path, study: Study) -> pd.DataFrame:
     return claims
 
 
+def rules() -> str:
+    """The claims with their bars and controls, as a table in Markdown."""
+    rows = [
+        f"| `{claim.id}` | {claim.title} | {claim.bar} | {claim.control} |".replace("|D|F", r"\|D\|F")
+        for claim in CLAIMS.values()
+    ]
+    return "\n".join(["| id | claim | bar | control |", "|---|---|---|---|", *rows, ""])
+
+
 def claims_table(results: StudyResults) -> pd.DataFrame:
     """Every claim for every algorithm of a study, pooled over its models and seeds.
 

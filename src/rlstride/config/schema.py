@@ -8,13 +8,26 @@ from typing import Any
 from rlstride.atomic_files import write_text
 from rlstride.config.study_file import StudyFile
 
+_BASED_ON = {
+    "type": "string",
+    "title": "Based On",
+    "description": "Another study's file, beside this one or by a path from it, whose keys this one's are laid over.",
+}
 SCHEMA_FILE = Path("config/schema.json")
 
 
 def study_schema() -> dict[str, Any]:
     """The JSON schema of a study file, with every key's description and default."""
     schema = StudyFile.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A study of rlstride"}
+    needed = schema.pop("required")
+    schema["properties"] = {"based_on": _BASED_ON, **schema["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "if": {"not": {"required": ["based_on"]}},
+        "then": {"required": needed},
+        "title": "A study of rlstride",
+    }
 
 
 def schema_text() -> str:

@@ -239,5 +239,17 @@ class AlgorithmsFile(RootModel[dict[Name, Algorithm]]):
     """algorithms.yaml: algorithms and controls by name."""
 
 
+class VariantsFile(RootModel[dict[Name, list[str]]]):
+    """variants.yaml: sets of edited models by name, which studies name among their variants."""
+
+    @model_validator(mode="after")
+    def _sets_hold_variants(self) -> "VariantsFile":
+        for name, variants in self.root.items():
+            _check_variants(variants)
+            if name in variants:
+                raise ValueError(f"{name} is an edited model itself, and so no set of them")
+        return self
+
+
 class TasksFile(RootModel[dict[Name, TaskSpec]]):
     """tasks.yaml: tasks by name."""

@@ -80,6 +80,14 @@ class AblationVariant:
         return 0 if kept is None else min(self.first - 1 + kept, min(shape))
 
 
+def is_variant(name: object) -> bool:
+    """Whether a name stands for an edit."""
+    try:
+        return isinstance(name, str) and bool(parse_ablation(name))
+    except ValueError:
+        return False
+
+
 def parse_ablation(name: str) -> AblationVariant:
     """The edit that a variant's name stands for.
 

@@ -8,11 +8,11 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, RootModel, ValidationError
 
-from rlstride.config.study_file import AlgorithmsFile, ModelsFile, TasksFile
+from rlstride.config.study_file import AlgorithmsFile, ModelsFile, TasksFile, VariantsFile
 from rlstride.errors import RequestError
 
 _Section = TypeVar("_Section", bound=BaseModel)
-Catalogue = ModelsFile | AlgorithmsFile | TasksFile
+Catalogue = ModelsFile | AlgorithmsFile | TasksFile | VariantsFile
 
 
 def read_yaml(path: Path) -> Any:
@@ -25,6 +25,48 @@ def read_yaml(path: Path) -> Any:
         raise RequestError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RequestError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_study(path: Path) -> Any:
+    """What a study file holds, laid over the study that its key ``based_on`` names, and so on.
+
+    Mappings are laid over one another key by key; all else replaces what was there.
+
+    Raises:
+        RequestError: a file cannot be read, is no mapping, or is based on itself.
+    """
+    chain: list[Path] = []
+    layers: list[dict[str, Any]] = []
+    file = path
+    while True:
+        if file.resolve() in chain:
+            raise RequestError(f"{path}: based_on: {file} is based on itself")
+        chain.append(file.resolve())
+        data = read_yaml(file)
+        if not isinstance(data, dict):
+            if layers:
+                raise RequestError(f"{file}: expected a mapping of keys to values")
+            return data
+        base = data.pop("based_on", None)
+        layers.append(data)
+        if base is None:
+            break
+        if not isinstance(base, str):
+            raise RequestError(f"{file}: based_on: expected the name of a study file, not {base!r}")
+        file = file.parent / base
+    found: dict[str, Any] = {}
+    for layer in reversed(layers):
+        found = laid_over(found, layer)
+    return found
+
+
+def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two mappings as one: where both hold a mapping under a key it is laid over too, else what is above counts."""
+    merged = dict(below)
+    for key, value in above.items():
+        inner = below.get(key)
+        merged[key] = laid_over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def find_catalogue(study: Path, name: str) -> Path:

@@ -7,8 +7,9 @@ from typing import Any
 import yaml
 
 from rlstride.config.algorithms import Algorithm, Distillation, PolicyGradient
-from rlstride.config.study_file import AlgorithmsFile, Definitions, ModelsFile, StudyFile, TasksFile
-from rlstride.config.yaml_files import Catalogue, find_catalogue, hint, read_yaml, validate, validate_entries
+from rlstride.config.study_file import AlgorithmsFile, Definitions, ModelsFile, StudyFile, TasksFile, VariantsFile
+from rlstride.config.variants import is_variant
+from rlstride.config.yaml_files import Catalogue, find_catalogue, hint, read_study, validate, validate_entries
 from rlstride.errors import RequestError
 from rlstride.study.plan import why_not_jump
 from rlstride.study.study import Study
@@ -22,7 +23,7 @@ def load_study(path: str | Path) -> Study:
         RequestError: a file is missing or no YAML, a key is unknown, a value is out of range, a name refers to nothing.
     """
     path = Path(path)
-    return resolve_study(read_yaml(path), path)
+    return resolve_study(read_study(path), path)
 
 
 def resolve_study(data: Any, path: Path) -> Study:
@@ -35,7 +36,7 @@ def resolve_study(data: Any, path: Path) -> Study:
     Raises:
         RequestError: see :func:`load_study`.
     """
-    spec = validate(data, StudyFile, path)
+    spec = validate(_with_sets(data, path), StudyFile, path)
     for name in spec.sweep:
         if name not in spec.algorithms:
             raise RequestError(
@@ -63,6 +64,32 @@ def resolved_yaml(study: Study) -> str:
     )
     plain = study.spec.model_copy(update={"define": define}).model_dump(mode="json")
     return yaml.safe_dump(plain, sort_keys=False, width=120)
+
+
+_NAMES_VARIANTS = (("ablation", "variants"), ("ablation", "on_the_way"), ("drift", "variants"))
+
+
+def _with_sets(data: Any, path: Path) -> Any:
+    """A study's data with each set of variants replaced by its members; an unknown name stays, and is refused later."""
+    if not isinstance(data, dict):
+        return data
+    data = dict(data)
+    for section, key in _NAMES_VARIANTS:
+        names = data[section].get(key) if isinstance(data.get(section), dict) else None
+        if not isinstance(names, list) or all(is_variant(name) for name in names):
+            continue
+        sets = _sets(path)
+        members = [member for name in names for member in sets.get(str(name), [name])]
+        data[section] = data[section] | {key: members}
+    return data
+
+
+def _sets(path: Path) -> Mapping[str, list[str]]:
+    try:
+        file = find_catalogue(path, "variants.yaml")
+    except RequestError:  # a study outside of a checkout needs none
+        return {}
+    return validate_entries(file, VariantsFile)
 
 
 def _look_up(
