@@ -4,13 +4,14 @@ Every kind covers the 2-D weights inside the decoder layers; all other weights s
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from rlstride.config.kinds import Kind, kinds, union_of
+from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Share, Strict
+
+_adapters = Kinds("rlstride.adapters")
 
 
 class AdapterSection(Strict):
@@ -35,18 +36,21 @@ class LowRank(AdapterSection):
         return self.rank * (rows + cols)
 
 
+@_adapters.made_by("rlstride.training.adapters:lora")
 class LoRA(LowRank):
     """W0 + (alpha / rank) B A in every matrix (arXiv 2106.09685)."""
 
     kind: Literal["lora"] = Field(description="The kind of adapter: PEFT's LoRA.")
 
 
+@_adapters.made_by("rlstride.training.adapters:prilora")
 class PRILoRA(LowRank):
     """LoRA whose rank rises linearly with depth, from half of ``rank`` to one and a half (arXiv 2401.11316)."""
 
     kind: Literal["prilora"] = Field(description="The kind of adapter: PEFT's LoRA with a rank for each layer.")
 
 
+@_adapters.made_by("rlstride.training.adapters:adalora")
 class AdaLoRA(LowRank):
     """W0 + (alpha / initial rank) P E Q; the least important triplets are masked on the way (arXiv 2303.10512)."""
 
@@ -78,6 +82,7 @@ class AdaLoRA(LowRank):
         return self
 
 
+@_adapters.made_by("rlstride.training.adapters:c3a")
 class C3A(AdapterSection):
     """W0 + a block-circulant matrix, one kernel of ``block_size`` numbers for each block (arXiv 2407.19342)."""
 
@@ -89,14 +94,7 @@ class C3A(AdapterSection):
         return rows * cols // self.block_size
 
 
-_MAKERS = "rlstride.training.adapters:"
-ADAPTERS: Mapping[str, Kind] = kinds(
-    "rlstride.adapters",
-    Kind(LoRA, _MAKERS + "lora"),
-    Kind(PRILoRA, _MAKERS + "prilora"),
-    Kind(AdaLoRA, _MAKERS + "adalora"),
-    Kind(C3A, _MAKERS + "c3a"),
-)
+ADAPTERS = _adapters.by_name()
 if TYPE_CHECKING:
     Adapter = AdapterSection
 else:

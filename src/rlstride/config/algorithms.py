@@ -4,14 +4,15 @@ A *step* is one batch of rollouts (or of demonstrations) with all the optimiser 
 the steps of all algorithms cost the same rollouts.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from rlstride.config.kinds import Kind, kinds, union_of
+from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Strict
 from rlstride.config.stride import Stride
+
+_algorithms = Kinds("rlstride.algorithms", by="trainer")
 
 
 class Optimisation(Strict):
@@ -73,6 +74,7 @@ class PolicyGradient(Optimisation):
         return self.draws * max(1.0, 0.5 * self.updates_per_step) * (1.0 if self.stride is None else 1.3)
 
 
+@_algorithms.made_by("rlstride.training.grpo:build")
 class GRPO(PolicyGradient):
     """Group-normalised advantages (arXiv 2402.03300)."""
 
@@ -80,6 +82,7 @@ class GRPO(PolicyGradient):
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in the loss.")
 
 
+@_algorithms.made_by("rlstride.training.rloo:build")
 class RLOO(PolicyGradient):
     """Leave-one-out baseline (arXiv 2402.14740)."""
 
@@ -87,12 +90,14 @@ class RLOO(PolicyGradient):
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in the reward.")
 
 
+@_algorithms.made_by("rlstride.training.dr_grpo:build")
 class DrGRPO(PolicyGradient):
     """GRPO without its length and standard deviation biases (arXiv 2503.20783)."""
 
     trainer: Literal["dr_grpo"] = Field(description="The trainer's name in the registry of rlstride.training.")
 
 
+@_algorithms.made_by("rlstride.training.dapo:build")
 class DAPO(PolicyGradient):
     """Higher upper clip, token-level loss, dynamic sampling, overlong punishment (arXiv 2503.14476)."""
 
@@ -113,6 +118,7 @@ class DAPO(PolicyGradient):
         return float(self.max_rounds)
 
 
+@_algorithms.made_by("rlstride.training.gspo:build")
 class GSPO(PolicyGradient):
     """One importance ratio, and its clip, for a whole completion (arXiv 2507.18071)."""
 
@@ -122,12 +128,14 @@ class GSPO(PolicyGradient):
     minibatches: int = Field(default=4, ge=1, description="Updates in one pass over a batch of rollouts.")
 
 
+@_algorithms.made_by("rlstride.training.sft:build")
 class SFT(Optimisation):
     """Supervised fine-tuning on right solutions, as many in a step as RL has rollouts."""
 
     trainer: Literal["sft"] = Field(description="The trainer's name in the registry of rlstride.training.")
 
 
+@_algorithms.made_by("rlstride.training.distillation:build")
 class Distillation(Optimisation):
     """Distillation of a teacher's next-token distribution (arXiv 2306.13649), as many completions as RL has."""
 
@@ -147,6 +155,7 @@ class Distillation(Optimisation):
     )
 
 
+@_algorithms.made_by("rlstride.training.ppo:build")
 class PPO(PolicyGradient):
     """Generalised advantage estimates from a value model (arXiv 1707.06347, 1506.02438)."""
 
@@ -169,6 +178,7 @@ class PPO(PolicyGradient):
         return 1.8
 
 
+@_algorithms.made_by("rlstride.training.reinforce_pp:build")
 class ReinforcePP(PolicyGradient):
     """REINFORCE++: returns normalised over the whole batch, without a baseline (arXiv 2501.03262)."""
 
@@ -176,19 +186,7 @@ class ReinforcePP(PolicyGradient):
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL divergence to the base, in tokens' rewards.")
 
 
-_TRAINING = "rlstride.training."
-ALGORITHMS: Mapping[str, Kind] = kinds(
-    "rlstride.algorithms",
-    Kind(GRPO, _TRAINING + "grpo:build", by="trainer"),
-    Kind(RLOO, _TRAINING + "rloo:build", by="trainer"),
-    Kind(DrGRPO, _TRAINING + "dr_grpo:build", by="trainer"),
-    Kind(DAPO, _TRAINING + "dapo:build", by="trainer"),
-    Kind(GSPO, _TRAINING + "gspo:build", by="trainer"),
-    Kind(SFT, _TRAINING + "sft:build", by="trainer"),
-    Kind(Distillation, _TRAINING + "distillation:build", by="trainer"),
-    Kind(PPO, _TRAINING + "ppo:build", by="trainer"),
-    Kind(ReinforcePP, _TRAINING + "reinforce_pp:build", by="trainer"),
-)
+ALGORITHMS = _algorithms.by_name()
 if TYPE_CHECKING:
     Algorithm = Optimisation
 else:

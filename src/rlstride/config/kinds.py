@@ -1,19 +1,21 @@
 """Sections that come in kinds, such as algorithms: for each the keys it has, and the function that makes the thing.
 
-A kind is a pydantic class and one line in its list; unions, JSON schema, registries and ``rlstride list`` follow. It
+A kind is a pydantic class under one decorator; unions, JSON schema, registries and ``rlstride list`` follow. It
 imports nothing that is slow: what ``make`` names is loaded when it is needed. Another package adds a kind by an entry
 point that names a :class:`Kind`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from typing import Annotated, Any, Union, get_args
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 from pydantic import BaseModel, Field
 
 from rlstride.config.plugins import with_plugins
+
+Section = TypeVar("Section", bound=type[BaseModel])
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,34 @@ class Kind:
         return getattr(import_module(module), function)
 
 
-def kinds(group: str, *own: Kind) -> Mapping[str, Kind]:
-    """A list of kinds by name: this package's own, then those of the entry points of a group."""
-    return with_plugins(group, Kind, own)
+class Kinds:
+    """A list of kinds: this package's own, in the order of their classes, then those of other packages.
+
+    Args:
+        group: of the entry points by which others add kinds.
+        by: the key that tells kinds apart.
+    """
+
+    def __init__(self, group: str, by: str = "kind") -> None:
+        self._group, self._by = group, by
+        self._own: list[Kind] = []
+
+    def made_by(self, make: str) -> Callable[[Section], Section]:
+        """Adds the class below it.
+
+        Args:
+            make: MODULE:FUNCTION that makes the thing from the section.
+        """
+
+        def add(section: Section) -> Section:
+            self._own.append(Kind(section, make, self._by))
+            return section
+
+        return add
+
+    def by_name(self) -> Mapping[str, Kind]:
+        """All of them."""
+        return with_plugins(self._group, Kind, self._own)
 
 
 def union_of(known: Mapping[str, Kind]) -> Any:

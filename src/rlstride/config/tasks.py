@@ -1,13 +1,14 @@
 """The entries of tasks.yaml, key by key: one class for each kind of task."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from rlstride.config.kinds import Kind, kinds, union_of
+from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Share, Strict
+
+_tasks = Kinds("rlstride.tasks")
 
 
 class TaskSection(Strict):
@@ -43,6 +44,7 @@ class ChainMixture(Strict):
         return self
 
 
+@_tasks.made_by("rlstride.tasks.chain:build")
 class ChainSpec(TaskSection):
     """Chain arithmetic: digits added and subtracted modulo 10."""
 
@@ -64,6 +66,7 @@ class CountdownMixture(Strict):
     aimed: Share = Field(description="Share of the attempts that reach the target; the others are drawn blindly.")
 
 
+@_tasks.made_by("rlstride.tasks.countdown:build")
 class CountdownSpec(TaskSection):
     """Countdown search: signs and places for digits, so that their expression reaches the target."""
 
@@ -89,11 +92,7 @@ class CountdownSpec(TaskSection):
         return self.base_accuracy
 
 
-TASK_KINDS: Mapping[str, Kind] = kinds(
-    "rlstride.tasks",
-    Kind(ChainSpec, "rlstride.tasks.chain:build"),
-    Kind(CountdownSpec, "rlstride.tasks.countdown:build"),
-)
+TASK_KINDS = _tasks.by_name()
 if TYPE_CHECKING:
     TaskSpec = TaskSection
 else:
