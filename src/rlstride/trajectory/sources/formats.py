@@ -72,6 +72,11 @@ ZERO = CheckpointFormat(
     _SOURCES + "zero:ZeROShards",
 )
 # In this order a folder that bears several marks is taken for one of them.
-FORMATS: Mapping[str, CheckpointFormat] = with_plugins(
-    "rlstride.formats", CheckpointFormat, (HF, ADAPTER, DCP, FSDP, ZERO)
+_ALL = (
+    HF,
+    ADAPTER,
+    DCP,
+    FSDP,
+    ZERO,
 )
+FORMATS: Mapping[str, CheckpointFormat] = with_plugins("rlstride.formats", CheckpointFormat, _ALL)
