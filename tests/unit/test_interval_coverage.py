@@ -1,7 +1,7 @@
 """The intervals of pooled runs, and of one, cover a known truth as often as they say.
 
 As in the studies: problems whose difficulty models share, 4 samples each, models and seeds with effects of their own.
-benchmarks/coverage.py measures more designs, with more replicates.
+experiments/coverage.py measures more designs, with more replicates.
 """
 
 import math

@@ -1,12 +1,12 @@
-"""benchmarks/late_jumps.py: the points that it tries, and how it chooses among them."""
+"""experiments/late_jumps.py: the points that it tries, and how it chooses among them."""
 
 import numpy as np
 import pytest
 import torch
 
-from benchmark_script import benchmark_script
+from scripts import script
 
-late_jumps = benchmark_script("late_jumps")
+late_jumps = script("experiments", "late_jumps")
 
 
 def test_anderson_mixing_of_three_movements_ends_at_the_fixed_point_of_a_linear_map_of_the_plane():

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from synthetic_study import striding_study, synthetic_study, write_striding_cells
 
-from benchmark_script import benchmark_script
 from rlstride.evaluation.score_tables import problems_file
 from rlstride.ledger import append, read_ledger
 from rlstride.report.figures.strides import draw_stride_over_seconds, draw_stride_over_steps
@@ -19,11 +18,13 @@ from rlstride.study.paths import StudyPaths
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Study
 from rlstride.tables.collect import collect, empty_table
+from rlstride.tables.results import StudyResults
 from rlstride.tables.specs import tables_of
 from rlstride.tables.strides import compare, compare_ends, progress, reach, searches, summarised
 from rlstride.trajectory.manifest import read_manifest
+from scripts import script
 
-stride = benchmark_script("stride")
+stride = script("experiments", "stride")
 
 
 def run(*accuracies: float, seconds: float = 2, tokens: float = 5) -> pd.DataFrame:
@@ -251,3 +252,15 @@ def test_the_benchmark_finds_what_the_table_finds_from_the_same_scores(
     assert rows[same].to_numpy(float) == pytest.approx(tabled[same].to_numpy(float), rel=1e-5)
     assert rows["end_difference"].to_numpy() == pytest.approx((rows["stride_end"] - rows["end"]).to_numpy())
     assert stride.summary(rows)["cells"].tolist() == [2]
+
+
+def test_the_table_of_levels_has_a_row_for_each_run_with_its_rule(tmp_path: Path) -> None:
+    study = write_striding_cells(tmp_path / "demo")
+    levels, results = script("experiments", "stride_levels"), StudyResults(tmp_path / "demo", study)
+    rows = pd.DataFrame([levels.row_of(results, cell) for cell in study.cells])
+    striding = rows[rows["rule"] == "alpha-investing, 0.25"]
+    assert len(striding) == len(rows) / 2
+    assert set(striding["jumps"]) == {4}
+    scored = results.of(study.cells[0]).validation.query("decoding == 't1.0'").sort_values("step")
+    assert rows["accuracy_1"].iloc[0] == scored["accuracy"].iloc[-1]
+    assert (rows["accuracy_0.25"] < rows["accuracy_1"]).all()

@@ -9,7 +9,7 @@ Cells are nested: seeds of one model and algorithm are alike, and so are all run
 of which the cells have at least three members is drawn, each member with all of its cells: what varies further in,
 seeds for one, is already in the spread between members, and drawing it too would count it twice (Davison & Hinkley
 1997, section 3.8; Field & Welsh 2007). Two members say next to nothing about a third, so an interval is about these
-two. benchmarks/coverage.py measures how often the intervals cover the truth.
+two. experiments/coverage.py measures how often the intervals cover the truth.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

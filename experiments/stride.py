@@ -4,13 +4,13 @@ Trains each algorithm of a study with strides and without (``NAME-stride`` and `
 test problems, and compares the two runs of a model and a seed as rlstride.tables.strides does; the pipeline does the
 same with validation problems (tables/strides.csv). What is done already is not done again.
 
-    python benchmarks/stride.py [--study config/studies/stride.yaml] [--seeds 0,1] [--models NAME,NAME]
+    python experiments/stride.py [--study config/studies/stride.yaml] [--seeds 0,1] [--models NAME,NAME]
         [--out FILE.csv] [--progress FILE.csv] [--document]
 
 A plain run whose learning rate was not tuned flatters every accelerator. Such studies are reported apart, beside what
 the tuned rate alone would save (--tuned takes what --progress wrote for the tuned study):
 
-    python benchmarks/stride.py --study config/studies/stride-untuned.yaml
+    python experiments/stride.py --study config/studies/stride-untuned.yaml
         --tuned results/published/stride-progress.csv [--out FILE.csv] [--document]
 
 Targets, of the chain task: at most 0.67 of the steps and 0.8 of the seconds in the median cell; of all cells: at most
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from document import machine, markdown, write_section
 
 from rlstride.arrays import Floats
 from rlstride.evaluation.score import score_on_study
@@ -37,6 +36,9 @@ from rlstride.tables.strides import EARLIER, UNITS, compare, compare_ends, progr
 from rlstride.training.launch import train_cell
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.zoo.bases import make_base
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from document import machine, markdown, write_section
 
 STEPS_TARGET, SECONDS_TARGET, WORST_TARGET = 0.67, 0.8, 1.1
 
@@ -170,7 +172,7 @@ def write_document(table: pd.DataFrame) -> None:
         f"""
 ## Verified stride
 
-{machine()} `python benchmarks/stride.py`: share of plain RL's steps, seconds and tokens that a striding run takes to
+{machine()} `python experiments/stride.py`: share of plain RL's steps, seconds and tokens that a striding run takes to
 plain RL's last accuracy, on test problems. Targets: {STEPS_TARGET} of the steps and {SECONDS_TARGET} of the seconds in
 the median cell of the chain task, at most {WORST_TARGET} of the steps in the worst tenth of all cells, none lower at
 the end beyond noise (95 %, paired over problems). `inf`: not reached in as many steps.
@@ -190,7 +192,7 @@ def write_untuned_document(table: pd.DataFrame) -> None:
         f"""
 ## Verified stride, learning rates not tuned
 
-{machine()} `python benchmarks/stride.py --study config/studies/stride-untuned.yaml --tuned
+{machine()} `python experiments/stride.py --study config/studies/stride-untuned.yaml --tuned
 results/published/stride-progress.csv`: as for the [verified stride](#verified-stride) above, but plain RL has the
 learning rate that the striding run has too, instead of its own best one. This flatters striding, as it would any
 accelerator, and no target is about it: plain RL at its tuned rate, without a jump, takes

@@ -1,6 +1,6 @@
 """How often the report's 95 % intervals cover the truth, on simulated studies in which it is known.
 
-    python benchmarks/coverage.py [--replicates 1000] [--out FILE.csv]
+    python experiments/coverage.py [--replicates 1000] [--out FILE.csv]
 
 A problem has a difficulty of its own, the chance p that the base solves it, Beta-distributed with the mean and the
 spread that the bases of config/studies/grid.yaml show; all models share it, and answer each problem 4 times. Of what

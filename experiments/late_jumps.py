@@ -14,9 +14,9 @@ From the weights W(t) of a run, and from what was kept of it before, points furt
 c is chosen on one half of the study's validation problems, staying at W(t) among the candidates, and its gain reported
 on the other half, both ways; ``best`` is the gain of the factor that was best on the very problems it is reported on: a
 rule for the length, such as a trust region by KL, does no better along that line. All with the same random numbers. The
-runs are those of benchmarks/stride.py without strides, seed 0; a run that the table has already is left out.
+runs are those of experiments/stride.py without strides, seed 0; a run that the table has already is left out.
 
-    python benchmarks/late_jumps.py --out FILE.csv [--study config/studies/stride.yaml] [--models NAME,NAME]
+    python experiments/late_jumps.py --out FILE.csv [--study config/studies/stride.yaml] [--models NAME,NAME]
         [--algorithms NAME,NAME] [--steps 24,36,48]
 """
 

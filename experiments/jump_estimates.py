@@ -4,7 +4,7 @@ At some kept steps of a trajectory, for jumps along the rank-1 movement of the l
 the study's validation problems (8 completions of each), and its estimates from several batches of 16 training prompts
 and 8 completions of the weights at hand, with the reward measured from 0, as the stride does, and from its mean.
 
-    python benchmarks/jump_estimates.py TRAJECTORY [--study FILE] [--steps 8,20,30,40,50] [--window 4] [--out CSV]
+    python experiments/jump_estimates.py TRAJECTORY [--study FILE] [--steps 8,20,30,40,50] [--window 4] [--out CSV]
 """
 
 import argparse

@@ -8,14 +8,17 @@ its study's test problems.
 
 Cells whose seconds are left out of the table are compared in tokens alone.
 
-    python benchmarks/equal_cost.py [--extrapolation CSV] [--progress CSV] [--out FILE.csv] [--document]
+    python experiments/equal_cost.py [--extrapolation CSV] [--progress CSV] [--out FILE.csv] [--document]
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 from document import markdown, write_section
 
 PUBLISHED = Path("results/published")
@@ -81,7 +84,7 @@ def write_document(table: pd.DataFrame) -> None:
         f"""
 ## Striding and predicted models at equal cost
 
-`python benchmarks/equal_cost.py`, from `extrapolation.csv` and `stride-progress.csv` in `results/published`: cells in
+`python experiments/equal_cost.py`, from `extrapolation.csv` and `stride-progress.csv` in `results/published`: cells in
 which the striding run has more of plain RL's gain at most of the windows 0.05 to 0.5 (`won`), how much more on average
 (`more`), and for the window 0.4 what the predicted model costs, as a share of the plain run, its gain, and the striding
 run's at that cost.
