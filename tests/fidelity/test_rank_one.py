@@ -293,7 +293,7 @@ def test_poisoned_future_files_leave_a_prediction_the_same_to_the_byte(
         if step > end:
             (poisoned.trajectory.model_folder(step) / "model.safetensors").write_bytes(b"poison")
     futures = {step: 0.0 if step > end else accuracy for step, accuracy in small_run.accuracies.items()}
-    if METHODS[method].oracle:  # told how good the full run is, and nothing else of it
+    if METHODS[method].spec.oracle:  # told how good the full run is, and nothing else of it
         futures[LAST] = small_run.accuracies[LAST]
     evaluations(futures).to_parquet(poisoned.evaluations)
     (tmp_path / "other").mkdir()

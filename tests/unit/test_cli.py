@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -85,11 +86,15 @@ def test_a_quiet_verb_says_nothing_of_its_progress(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 def test_shells_complete_verbs(shell: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "rlstride"), "--show-completion", shell], capture_output=True, text=True
-    )
-    assert done.returncode == 0
-    assert "_RLSTRIDE_COMPLETE" in done.stdout
+    command = str(Path(sys.executable).parent / "rlstride")
+
+    def asked(what: str, **words: str) -> str:
+        environment = os.environ | {"_RLSTRIDE_COMPLETE": f"{what}_{shell}"} | words
+        return subprocess.run([command], env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert "_RLSTRIDE_COMPLETE" in asked("source")
+    words = {"COMP_WORDS": "rlstride sp", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "rlstride sp"}
+    assert "spectra" in asked("complete", **words)
 
 
 def test_a_base_that_reads_like_a_repository_is_hinted_at_by_its_address(

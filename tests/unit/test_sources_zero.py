@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from rlstride.cli import main
 from rlstride.errors import RequestError
 from rlstride.trajectory.manifest import read_manifest
-from rlstride.trajectory.sources.recognise import Kind, find_checkpoint
+from rlstride.trajectory.sources import formats
+from rlstride.trajectory.sources.recognise import find_checkpoint
 from rlstride.trajectory.sources.safe_load import load_deepspeed
 from rlstride.trajectory.sources.zero import ZeROShards
 
@@ -312,7 +313,7 @@ def test_the_folder_that_latest_names_is_read(tmp_path: Path) -> None:
     (tmp_path / "latest").write_text("global_step1\n")
     found = find_checkpoint(tmp_path)
     assert found is not None
-    assert (found.kind, found.path.name) == (Kind.ZERO, "global_step1")
+    assert (found.format, found.path.name) == (formats.ZERO, "global_step1")
     for elsewhere in ("global_step9", "../global_step1", ""):
         (tmp_path / "latest").write_text(elsewhere)
         with pytest.raises(RequestError, match="latest: there are no files of DeepSpeed in the folder that it names"):
@@ -324,12 +325,12 @@ def test_masters_are_preferred_to_the_copy_that_the_trainer_casts(tmp_path: Path
     (folder.parent / "model.safetensors").write_bytes(b"")
     found = find_checkpoint(folder.parent)
     assert found is not None
-    assert (found.kind, found.path) == (Kind.ZERO, folder)
+    assert (found.format, found.path) == (formats.ZERO, folder)
     for file in folder.glob("*_optim_states.pt"):
         file.unlink()
     found = find_checkpoint(folder.parent)
     assert found is not None
-    assert (found.kind, found.path) == (Kind.HF, folder.parent)
+    assert (found.format, found.path) == (formats.HF, folder.parent)
 
 
 @pytest.mark.parametrize("nested", [False, True])

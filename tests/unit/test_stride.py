@@ -40,7 +40,7 @@ def test_a_movement_put_at_1_is_where_it_ended_to_the_bit(along: str) -> None:
 def test_the_whole_movement_at_c_is_c_movements_from_the_start() -> None:
     start, end = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 0.0])
     place = end.clone()
-    Movement([place], [start], "full").put(3.0)
+    Movement([place], [start], "full").move_to(3.0)
     assert place.tolist() == [4.0, -4.0]  # 1 + 3 * 1, 2 + 3 * -2
 
 

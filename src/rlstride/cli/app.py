@@ -29,6 +29,7 @@ _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _NOT_VERBS = {"app", "options", "__main__"}
 _ROWS_SHOWN = 40
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 Verb = TypeVar("Verb", bound=Callable[..., None])
 
 app = typer.Typer(
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with naming_the_extra():
             status = command.main(given, prog_name="rlstride", standalone_mode=False)
+        if status == _INTERRUPTED:
+            raise KeyboardInterrupt
         sys.stdout.flush()
     except BrokenPipeError:  # `rlstride check ... | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would complain
