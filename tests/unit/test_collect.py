@@ -43,16 +43,16 @@ def test_edits_on_the_way_are_those_that_the_study_still_asks_for() -> None:
 def test_cells_of_an_earlier_grid_stay_out_when_a_study_is_given(tmp_path: Path) -> None:
     write_cells(tmp_path / "demo", synthetic_study())
     smaller = synthetic_study(algorithms=["rloo"])
-    collect(tmp_path / "demo", smaller)
+    collect(tmp_path / "demo", smaller, ["accuracy"])
     assert set(table(tmp_path / "demo", "accuracy")["algorithm"]) == {"rloo"}
-    collect(tmp_path / "demo", None)
+    collect(tmp_path / "demo", None, ["accuracy"])
     assert set(table(tmp_path / "demo", "accuracy")["algorithm"]) == {"grpo", "rloo"}
 
 
 def test_training_curves_hold_every_step_of_runs_and_controls(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["training"])
     training = table(tmp_path / "demo", "training")
     assert set(training["algorithm"]) == {"grpo", "rloo", "frozen"}
     assert len(training) == 6 * STEPS
@@ -64,7 +64,7 @@ def test_other_files_beside_the_tables_stay(tmp_path: Path) -> None:
     write_cells(tmp_path / "demo", synthetic_study())
     (tmp_path / "demo" / "tables").mkdir()
     (tmp_path / "demo" / "tables" / "mine.csv").write_text("my own data")
-    collect(tmp_path / "demo", synthetic_study())
+    collect(tmp_path / "demo", synthetic_study(), ["training"])
     assert (tmp_path / "demo" / "tables" / "mine.csv").read_text() == "my own data"
 
 
@@ -80,7 +80,7 @@ def test_only_the_tables_asked_for_are_written(tmp_path: Path) -> None:
 def test_the_learning_table_puts_each_run_beside_its_frozen_control(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["learning"])
     learning = table(tmp_path / "demo", "learning")
     assert len(learning) == len(study.cells) * len(study.spec.evaluation.decodings)
     first = learning.iloc[0]
@@ -116,7 +116,7 @@ def test_what_was_not_scored_is_missing_from_the_learning_table(tmp_path: Path) 
 def test_the_spectra_table_has_one_row_for_each_step_and_in_scope_matrix(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["spectra"])
     spectra = table(tmp_path / "demo", "spectra")
     assert "lm_head" not in set(spectra["kind"])
     assert len(spectra) == 4 * (STEPS // KEEP_EVERY) * 3 * len(KINDS)
@@ -144,7 +144,7 @@ def test_the_ledger_names_the_bases_work_too_and_seeds_stay_whole_numbers(tmp_pa
     write_cells(tmp_path / "demo", study)
     entry = {"stage": "pretrain", "status": "done", "started": "2026-01-01", "seconds": 90.0, "peak_rss_mib": 500.0}
     append(tmp_path / "bases/ledger" / base_folder(study, "tiny-llama").name / "pretrain.jsonl", entry)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["ledger"])
     lines = (tmp_path / "demo/tables/ledger.csv").read_text().splitlines()
     assert "demo,tiny-llama,,,pretrain,done,2026-01-01,90,500" in lines
     assert any(line.startswith("demo,tiny-llama,grpo,0,train,done") for line in lines)
@@ -153,7 +153,7 @@ def test_the_ledger_names_the_bases_work_too_and_seeds_stay_whole_numbers(tmp_pa
 def test_a_table_without_data_has_its_columns_and_no_row(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["dynamics"])
     dynamics = table(tmp_path / "demo", "dynamics")
     assert dynamics.empty
     assert {"model", "algorithm", "quantity", "value", "low", "high", "modules"} <= set(dynamics)
@@ -169,14 +169,14 @@ def test_columns_keep_their_contract_order(tmp_path: Path) -> None:
     write_cells(tmp_path / "demo", study)
     paths = StudyPaths(tmp_path / "demo").cell(study.cells[0])
     written = list(pd.read_parquet(paths.accuracy))
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["accuracy"])
     assert list(table(tmp_path / "demo", "accuracy")) == written
 
 
 def test_the_dominance_table_puts_each_edit_beside_base_and_full_run(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["dominance", "accuracy"])
     rows = table(tmp_path / "demo", "dominance")
     assert set(rows["variant"]) == set(study.spec.ablation.variants)
     accuracies = table(tmp_path / "demo", "accuracy").set_index(["model", "algorithm", "decoding", "variant"])[
@@ -203,7 +203,7 @@ def test_an_edit_on_the_way_is_compared_with_the_run_at_that_step(tmp_path: Path
         reference = pd.read_parquet(paths.accuracy if file == paths.ablation else problems_file(paths.accuracy))
         on_the_way = [rows[rows["variant"] == "rank_1"], reference[reference["variant"] == "full"]]
         pd.concat([rows, *(part.assign(step=10) for part in on_the_way)]).to_parquet(file)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["dominance", "recovery"])
     rows = table(tmp_path / "demo", "dominance").query("variant == 'rank_1' and decoding == 't1.0'")
     assert list(rows["step"]) == [10, 20]
     assert rows["gain"].iloc[0] == rows["gain"].iloc[1]  # both were given the same scores
@@ -215,7 +215,7 @@ def test_an_edit_on_the_way_is_compared_with_the_run_at_that_step(tmp_path: Path
 def test_the_recovery_table_pools_runs_by_algorithm_and_by_model(tmp_path: Path) -> None:
     study = synthetic_study(algorithms=["grpo", "rloo", "sft"], seeds=[0, 1])
     write_cells(tmp_path / "demo", study)
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["recovery"])
     rows = table(tmp_path / "demo", "recovery").query("variant == 'rank_1'").set_index(["pool", "of"])
     assert rows["cells"].to_dict() == {
         ("rl", "all"): 8,
@@ -236,7 +236,7 @@ def test_the_recovery_table_pools_runs_by_algorithm_and_by_model(tmp_path: Path)
 def test_edits_that_a_study_no_longer_asks_for_are_left_out(tmp_path: Path) -> None:
     write_cells(tmp_path / "demo", synthetic_study())
     study = synthetic_study(ablation={"variants": []})
-    collect(tmp_path / "demo", study)
+    collect(tmp_path / "demo", study, ["accuracy", "dominance", "recovery"])
     assert set(table(tmp_path / "demo", "accuracy")["variant"]) >= {"base", "full"}
     assert not set(table(tmp_path / "demo", "accuracy")["variant"]) & {"rank_1", "in_scope_full"}
     assert table(tmp_path / "demo", "dominance").empty

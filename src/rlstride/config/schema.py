@@ -19,13 +19,17 @@ SCHEMA_FILE = Path("config/schema.json")
 def study_schema() -> dict[str, Any]:
     """The JSON schema of a study file, with every key's description and default."""
     schema = StudyFile.model_json_schema()
-    needed = schema.pop("required")
+    needed: dict[str, Any] = {"required": schema.pop("required"), "properties": {}}
+    for key, entry in schema["properties"].items():  # a study that is based on another may state a part of a section
+        section = schema["$defs"].get(str(entry.get("$ref", "")).rpartition("/")[2], {})
+        if "required" in section:
+            needed["properties"][key] = {"required": section.pop("required")}
     schema["properties"] = {"based_on": _BASED_ON, **schema["properties"]}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
         "if": {"not": {"required": ["based_on"]}},
-        "then": {"required": needed},
+        "then": needed,
         "title": "A study of rlstride",
     }
 
