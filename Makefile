@@ -22,6 +22,9 @@ demo: .venv/installed ## run the default study (or STUDY=...); print where its r
 test: lint ## run every test, the smoke study included
 	@$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder # those of a cluster wait most of the time
 
+test-fast: lint ## run what is fast, in less than three minutes: lint, and tests without training, servers or pipelines
+	@$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m "fast and not slow" tests/unit
+
 bench: .venv/installed ## run the smoke study from scratch and print what each stage cost
 	@rm -rf build/bench
 	@$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile config/studies/smoke.yaml --config results=build/bench
@@ -45,7 +48,7 @@ ui: .venv/installed ## show the MLflow runs on http://127.0.0.1:5000 (PORT=..., 
 	@$(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port $(PORT) --backend-store-uri sqlite:///$(abspath $(RESULTS))/mlflow.db
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (PYTHON=... names one), not " + sys.version.split()[0])'

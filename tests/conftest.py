@@ -10,11 +10,21 @@ from planted_run import SmallRun, plant_run
 from rlstride.zoo.tokenizer import build_tokenizer
 from token_ids import token_ids
 
+# Test modules of `make test-fast`: no training, no server, no pipeline.
+FAST = {
+    *("alpha_investing", "characters", "claims", "cli", "cluster", "collect", "docs", "dynamics_gram", "dynamics_pls"),
+    *("dynamics_table", "extrapolation_alpharl", "extrapolation_sums", "intervals", "job_requests", "layout", "lease"),
+    *("progress", "public_face", "ranks", "spectra_measures", "spectra_svd", "spectra_table", "stride", "striding"),
+    *("study", "study_based_on", "study_files", "study_schema", "tasks", "trajectory"),
+}
 LONGEST = ("test_faults.py", "test_smoke_study.py", "test_kubernetes_profile.py", "test_executor.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begins with the files that take a quarter of an hour, so that none of them is left alone at the end."""
+    """Marks what is fast, and begins with the files that take a quarter of an hour: none is left alone at the end."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in FAST:
+            item.add_marker("fast")
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 

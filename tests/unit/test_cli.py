@@ -139,6 +139,7 @@ def test_checking_a_study_does_not_wait_for_torch(default_study_file: str) -> No
     subprocess.run([sys.executable, "-c", code, default_study_file], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 def test_training_does_not_wait_for_mlflow(default_study_file: str, tmp_path: Path) -> None:
     code = (
         "import sys; from rlstride.cli import main; "

@@ -19,6 +19,7 @@ def table(results_dir: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(results_dir / "tables" / f"{name}.csv")
 
 
+@pytest.mark.slow
 def test_collecting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     study = synthetic_study()
     write_cells(tmp_path / "demo", study)

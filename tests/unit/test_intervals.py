@@ -55,6 +55,7 @@ def test_the_interval_of_a_relative_accuracy_covers_at_the_nominal_rate() -> Non
     assert COVERAGE[0] <= covered <= COVERAGE[1]
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_recovered_gain_covers_at_the_nominal_rate() -> None:
     rng = np.random.default_rng(3)
     covered = coverage(lambda: recovered_gain_interval(*three_models(rng)), truth=0.3 / 0.4)

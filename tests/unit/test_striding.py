@@ -209,6 +209,7 @@ def test_both_runs_of_a_pair_are_drawn_at_the_mean_of_their_seeds() -> None:
         assert draw({"stride-progress": frame.iloc[:0]}, study) is None
 
 
+@pytest.mark.slow
 def test_the_report_says_what_striding_saves_and_shows_it(tmp_path: Path) -> None:
     study, results = write_striding_cells(tmp_path / "demo", models=["tiny-llama"]), tmp_path / "demo"
     collect(results, study, tables_of(study))

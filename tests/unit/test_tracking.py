@@ -29,7 +29,7 @@ from rlstride.tracking.mlflow_writer import CONTENT_TAG, CREATED_TAG, KEY_TAG, P
 FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def study() -> Study:
     return synthetic_study(models=["tiny-llama"], algorithms=["grpo"])
 
@@ -42,16 +42,23 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def results(tmp_path: Path, study: Study, empty_database: Path) -> Path:
-    shutil.copy(empty_database, tmp_path / "mlflow.db")
-    write_cells(tmp_path / "demo", study, FEW)
-    collect(tmp_path / "demo", study)
-    (tmp_path / "demo/study.yaml").write_text(resolved_yaml(study))
-    figure = tmp_path / "demo/report/figures/accuracy_over_rank.png"
+@pytest.fixture(scope="module")
+def finished(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """results/demo before it is tracked. Tests must not change it."""
+    demo = tmp_path_factory.mktemp("finished") / "demo"
+    write_cells(demo, study, FEW)
+    collect(demo, study)
+    (demo / "study.yaml").write_text(resolved_yaml(study))
+    figure = demo / "report/figures/accuracy_over_rank.png"
     figure.parent.mkdir(parents=True)
     figure.write_bytes(b"a figure")
-    return tmp_path / "demo"
+    return demo
+
+
+@pytest.fixture
+def results(tmp_path: Path, finished: Path, empty_database: Path) -> Path:
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    return shutil.copytree(finished, tmp_path / "demo")
 
 
 def uri_of(results: Path) -> str:

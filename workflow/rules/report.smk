@@ -43,7 +43,9 @@ rule write_report:
     output:
         page=report(PATHS.report / "index.html", caption="../report/page.rst", category="Report"),
         figures=[
-            report(FIGURES / f"{figure.name}.svg", caption=(FIGURES / f"{figure.name}.rst").resolve(), category="Figures")
+            report(
+                FIGURES / f"{figure.name}.svg", caption=(FIGURES / f"{figure.name}.rst").resolve(), category="Figures"
+            )
             for figure in figures_of(STUDY)
         ],
     log:
