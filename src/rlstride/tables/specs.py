@@ -6,7 +6,27 @@ from typing import Any
 from rlstride.study.plan import drift_steps
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell, Study
-from rlstride.tables.table import Table, interval
+from rlstride.tables.columns import (
+    ACCURACY,
+    BESIDE,
+    CELLS,
+    DECODING,
+    DRAWN,
+    KEPT,
+    MEASURED,
+    METHOD,
+    ORACLE,
+    OVER_LAST,
+    PARTS,
+    POOL,
+    SCORED,
+    SPEED_UPS,
+    STEP,
+    UNITS,
+    VARIANT,
+    interval,
+)
+from rlstride.tables.table import Table
 
 
 def _runs(study: Study) -> list[Cell]:
@@ -47,75 +67,25 @@ def _jumps(study: Study) -> Mapping[str, Any]:
 
 
 _TESTS = ("accuracy", "ablation")
-_STEP = {"step": "The kept step; 0 is the base."}
-_VARIANT = {"variant": "The model: base, frozen, full, an edit such as rank_1, or window_W_METHOD."}
-_DECODING = {"decoding": "How completions were drawn; a name in the study."}
-_DRAWN = {"n": "Problems.", "samples": "Completions of each problem that its score is the mean of."}
-_ACCURACY = {
-    "accuracy": "Share of completions that the verifier accepts, mean over problems.",
-    "low": "Lower end of accuracy's 95 % interval, from a bootstrap over problems.",
-    "high": "Its upper end.",
-}
-_SCORED = {
-    **_VARIANT,
-    **_STEP,
-    "task": "The task that problems are drawn from.",
-    "split": "validation (what methods may look at) or test (what is reported).",
-    **_DECODING,
-    **_DRAWN,
-    **_ACCURACY,
-    "seconds": "Of generating and scoring.",
-    "tokens": "Generated, end-of-sequence tokens included.",
-}
-_MEASURED = {
-    "format_*": "Share of completions in this solution format of the pretraining mixture.",
-    "*": "Whatever else the task measures of a completion: its mean.",
-}
-_POOL = {
-    "pool": "What the runs are pooled over: rl (all RL runs), algorithm, model (its RL runs), supervised.",
-    "of": "The pool's name.",
-}
-_CELLS = {"cells": "Runs that have the figure."}
-_KEPT = {
-    **interval("relative", "Share of the full run's accuracy."),
-    **interval("gain", "Share of the full run's gain over the base; no ends where that is not told from 0."),
-}
-_BESIDE = {
-    "last": "Accuracy of RL that stops at the window's last kept step: the floor.",
-    "base": "Accuracy of the base.",
-    "full": "Accuracy of the full run.",
-}
-_OVER_LAST = interval("over_last", "Accuracy less that of RL that stops there, on the same problems.")
-_METHOD = {"window": "Share of the steps that the method saw.", "method": "The extrapolation method."}
-_ORACLE = {"oracle": "Whether it was told the full run's accuracy, which nobody who stops there has."}
-_UNITS = ("steps", "seconds", "tokens")
-_SPEED_UPS = {f"{unit}_speed_up": f"The full run's {unit} over the shortened run's." for unit in _UNITS}
-_PARTS = {
-    "train": "RL up to the window's last kept step",
-    "validation": "scoring the kept steps whose accuracy the method uses",
-    "fit": "fitting, choosing and writing the prediction",
-    "window": "all of these: the shortened run",
-    "full": "RL to the end",
-}
 
 _ALL = (
     Table(
         "accuracy",
         "Accuracy of every variant of every cell on the test problems, at each decoding, with 95 % intervals from a "
         "bootstrap over problems.",
-        _SCORED,
+        SCORED,
         "rows:accuracy_rows",
         reads=_TESTS,
         order=("variant", "step", "decoding"),
-        more_columns=_MEASURED,
+        more_columns=MEASURED,
     ),
     Table(
         "learning",
         "What RL did to every cell: base, frozen control and trained model on the test problems at each decoding, and "
         "the gain over the frozen control, with 95 % intervals from a bootstrap over problems.",
         {
-            **_DECODING,
-            **_DRAWN,
+            **DECODING,
+            **DRAWN,
             **interval("base", "Accuracy of the base."),
             **interval("frozen", "Accuracy of the frozen control (learning rate 0)."),
             **interval("full", "Accuracy of the trained model."),
@@ -130,7 +100,7 @@ _ALL = (
     Table(
         "dominance",
         "What edited models keep of each run: relative accuracy and recovered gain, with paired intervals.",
-        {**_STEP, **_DECODING, "variant": "The edited model.", **_DRAWN, **_ACCURACY, **_KEPT},
+        {**STEP, **DECODING, "variant": "The edited model.", **DRAWN, **ACCURACY, **KEPT},
         "dominance:dominance_rows",
         reads=_TESTS,
         order=("step", "decoding", "variant"),
@@ -140,12 +110,12 @@ _ALL = (
         "What edited models keep of RL, pooled over all runs, over each algorithm and over each model, with intervals "
         "over cells and problems.",
         {
-            **_POOL,
+            **POOL,
             "variant": "The edited model, of the runs' last step.",
-            **_DECODING,
-            **_CELLS,
+            **DECODING,
+            **CELLS,
             **interval("accuracy", "Mean accuracy."),
-            **_KEPT,
+            **KEPT,
             **interval("over_random", "Accuracy less that of rank_1_random, a random update of the same norm."),
         },
         "recovery:recovery_table",
@@ -158,10 +128,10 @@ _ALL = (
         "How many ranks the gain needs at each edited step, pooled over all runs, over each algorithm and over each "
         "model, with 95 % intervals.",
         {
-            **_POOL,
-            **_DECODING,
-            **_CELLS,
-            **_STEP,
+            **POOL,
+            **DECODING,
+            **CELLS,
+            **STEP,
             "ranks_to": "The largest rank that was scored.",
             **interval("base", "Accuracy of the base."),
             **interval("full", "Accuracy of the run at the step."),
@@ -184,17 +154,17 @@ _ALL = (
         "part's last "
         "step, and what they save in steps, tokens and wall-clock with every cost inside.",
         {
-            **_METHOD,
-            **_ORACLE,
+            **METHOD,
+            **ORACLE,
             "step": "The window's last kept step.",
-            **_DECODING,
-            **_DRAWN,
-            **_ACCURACY,
-            **_BESIDE,
-            **_KEPT,
-            **_OVER_LAST,
-            **{f"{part}_{unit}": f"{unit}: {about}." for unit in _UNITS[1:] for part, about in _PARTS.items()},
-            **_SPEED_UPS,
+            **DECODING,
+            **DRAWN,
+            **ACCURACY,
+            **BESIDE,
+            **KEPT,
+            **OVER_LAST,
+            **{f"{part}_{unit}": f"{unit}: {about}." for unit in UNITS[1:] for part, about in PARTS.items()},
+            **SPEED_UPS,
             "not_applicable": "Why there is no such model: the window is too short for the method.",
         },
         "extrapolation:extrapolation_rows",
@@ -207,15 +177,15 @@ _ALL = (
         "What predicted models keep and save by window and method, pooled over all runs, over each algorithm and over "
         "each model, with 95 % intervals over cells and problems.",
         {
-            **_POOL,
-            **_METHOD,
-            **_ORACLE,
-            **_DECODING,
-            **_CELLS,
+            **POOL,
+            **METHOD,
+            **ORACLE,
+            **DECODING,
+            **CELLS,
             **interval("accuracy", "Mean accuracy."),
-            **_KEPT,
-            **_OVER_LAST,
-            **{column: text for name, about in _SPEED_UPS.items() for column, text in interval(name, about).items()},
+            **KEPT,
+            **OVER_LAST,
+            **{column: text for name, about in SPEED_UPS.items() for column, text in interval(name, about).items()},
         },
         "extrapolation:pooled_extrapolation",
         reads=("accuracy", "validation"),
@@ -232,12 +202,12 @@ _ALL = (
             "window": "Share of the steps after which it was asked.",
             "window_step": "The last kept step before it.",
             "last_step": "The step at which the run ended.",
-            **_DECODING,
-            **_DRAWN,
-            **_ACCURACY,
-            **_BESIDE,
-            **_KEPT,
-            **_OVER_LAST,
+            **DECODING,
+            **DRAWN,
+            **ACCURACY,
+            **BESIDE,
+            **KEPT,
+            **OVER_LAST,
             "train_seconds": "seconds: RL up to the window.",
             "validation_seconds": "seconds: scoring kept steps, where the method is told of them.",
             "extrapolation_seconds": "seconds: reading, fitting, predicting.",
@@ -247,7 +217,7 @@ _ALL = (
             "saved_seconds": "seconds: full less window.",
             "window_tokens": "tokens: of the shortened run, scoring inside.",
             "full_tokens": "tokens: of the full run.",
-            **_SPEED_UPS,
+            **SPEED_UPS,
         },
         "jumps:jump_rows",
         reads=("accuracy", "validation"),
@@ -260,11 +230,11 @@ _ALL = (
         "validation",
         "Accuracy of the base and of each kept step on the validation problems, which are all that methods may look "
         "at.",
-        _SCORED,
+        SCORED,
         "rows:validation_rows",
         reads=("validation",),
         order=("step", "decoding"),
-        more_columns=_MEASURED,
+        more_columns=MEASURED,
         with_learning_rate=True,
         cells=_runs,
     ),
@@ -272,7 +242,7 @@ _ALL = (
         "spectra",
         "Norms, leading shares and ranks of the updates at each kept step, by kind of matrix and by layer.",
         {
-            **_STEP,
+            **STEP,
             "layer": "The decoder layer, from 0.",
             "kind": "The kind of matrix, such as q_proj.",
             "modules": "In-scope matrices of this kind in the layer.",
@@ -298,7 +268,7 @@ _ALL = (
         "solution "
         "formats.",
         {
-            **{name: about for name, about in _SCORED.items() if name not in (*_ACCURACY, "seconds")},
+            **{name: about for name, about in SCORED.items() if name not in (*ACCURACY, "seconds")},
             **interval("kl_to_base", "KL(model || base) on the model's completions, nats per completion."),
             "kl_first": "The part of it at the first position.",
             "kl_per_token": "kl_to_base over the tokens of a completion.",
@@ -310,7 +280,7 @@ _ALL = (
         "rows:drift_rows",
         reads=("drift",),
         order=("variant", "step"),
-        more_columns=_MEASURED,
+        more_columns=MEASURED,
         cells=_runs,
         is_asked=_has_drift,
     ),
@@ -318,8 +288,8 @@ _ALL = (
         "tokens",
         "Which tokens' probabilities moved from the base, at the first position of a completion and at the later ones.",
         {
-            **_VARIANT,
-            **_STEP,
+            **VARIANT,
+            **STEP,
             "place": "first or later positions of a completion.",
             "token_id": "The token.",
             "token": "Its text.",
@@ -355,7 +325,7 @@ _ALL = (
         "movement",
         "Norms, angles and flat pictures of every run's update at each kept step.",
         {
-            **_STEP,
+            **STEP,
             "rank": "Of the singular pair; 0: the whole update.",
             "norm": "|D(t)|F, mean over the in-scope matrices.",
             "angle_to_last_degrees": "Angle of u(t) to that of the last step, mean over matrices.",
@@ -374,10 +344,10 @@ _ALL = (
         "How linear the movement is, pooled over all runs, over each algorithm and over each model, beside the same "
         "figures on random walks.",
         {
-            **_POOL,
+            **POOL,
             "quantity": "As in dynamics.csv; _over_: a difference to, or a share of, what follows, matrix by matrix.",
             "rank": "Of the singular pair; 0: the whole update.",
-            **_CELLS,
+            **CELLS,
             "value": "Mean over matrices and runs.",
             "low": "Lower end of its 95 % interval, over runs and matrices.",
             "high": "Its upper end.",
@@ -396,14 +366,14 @@ _ALL = (
             "algorithm": "Of plain RL.",
             "seed": "Of both runs.",
             "task": "The task.",
-            **_DECODING,
+            **DECODING,
             "learning_rate": "Of plain RL.",
             "stride_learning_rate": "Of the striding run.",
             "base": "Validation accuracy that both start from.",
             "goal": "Plain RL's at its last step, made monotone over steps.",
             "steps": "That plain RL takes to the goal.",
             "stride_steps": "That the striding run takes; infinite where it never gets there.",
-            **{f"{unit}_ratio": f"{unit} to the goal, striding over plain." for unit in _UNITS},
+            **{f"{unit}_ratio": f"{unit} to the goal, striding over plain." for unit in UNITS},
             **{f"steps_ratio_{share}": f"Steps to {share} of plain RL's gain, likewise." for share in (0.5, 0.8, 0.9)},
             "end": "Plain RL's last test accuracy.",
             "stride_end": "The striding run's.",
@@ -429,11 +399,11 @@ _ALL = (
             "algorithm": "Of plain RL, for both runs.",
             "seed": "Of both runs.",
             "stride": "Whether it is the striding run.",
-            **_DECODING,
-            **_STEP,
+            **DECODING,
+            **STEP,
             "seconds": "Of training up to the step.",
             "tokens": "Of training up to the step.",
-            **_ACCURACY,
+            **ACCURACY,
             "monotone": "accuracy made monotone over steps (isotonic regression).",
         },
         "strides:progress_table",

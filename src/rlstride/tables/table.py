@@ -85,8 +85,3 @@ class Table:
         paths, cells = study_paths(study), self.cells(study)
         skipped = () if study.spec.ablation.variants else ("ablation",)
         return [getattr(paths.cell(cell), part) for part in self.reads if part not in skipped for cell in cells]
-
-
-def interval(name: str, about: str) -> dict[str, str]:
-    """The columns of a figure and of its 95 % interval."""
-    return {name: about, f"{name}_low": f"Lower end of {name}'s 95 % interval.", f"{name}_high": "Its upper end."}
