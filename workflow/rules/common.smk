@@ -70,7 +70,7 @@ def control_manifests(wildcards):
 
 
 def jump_manifests(wildcards):
-    """The trajectories of a cell's runs that are cut short."""
+    """The trajectories of a cell's early stops."""
     cell = cell_of(wildcards)
     jumps = JUMPS.values() if cell in STUDY.jumping_cells else []
     return [PATHS.cell(cell).jump(planned.variant).manifest for planned in jumps]
@@ -78,7 +78,7 @@ def jump_manifests(wildcards):
 
 def labelled_models(wildcards, input):
     """NAME@STEP=FOLDER for every model of a cell that is a folder: the base, the controls' and the run's last step, the
-    last steps of its runs that are cut short, and the models predicted from it."""
+    last steps of its early stops, and the models predicted from it."""
     last = STUDY.spec.training.steps
     models = {"base@0": base_folder(STUDY, wildcards.model)}
     for control, manifest in zip(STUDY.controls, input.controls):

@@ -1,4 +1,4 @@
-# Needs: a trajectory; for the test problems also the controls' trajectories, those of the runs that are cut short, and every
+# Needs: a trajectory; for the test problems also the controls' trajectories, those of the early stops, and every
 #        model predicted from this one.
 # Makes: validation.parquet, all that methods may look at (the base and the kept steps, at the headline decoding), and
 #        accuracy.parquet, what is reported (every variant, at every decoding); beside each, its scores by problem.

@@ -1,5 +1,5 @@
 # Needs: the base of the cell's model.
-# Makes: jump_{name}/trajectory/manifest.json beside each RL run: the same run, really cut short. After its window a method's
+# Makes: jump_{name}/trajectory/manifest.json beside each RL run: an early stop. After its window a method's
 #        prediction is put in; the run ends there, or trains on from there. Scored with the cell's other models.
 
 if JUMPS:

@@ -14,7 +14,7 @@ def training_values(wildcards):
 
 
 def jump_values(wildcards):
-    """What a run that is cut short depends on: its cell's values, its jump, and what its method is told on the way."""
+    """What an early stop depends on: its cell's values, its jump, and what its method is told on the way."""
     spec = STUDY.spec
     values = {"jump": JUMPS[wildcards.jump].jump.model_dump(mode="json")}
     told = evaluation_values([spec.evaluation.headline], spec.evaluation.validation_problems)

@@ -197,7 +197,7 @@ def _jumps_plan(study: Study) -> list[str]:
 
 
 def _steps_of_jumps(study: Study) -> float:
-    """Of all runs that are cut short together, in steps of one run."""
+    """Of all early stops together, in steps of one run."""
     steps = sum(planned.last_step for planned in planned_jumps(study.spec).values())
     return steps * len(study.jumping_cells)
 
@@ -212,7 +212,7 @@ def scored_steps(study: Study) -> int:
 
 
 def scored_models(study: Study) -> int:
-    """The models of a cell that are scored on test problems: base, full run, runs that are cut short, controls and
+    """The models of a cell that are scored on test problems: base, full run, early stops, controls and
     predictions; edits apart."""
     return 2 + len(study.spec.extrapolation.jumps) + len(study.controls) + len(predictions(study.spec))
 

@@ -1,4 +1,4 @@
-"""Runs that are really cut short: trained to a window, put where a method points, and ended there or trained on."""
+"""Early stops: runs that are trained to a window, put where a method points, and ended there or trained on."""
 
 from pydantic import Field, model_validator
 

@@ -155,5 +155,5 @@ def window_variant(window: float, method: str) -> str:
 
 
 def jump_variant(name: str) -> str:
-    """The variant name of a run that was cut short by a jump, such as jump_alpharl."""
+    """The variant name of an early stop, by its jump, such as jump_alpharl."""
     return f"jump_{name}"

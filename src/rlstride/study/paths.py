@@ -90,7 +90,7 @@ class CellPaths:
         return self.root / "measured.done"
 
     def jump(self, variant: str) -> "CellPaths":
-        """A run of this cell that is cut short: it has a trajectory, a training state and a ledger of its own."""
+        """An early stop of this cell: it has a trajectory, a training state and a ledger of its own."""
         return CellPaths(self.root / variant)
 
     @property

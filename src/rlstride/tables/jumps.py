@@ -1,4 +1,4 @@
-"""What runs that are really cut short keep and save: beside the full run of the same model, algorithm and seed."""
+"""What early stops keep and save: beside the full run of the same model, algorithm and seed."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ def jump_rows(results: CellResults) -> pd.DataFrame:
         (:func:`jump_costs`), and the full run's cost over its own.
     """
     table, study, rows = results.accuracy, results.study, list[dict[str, Any]]()
-    if table.empty or study is None:  # without a study nothing tells how its runs were cut short
+    if table.empty or study is None:  # without a study nothing tells its early stops
         return pd.DataFrame()
     for name, planned in planned_jumps(study.spec).items():
         jump = planned.jump
@@ -40,7 +40,7 @@ def jump_rows(results: CellResults) -> pd.DataFrame:
 
 
 def jump_costs(results: CellResults, planned: PlannedJump, decoding: str) -> dict[str, float]:
-    """What a run that was cut short took, by its own clock, and what the full run took by its.
+    """What an early stop took, by its own clock, and what the full run took by its.
 
     Args:
         results: the cell's.
@@ -54,7 +54,7 @@ def jump_costs(results: CellResults, planned: PlannedJump, decoding: str) -> dic
         ``window_tokens``, with those of validation inside, and ``full_tokens``. Keeping weights and starting a process
         are in none of them. Empty where one of the runs is not there.
     """
-    cut = results.cut_short(planned.variant)
+    cut = results.early_stop(planned.variant)
     told = last_done(cut.ledger, "train")
     if results.manifest is None or cut.manifest is None or told is None:
         return {}

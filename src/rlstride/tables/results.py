@@ -106,8 +106,8 @@ class CellResults:
         """What its jobs did and cost, by time of start."""
         return read_ledger(self.paths.ledger)
 
-    def cut_short(self, variant: str) -> "CellResults":
-        """The run of this cell that is really cut short by a jump."""
+    def early_stop(self, variant: str) -> "CellResults":
+        """The early stop of this cell that a jump makes."""
         return CellResults(self.cell, self.paths.jump(variant), self.study)
 
 

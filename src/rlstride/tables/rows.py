@@ -68,9 +68,9 @@ def training_rows(results: CellResults) -> pd.DataFrame:
 
 
 def ledger_rows(results: CellResults) -> pd.DataFrame:
-    """One row for each job of a cell, and of its runs that are cut short."""
+    """One row for each job of a cell, and of its early stops."""
     jumps = {} if results.study is None else planned_jumps(results.study.spec)
-    runs = [results, *(results.cut_short(planned.variant) for planned in jumps.values())]
+    runs = [results, *(results.early_stop(planned.variant) for planned in jumps.values())]
     return pd.concat([entries_frame(run.ledger) for run in runs], ignore_index=True)
 
 

@@ -30,8 +30,8 @@ _WINDOW = "window"  # below the trainer's own checkpoints: the kept steps that t
 
 
 @dataclass(frozen=True)
-class CutShort:
-    """How a run is cut short.
+class EarlyStop:
+    """How a run is stopped early.
 
     Attributes:
         callback: takes the jump.
@@ -70,7 +70,7 @@ def planned_jump(study: Study, cell: Cell, name: str) -> PlannedJump:
 
 
 def jump_settings(study: Study, planned: PlannedJump) -> dict[str, Any]:
-    """What the weights of a run that is cut short depend on besides its cell's settings."""
+    """What the weights of an early stop depend on besides its cell's settings."""
     evaluation = study.spec.evaluation
     return {
         "jump": planned.jump.model_dump(mode="json"),
@@ -81,7 +81,7 @@ def jump_settings(study: Study, planned: PlannedJump) -> dict[str, Any]:
     }
 
 
-def cut_short(study: Study, cell: Cell, planned: PlannedJump, run: Run[Any]) -> CutShort:
+def early_stop(study: Study, cell: Cell, planned: PlannedJump, run: Run[Any]) -> EarlyStop:
     """How a run takes a jump of its study.
 
     Args:
@@ -101,7 +101,7 @@ def cut_short(study: Study, cell: Cell, planned: PlannedJump, run: Run[Any]) -> 
         target_accuracy=study.spec.extrapolation.target_accuracy,
         updates_per_step=updates,
     )
-    return CutShort(callback, planned.last_step * updates)
+    return EarlyStop(callback, planned.last_step * updates)
 
 
 class StudyValidation:

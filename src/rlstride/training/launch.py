@@ -33,7 +33,7 @@ from rlstride.training.callbacks import (
     last_complete_checkpoint,
     step_of,
 )
-from rlstride.training.jump import CutShort, StopAfter, cut_short, jump_settings, planned_jump
+from rlstride.training.jump import EarlyStop, StopAfter, early_stop, jump_settings, planned_jump
 from rlstride.training.lease import Lease, lease
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
@@ -55,7 +55,7 @@ def train_cell(
     Args:
         state: the trainer's own checkpoints. A rerun with the same settings goes on from the last complete one; they
             are removed once the trajectory is whole.
-        jump: the name of one of the study's jumps: the run is the cell's up to its window, and cut short by it.
+        jump: the name of one of the study's jumps: the run is the cell's up to its window, and stopped early by it.
         force: replace a finished trajectory of other settings.
 
     Raises:
@@ -87,7 +87,7 @@ def train_cell(
             teacher_folder=teacher,
             processes=processes.num_processes,
         )
-    cut = cut_short(study, cell, planned, run) if planned else None
+    cut = early_stop(study, cell, planned, run) if planned else None
     about = {"cell": str(cell), "config_hash": config_hash, "device": run.device, "processes": run.processes}
     about |= {} if jump is None else {"jump": jump}
     ledger = ledger_entry(out.parent / "ledger", "train", **about)
@@ -115,9 +115,9 @@ def _train(
     config_hash: str,
     held: Lease | None,
     found: dict[str, Any],
-    cut: CutShort | None,
+    cut: EarlyStop | None,
 ) -> Manifest:
-    """Trains to the last step, or to that of a run that is cut short. What becomes known is for the ledger."""
+    """Trains to the last step, or to that of an early stop. What becomes known is for the ledger."""
     updates = run.algorithm.updates_per_step
     last_update = cut.last_update if cut else run.updates
     _quieten_libraries()
