@@ -174,7 +174,9 @@ def test_prompts_and_answers_of_scoring_are_those_of_the_task_to_the_byte(file: 
     assert all(prompt.endswith("A:") for prompt in scored["prompt"])
 
 
-def test_a_study_on_a_data_set_trains_supervises_and_scores(file: Path, tmp_path: Path) -> None:
+def test_a_study_on_a_data_set_trains_supervises_and_scores(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_model(tmp_path / "model", "".join(sorted(set("Q: What is + ?\nA:#=0123456789"))))
     study = {
         "name": "sums",
@@ -195,7 +197,11 @@ def test_a_study_on_a_data_set_trains_supervises_and_scores(file: Path, tmp_path
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     from rlstride.study.paths import base_folder
 
-    assert main(["check", "--study", str(path)]) == 0
+    assert main(["check", "--study", str(path), "--sample", "3", "--json"]) == 0
+    sample = json.loads(capsys.readouterr().out)[0]["sample"]
+    drawn = training_problems(task_of(source=str(file)), 4, seed=0)
+    assert [rollout["prompt"] for rollout in sample] == [problem.prompt for problem in drawn[:3]]
+    assert all(0 < rollout["completion_tokens"] <= 8 for rollout in sample)
     base = base_folder(load_study(path), "mine")
     assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(base)]) == 0
     for algorithm in ("grpo", "sft"):
