@@ -9,6 +9,7 @@ from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Share, Strict
 
 _tasks = Kinds("rlstride.tasks")
+VERIFIERS = ("exact", "number", "choice", "regex")  # of data sets
 
 
 class TaskSection(Strict):
@@ -90,6 +91,51 @@ class CountdownSpec(TaskSection):
     def accuracy_of_base(self) -> float:
         """The task's own."""
         return self.base_accuracy
+
+
+@_tasks.made_by("rlstride.tasks.dataset:build")
+class DatasetSpec(TaskSection):
+    """Problems of a data set: local JSONL, CSV or Parquet files, or a data set of the Hugging Face hub."""
+
+    kind: Literal["dataset"] = Field(description="The problem generator.")
+    source: str = Field(
+        description="A file that holds all splits, or org/name on the hub; a path is meant from where the command runs."
+    )
+    subset: str | None = Field(default=None, description="The configuration of a data set on the hub, such as main.")
+    revision: str | None = Field(default=None, description="The commit of a data set on the hub.")
+    splits: dict[Literal["train", "validation", "test"], str] = Field(
+        default={},
+        description="Where each split comes from: a split's name on the hub, else a file. Without train and test all "
+        "problems are split by a hash of their prompts, 80 to 10 to 10; without validation a tenth of train is it.",
+    )
+    prompt: str = Field(description="The prompt: a Jinja template of a row's columns, such as Q: {{ question }}.")
+    answer: str = Field(default="{{ answer }}", description="What the verifier expects: likewise.")
+    solution: str | None = Field(default=None, description="A right completion, which SFT learns: likewise.")
+    verifier: str = Field(
+        default="exact",
+        description="How completions are judged: exact, number, choice, regex, or MODULE:FUNCTION, which is given "
+        "completion and answer and returns whether it is right.",
+    )
+    pattern: str | None = Field(
+        default=None, description="With regex: what the answer is found by in a completion; its last match counts."
+    )
+    max_prompt_tokens: int = Field(default=512, ge=1, description="Tokens of the longest prompt.")
+    max_completion_tokens: int = Field(default=256, ge=1, description="Tokens of a completion, its end included.")
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "DatasetSpec":
+        if self.verifier not in VERIFIERS and ":" not in self.verifier:
+            raise ValueError(f"verifier: {self.verifier!r} is none of {', '.join(VERIFIERS)}, and no MODULE:FUNCTION")
+        if (self.verifier == "regex") != (self.pattern is not None):
+            raise ValueError("pattern: goes with verifier: regex, and regex needs one")
+        if self.splits and not {"train", "test"} <= self.splits.keys():
+            raise ValueError("splits: name train and test, or none")
+        return self
 
 
 TASK_KINDS = _tasks.by_name()

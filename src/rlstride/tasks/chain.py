@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 
 from rlstride.config.tasks import ChainSpec
-from rlstride.tasks.problems import Problem, formats_of
+from rlstride.tasks.problems import Problem, Split, formats_of
 
 MODULUS = 10
 _MARKERS = {"careful": "T", "careless": "Q", "guess": "G"}
@@ -58,6 +58,9 @@ class ChainTask:
             + "="
         )
         return Problem(prompt, answer=str(_running_results(prompt)[-1]))
+
+    def listed(self, split: Split) -> None:
+        return None
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         name = rng.choices(tuple(_MARKERS), weights=(self.careful, self.careless, self.guess))[0]

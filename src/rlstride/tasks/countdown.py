@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlstride.config.tasks import CountdownSpec
-from rlstride.tasks.problems import Problem, formats_of
+from rlstride.tasks.problems import Problem, Split, formats_of
 
 _SEPARATOR = ";"
 _PROMPT = re.compile(r"(?P<digits>\d+)>(?P<target>-?\d+)=")
@@ -61,6 +61,9 @@ class CountdownTask:
             digits = [rng.randrange(10) for _ in range(self.digits)]
             if len(set(digits)) < self.digits:
                 return digits
+
+    def listed(self, split: Split) -> None:
+        return None
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         digits, target = _parts(problem)

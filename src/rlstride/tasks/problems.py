@@ -61,6 +61,10 @@ class Task(Protocol):
         """A problem of any split."""
         ...
 
+    def listed(self, split: Split) -> Sequence[Problem] | None:
+        """All problems of a split, each once; None of a task that makes them without end."""
+        ...
+
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         """A completion in a solution format drawn from the pretraining mixture."""
         ...
@@ -110,6 +114,9 @@ def draw_problem(task: Task, split: Split, rng: random.Random) -> Problem:
     Raises:
         RequestError: the split seems to have none.
     """
+    listed = task.listed(split)
+    if listed is not None:
+        return rng.choice(listed)
     for _ in range(_DRAWS_IN_VAIN):
         problem = task.draw(rng)
         if split_of(problem.family or problem.prompt) == split:
@@ -131,6 +138,18 @@ def draw_problems(task: Task, split: Split, count: int, seed: int) -> list[Probl
     return problems
 
 
+def training_problems(task: Task, count: int, seed: int) -> list[Problem]:
+    """``count`` training problems: distinct ones, of a data set as many passes over it as that takes, each shuffled."""
+    if task.listed("train") is None:
+        return draw_problems(task, "train", count, seed)
+    found: list[Problem] = []
+    for epoch in range(count):
+        if len(found) >= count:
+            break
+        found += draw_at_most(task, "train", count - len(found), seed=seed + 1_000_003 * epoch)
+    return found
+
+
 def draw_at_most(task: Task, split: Split, count: int, seed: int) -> list[Problem]:
     """``count`` distinct problems of a split, or all that it seems to have; the same ones for the same seed.
 
@@ -138,6 +157,9 @@ def draw_at_most(task: Task, split: Split, count: int, seed: int) -> list[Proble
         RequestError: the split seems to have none.
     """
     rng = random.Random(f"{task.name}/{split}/{seed}")
+    listed = task.listed(split)
+    if listed is not None:
+        return rng.sample(listed, min(count, len(listed)))
     problems: dict[str, Problem] = {}
     in_vain = 0
     while len(problems) < count:

@@ -10,7 +10,7 @@ from datasets import Dataset
 from rlstride.config.algorithms import Optimisation, PolicyGradient
 from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
-from rlstride.tasks import Problem, Task, draw_problems
+from rlstride.tasks import Problem, Task, training_problems
 from rlstride.training.adapters import peft_config
 
 Reward = Callable[..., list[float]]
@@ -62,8 +62,8 @@ class Run(Generic[A]):
 
 
 def problem_dataset(run: Run[P]) -> Dataset:
-    """As many distinct training problems as the run will see, in columns ``prompt`` and ``answer``."""
-    problems = draw_problems(run.task, "train", run.training.steps * run.training.problems_per_step, seed=run.seed)
+    """As many training problems as the run will see, in columns ``prompt`` and ``answer``."""
+    problems = training_problems(run.task, run.training.steps * run.training.problems_per_step, seed=run.seed)
     return Dataset.from_dict({"prompt": [p.prompt for p in problems], "answer": [p.answer for p in problems]})
 
 

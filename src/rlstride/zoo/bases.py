@@ -65,8 +65,8 @@ def make_base(study: Study, name: str, out: Path, *, force: bool = False) -> Non
 
 def fit_together(spec: TinyModel, task: TaskSpec) -> tuple[TinyModel, TaskSpec]:
     """A model with the task's target accuracy, and the task with the model's mixture, where either sets one."""
-    mixture = getattr(spec.mixtures, task.kind, None)
-    task = task.model_copy(update={"mixture": mixture or task.mixture})
+    if mixture := getattr(spec.mixtures, task.kind, None):
+        task = task.model_copy(update={"mixture": mixture})
     if task.accuracy_of_base is None:
         return spec, task
     target = {"target_accuracy": task.accuracy_of_base}
@@ -85,6 +85,11 @@ def pretrain_tiny(
     Raises:
         WorkError: the target accuracy was not reached, or not the gain of its cold start.
     """
+    if not task.alphabet:
+        raise RequestError(
+            f"models.yaml: {name}: a tiny model is made of its task's characters, and {task.name} has none of its own; "
+            "name a published model (source: ...)"
+        )
     tokenizer = build_tokenizer(task.alphabet)
     loss: Loss = cross_entropy
     taught: dict[str, float | int | bool] = {}

@@ -1,0 +1,105 @@
+"""Whether a completion of a data set's problem is right: one function in training and in scoring.
+
+Each verifier finds the answer that a completion states, and compares it with the one that is expected.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from importlib import import_module
+
+from rlstride.errors import RequestError
+
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
+_MARKED = re.compile(r"####\s*(\S[^\n]*)")  # as GSM8K's answers are
+_CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z])")
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """How completions are judged.
+
+    Attributes:
+        extract: from a completion to the answer that it states; None where it states none.
+        same: whether that answer is the expected one.
+    """
+
+    extract: Callable[[str], str | None]
+    same: Callable[[str, str], bool]
+
+    def accepts(self, completion: str, answer: str) -> bool:
+        """Whether a completion states the answer."""
+        found = self.extract(completion)
+        return found is not None and self.same(found, answer)
+
+
+def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
+    """A verifier by its name, or the function that MODULE:FUNCTION names.
+
+    Args:
+        name: one of rlstride.config.tasks.VERIFIERS, or MODULE:FUNCTION, called with completion and answer.
+        pattern: of ``regex``.
+        where: it is asked for, which errors name.
+
+    Raises:
+        RequestError: there is no such function, or the pattern is wrong.
+    """
+    if ":" in name:
+        judge = _function(name, where)
+        return Verifier(lambda completion: completion, lambda completion, answer: bool(judge(completion, answer)))
+    if name == "regex":
+        try:
+            found = re.compile(pattern or "", re.MULTILINE)
+        except re.error as error:
+            raise RequestError(f"{where}: the pattern {pattern!r} is wrong: {error}") from error
+        return Verifier(lambda completion: last_match(found, completion), _same_text)
+    return {
+        "exact": Verifier(lambda completion: completion.strip() or None, _same_text),
+        "number": Verifier(stated_number, same_number),
+        "choice": Verifier(lambda completion: last_match(_CHOICE, completion), _same_choice),
+    }[name]
+
+
+def stated_number(completion: str) -> str | None:
+    """The number after the last ####, as GSM8K has it; without that mark the last number."""
+    marked = _MARKED.findall(completion)
+    text = marked[-1] if marked else completion
+    numbers = [each for each in _NUMBER.findall(text.replace("$", "")) if any(map(str.isdigit, each))]
+    if not numbers:
+        return None
+    return str(numbers[0] if marked else numbers[-1])
+
+
+def same_number(found: str, answer: str) -> bool:
+    """Whether two numbers are equal, however they are written: 1,000 and 1000.0."""
+    expected = stated_number(answer)
+    try:
+        return expected is not None and Decimal(found.replace(",", "")) == Decimal(expected.replace(",", ""))
+    except InvalidOperation:
+        return False
+
+
+def last_match(pattern: "re.Pattern[str]", text: str) -> str | None:
+    """The last match of a pattern: its first group, where it has one."""
+    matches = list(pattern.finditer(text))
+    if not matches:
+        return None
+    return str(matches[-1][1] if pattern.groups else matches[-1][0])
+
+
+def _same_text(found: str, answer: str) -> bool:
+    return " ".join(found.split()) == " ".join(answer.split())
+
+
+def _same_choice(found: str, answer: str) -> bool:
+    return found == (last_match(_CHOICE, answer) or answer.strip())
+
+
+def _function(name: str, where: str) -> Callable[[str, str], object]:
+    module, _, function = name.partition(":")
+    try:
+        found: Callable[[str, str], object] = getattr(import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(f"{where}: {name!r} cannot be imported ({error})") from error
+    return found
