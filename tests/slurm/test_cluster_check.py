@@ -9,7 +9,7 @@ import yaml
 from cluster import ACCOUNT, NODES, Cluster, wait_until
 from study import ROOT, write_study
 
-from rlstride.cluster.check import Findings, check_cluster, read_profile
+from rlstride.cluster.check import Readiness, check_cluster, read_profile
 from rlstride.cluster.slurm import partitions
 from rlstride.study.load import load_study
 
@@ -27,7 +27,7 @@ def check(
     resources: dict[str, Any] | None = None,
     partition: str | None = None,
     **study: Any,
-) -> Findings:
+) -> Readiness:
     """The project's profile with an account and a partition, and some resources of its training rule changed."""
     profile = yaml.safe_load((ROOT / "profiles" / "slurm" / "config.yaml").read_text())
     profile["default-resources"]["slurm_account"] = ACCOUNT

@@ -140,7 +140,7 @@ def test_every_command_runs_and_prints_what_is_shown_and_leaves_the_runs_as_they
 
 
 def test_a_flag_that_does_not_exist_is_noticed() -> None:
-    with pytest.raises(AssertionError, match="unrecognized arguments: --no-such-flag"):
+    with pytest.raises(AssertionError, match="no such option: --no-such-flag"):
         run_commands("rlstride inspect runs/verl --no-such-flag\n")
 
 
