@@ -101,6 +101,13 @@ def test_another_package_adds_a_method_by_an_entry_point(tmp_path: Path) -> None
     assert [method["method"] for method in json.loads(done.stdout)] == [*METHODS, "other"]
 
 
+class Installed(list[Entry]):
+    """The entry points of one group."""
+
+    def select(self, group: str) -> "Installed":
+        return self
+
+
 @pytest.mark.parametrize(
     ("found", "why"),
     [
@@ -110,6 +117,6 @@ def test_another_package_adds_a_method_by_an_entry_point(tmp_path: Path) -> None
     ],
 )
 def test_an_entry_point_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch, found: Any, why: str) -> None:
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry(found)])
+    monkeypatch.setattr(plugins, "_installed", lambda: Installed([Entry(found)]))
     with pytest.raises(RequestError, match=why):
         with_plugins("rlstride.methods", MethodSpec, METHODS.values())
