@@ -32,7 +32,8 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import CellPaths, base_folder, study_paths
 from rlstride.study.stride_pairs import StridePair, stride_pairs_of
 from rlstride.study.study import Cell, Study
-from rlstride.tables.strides import EARLIER, UNITS, compare, compare_ends, progress, searches, summarised
+from rlstride.tables.columns import EARLIER
+from rlstride.tables.strides import UNITS, compare, compare_ends, progress, searches, summarised
 from rlstride.training.launch import train_cell
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.zoo.bases import make_base

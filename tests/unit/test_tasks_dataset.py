@@ -232,3 +232,12 @@ def test_a_tiny_model_on_a_data_set_is_refused(file: Path, tmp_path: Path, capsy
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     assert main(["pretrain", "--study", str(path), "--model", "random", "--out", str(tmp_path / "base")]) == 2
     assert "a tiny model is made of its task's characters, and sums has none of its own" in capsys.readouterr().err
+
+
+def test_a_sample_of_a_base_that_is_not_made_says_how_it_is_made(
+    default_study_file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path(default_study_file).resolve()
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--study", str(file), "--sample", "1"]) == 2
+    assert "the base of tiny-qwen3 is not there; make it with rlstride pretrain" in capsys.readouterr().err

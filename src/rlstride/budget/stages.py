@@ -9,14 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlstride.budget import costs
-from rlstride.study.plan import drift_steps, planned_jumps, predictions
+from rlstride.study.asks import always, has_drift, has_edits, has_jumps, has_predictions
 from rlstride.study.study import Study
 
 MEASURING = "measure"  # the group of the stages that measure one run: on a cluster they share a job
-
-
-def _always(study: Study) -> bool:
-    return True
 
 
 def _gathers(work: costs.Work) -> costs.Cost:
@@ -47,7 +43,7 @@ class Stage:
     of_controls: bool = False
     on_device: bool = True
     in_processes: bool = False
-    is_asked: Callable[[Study], bool] = _always
+    is_asked: Callable[[Study], bool] = always
 
     @property
     def group(self) -> str | None:
@@ -64,7 +60,7 @@ _ALL = (
         "cell",
         costs.cost_of_train,
         in_processes=True,
-        is_asked=lambda study: bool(planned_jumps(study.spec)),
+        is_asked=has_jumps,
     ),
     Stage("evaluate_steps", "evaluate", "cell", costs.cost_of_evaluate_steps, ("validation",), of_controls=True),
     Stage("measure_spectra", "spectra", "cell", costs.cost_of_spectra, ("spectra",)),
@@ -74,7 +70,7 @@ _ALL = (
         "cell",
         costs.cost_of_ablate,
         ("ablation",),
-        is_asked=lambda study: bool(study.spec.ablation.variants),
+        is_asked=has_edits,
     ),
     Stage(
         "extrapolate_trajectory",
@@ -82,7 +78,7 @@ _ALL = (
         "cell",
         costs.cost_of_extrapolate,
         ("models",),
-        is_asked=lambda study: bool(predictions(study.spec)),
+        is_asked=has_predictions,
     ),
     Stage("evaluate_variants", "evaluate", "cell", costs.cost_of_evaluate_variants, ("accuracy",)),
     Stage("measure_dynamics", "dynamics", "cell", costs.cost_of_dynamics, ("dynamics",), on_device=False),
@@ -93,7 +89,7 @@ _ALL = (
         costs.cost_of_drift,
         ("drift",),
         of_controls=True,
-        is_asked=lambda study: bool(drift_steps(study.spec)),
+        is_asked=has_drift,
     ),
     Stage("collect_table", "collect", "study"),
     Stage("judge_claims", "judge", "study"),

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
 from rlstride.claims import extrapolation, movement, ranks
 from rlstride.claims.claim import Claim, ClaimRow
 from rlstride.study.paths import StudyPaths
-from rlstride.study.study import Study
 from rlstride.tables.collect import write_table
 from rlstride.tables.evidence import gather
 from rlstride.tables.results import StudyResults
@@ -17,18 +15,10 @@ from rlstride.tables.results import StudyResults
 CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in (*ranks.CLAIMS, *movement.CLAIMS, *extrapolation.CLAIMS)}
 
 
-def judge(results_dir: Path, study: Study) -> pd.DataFrame:
-    """Judges a study's claims, and writes ``tables/claims.csv``.
-
-    Args:
-        results_dir: results/{study}, with the cells' tables.
-        study: names the cells and the headline decoding.
-
-    Returns:
-        What is written.
-    """
-    claims = claims_table(StudyResults(results_dir, study))
-    write_table(StudyPaths(results_dir).tables / "claims.csv", claims)
+def judge(results: StudyResults) -> pd.DataFrame:
+    """Judges a study's claims, and writes ``tables/claims.csv``. Returns what is written."""
+    claims = claims_table(results)
+    write_table(StudyPaths(results.folder).tables / "claims.csv", claims)
     return claims
 
 

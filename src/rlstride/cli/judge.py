@@ -15,7 +15,8 @@ def judge(results: Results, study: StudyOfResults = None, json: Json = False) ->
     with imports():
         from rlstride.claims.table import judge
         from rlstride.study.load import load_study
+        from rlstride.tables.results import StudyResults
 
-    claims = judge(results, load_study(study or results / "study.yaml"))
+    claims = judge(StudyResults(results, load_study(study or results / "study.yaml")))
     rows = claims[["id", *_SHOWN] if json else list(_SHOWN)].to_dict("records")
     show([{str(name): value for name, value in row.items()} for row in rows], "claims", as_json=json)

@@ -8,7 +8,7 @@ point that names a :class:`Kind`.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Annotated, Any, TypeVar, Union, get_args
 
 from pydantic import BaseModel, Field
@@ -41,12 +41,16 @@ class Kind:
     @property
     def about(self) -> str:
         """What it is, in a sentence: the first of the section's docstring."""
-        return " ".join((self.section.__doc__ or "").strip().split("\n\n")[0].split())
+        return first_paragraph(self.section.__doc__ or "")
 
     def load(self) -> Any:
         """The function that makes the thing."""
-        module, _, function = self.make.partition(":")
-        return getattr(import_module(module), function)
+        return resolve_name(self.make)
+
+
+def first_paragraph(text: str) -> str:
+    """Of a docstring or description, on one line."""
+    return " ".join(text.strip().split("\n\n")[0].split())
 
 
 class Kinds:

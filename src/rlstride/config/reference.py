@@ -1,20 +1,19 @@
 """config/README.md: every key of studies and catalogues, from the descriptions in their sections."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from rlstride.config.adapters import ADAPTERS
 from rlstride.config.algorithms import ALGORITHMS
-from rlstride.config.models import PublishedModel, TinyModel
+from rlstride.config.kinds import first_paragraph
 from rlstride.config.study_file import StudyFile
 from rlstride.config.tasks import TASK_KINDS
 
 _INTRO = """# Configuration
 
-`config.yaml` and the files of `studies/` are studies. The names in a study refer to the catalogues: `models.yaml`,
-`algorithms.yaml`, `tasks.yaml`, and `variants.yaml` for sets of edited models. A study may define its own under
-`define`. `based_on: FILE` lays a study's keys over another study's: mappings key by key, all
-else as a whole.
+`config.yaml` and the files of `studies/` are studies. The names in a study refer to the catalogues: `models.yaml` (each
+entry is a TinyModel or a PublishedModel), `algorithms.yaml`, `tasks.yaml`, and `variants.yaml` for sets of edited
+models. A study may define its own under `define`. `based_on: FILE` lays a study's keys over another study's: mappings
+key by key, all else as a whole.
 
 ```bash
 rlstride check --study config/config.yaml              # what it will make, and what that takes
@@ -29,41 +28,24 @@ from the sections in `src/rlstride/config/`.
 
 def reference() -> str:
     """The page, in Markdown."""
-    parts = [_INTRO, "## A study\n", _table(StudyFile.model_json_schema())]
-    parts += list(_sections(StudyFile.model_json_schema(), {"Training", "SpectraSpec", *_SECTIONS}))
-    parts += ["## algorithms.yaml\n", "Each entry names its `trainer`.\n"]
-    parts += [_kind(name, kind.about, kind.section.model_json_schema()) for name, kind in ALGORITHMS.items()]
-    parts += ["## training.adapter\n", "Its `kind` is one of these.\n"]
-    parts += [_kind(name, kind.about, kind.section.model_json_schema()) for name, kind in ADAPTERS.items()]
-    parts += ["## tasks.yaml\n", "Each entry names its `kind`.\n"]
-    parts += [_kind(name, kind.about, kind.section.model_json_schema()) for name, kind in TASK_KINDS.items()]
-    parts += ["## models.yaml\n", "A tiny model is pretrained here; a published one has a `source`.\n"]
-    parts += [_kind("a tiny model", "", TinyModel.model_json_schema())]
-    parts += [_kind("a published model", "", PublishedModel.model_json_schema())]
+    study = StudyFile.model_json_schema()
+    elsewhere = {kind.section.__name__ for kinds in _KINDS.values() for kind in kinds.values()}
+    parts = [_INTRO, "## A study\n", _table(study)]
+    for name, section in study["$defs"].items():
+        if name not in elsewhere:
+            parts.append(_section(name, first_paragraph(section.get("description", "")), section))
+    for title, kinds in _KINDS.items():
+        [by] = {kind.by for kind in kinds.values()}
+        parts += [f"## {title}\n", f"`{by}` says which of these an entry is.\n"]
+        parts += [_section(name, kind.about, kind.section.model_json_schema()) for name, kind in kinds.items()]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
-_SECTIONS = (
-    "Ablation",
-    "Drift",
-    "Extrapolation",
-    "Jump",
-    "Evaluation",
-    "Decoding",
-    "Tracking",
-    "Definitions",
-    "Stride",
-)
+_KINDS = {"algorithms.yaml": ALGORITHMS, "training.adapter": ADAPTERS, "tasks.yaml": TASK_KINDS}
 
 
-def _sections(schema: dict[str, Any], names: set[str]) -> Iterator[str]:
-    for name, section in schema["$defs"].items():
-        if name in names:
-            yield _kind(name, _first_sentence(section.get("description", "")), section)
-
-
-def _kind(name: str, about: str, schema: dict[str, Any]) -> str:
-    return f"### {name}\n\n{about}\n\n{_table(schema)}" if about else f"### {name}\n\n{_table(schema)}"
+def _section(name: str, about: str, schema: dict[str, Any]) -> str:
+    return f"### {name}\n\n{about}\n\n{_table(schema)}"
 
 
 def _table(schema: dict[str, Any]) -> str:
@@ -97,7 +79,3 @@ def _bounds(entry: dict[str, Any]) -> str:
 
 def _on_one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", r"\|")
-
-
-def _first_sentence(text: str) -> str:
-    return " ".join(text.split("\n\n")[0].split())

@@ -35,29 +35,23 @@ def read_study(path: Path) -> Any:
     Raises:
         RequestError: a file cannot be read, is no mapping, or is based on itself.
     """
-    chain: list[Path] = []
-    layers: list[dict[str, Any]] = []
-    file = path
-    while True:
-        if file.resolve() in chain:
-            raise RequestError(f"{path}: based_on: {file} is based on itself")
-        chain.append(file.resolve())
-        data = read_yaml(file)
-        if not isinstance(data, dict):
-            if layers:
-                raise RequestError(f"{file}: expected a mapping of keys to values")
-            return data
-        base = data.pop("based_on", None)
-        layers.append(data)
-        if base is None:
-            break
-        if not isinstance(base, str):
-            raise RequestError(f"{file}: based_on: expected the name of a study file, not {base!r}")
-        file = file.parent / base
-    found: dict[str, Any] = {}
-    for layer in reversed(layers):
-        found = laid_over(found, layer)
-    return found
+    return _laid_over_its_base(path, ())
+
+
+def _laid_over_its_base(path: Path, above: tuple[Path, ...]) -> Any:
+    if path.resolve() in above:
+        raise RequestError(f"{path}: based_on: this study is based on itself")
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        if above:
+            raise RequestError(f"{path}: expected a mapping of keys to values")
+        return data
+    base = data.pop("based_on", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise RequestError(f"{path}: based_on: expected the name of a study file, not {base!r}")
+    return laid_over(_laid_over_its_base(path.parent / base, (*above, path.resolve())), data)
 
 
 def laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

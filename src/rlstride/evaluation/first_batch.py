@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
+from rlstride.config.models import PublishedModel
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.study.paths import base_folder
+from rlstride.study.paths import required_base
 from rlstride.study.study import Study
 from rlstride.tasks import build_task, training_problems
 
@@ -46,7 +47,8 @@ def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu")
 
 
 def folder_of(study: Study, model: str) -> Path:
-    """The folder of a model before any training: the base that was made of it, else its source."""
-    base = base_folder(study, model)
-    source = getattr(study.models[model], "source", None)
-    return base if base.is_dir() or source is None else Path(source)
+    """The folder of a model before any training: its source, where that is a folder, else the base that was made."""
+    spec = study.models[model]
+    if isinstance(spec, PublishedModel) and (Path(spec.source) / "config.json").is_file():
+        return Path(spec.source)
+    return required_base(study, model)

@@ -1,6 +1,6 @@
 """Loads extrapolation methods; rlstride.config.methods has the list."""
 
-from importlib import import_module
+from pkgutil import resolve_name
 
 from rlstride.config import methods
 from rlstride.errors import RequestError
@@ -8,8 +8,7 @@ from rlstride.extrapolation.method import Method
 
 
 def _loaded(spec: methods.MethodSpec) -> Method:
-    module, _, name = spec.make.partition(":")
-    method = getattr(import_module(module), name)
+    method = resolve_name(spec.make)
     if not isinstance(method, Method):
         raise RequestError(f"the extrapolation method {spec.name}: {spec.make} is no Method")
     return method

@@ -53,7 +53,7 @@ def write_report(
     tables = read_tables(paths.tables, study)
     tables["accuracy"] = at_last_step(tables["accuracy"], "model", "algorithm", "seed", "variant")
     results = StudyResults(results_dir, study)
-    claims = judge(results_dir, study) if claims_file is None else _read(claims_file, "rlstride judge")
+    claims = judge(results) if claims_file is None else _read(claims_file, "rlstride judge")
     claims = claims.fillna({"control": "", "note": ""})
     figures = write_figures(tables, study, out_dir / "figures")
     environment = Environment(

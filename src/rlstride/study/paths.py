@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rlstride.config.algorithms import Distillation
 from rlstride.config.section import digest
+from rlstride.errors import RequestError
 from rlstride.study.plan import step_folder
 from rlstride.study.study import Cell, Study
 
@@ -108,6 +109,21 @@ def base_folder(study: Study, model: str) -> Path:
     """Where a model's base lies. Bases are shared by studies, and named by the hash of all that they are made from."""
     made_from = {"model": study.models[model].model_dump(mode="json"), "task": study.task.model_dump(mode="json")}
     return Path(study.spec.results) / "bases" / f"{model}-{digest(made_from)}"
+
+
+def required_base(study: Study, model: str) -> Path:
+    """Where a model's base lies.
+
+    Raises:
+        RequestError: it is not made yet.
+    """
+    base = base_folder(study, model)
+    if not (base / "config.json").is_file():
+        raise RequestError(
+            f"{base}: the base of {model} is not there; "
+            f"make it with rlstride pretrain --study {study.path} --model {model} --out {base}"
+        )
+    return base
 
 
 def teacher_folder(study: Study, cell: Cell) -> Path | None:

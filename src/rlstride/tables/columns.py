@@ -47,7 +47,8 @@ BESIDE = {
 OVER_LAST = interval("over_last", "Accuracy less that of RL that stops there, on the same problems.")
 METHOD = {"window": "Share of the steps that the method saw.", "method": "The extrapolation method."}
 ORACLE = {"oracle": "Whether it was told the full run's accuracy, which nobody who stops there has."}
-UNITS = ("steps", "seconds", "tokens")
+UNITS = ("steps", "seconds", "tokens")  # of what is saved
+EARLIER = (0.5, 0.8, 0.9)  # shares of plain RL's gain: where in a run a stride saves
 SPEED_UPS = {f"{unit}_speed_up": f"The full run's {unit} over the shortened run's." for unit in UNITS}
 PARTS = {
     "train": "RL up to the window's last kept step",

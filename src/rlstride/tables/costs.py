@@ -9,9 +9,9 @@ import pandas as pd
 from rlstride.config.methods import METHODS
 from rlstride.ledger import last_done
 from rlstride.study.plan import window_limit
+from rlstride.tables.columns import UNITS
 from rlstride.tables.results import CellResults
 
-UNITS = ("steps", "seconds", "tokens")
 PARTS = ("train", "validation", "fit")
 
 

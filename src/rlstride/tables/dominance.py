@@ -2,10 +2,9 @@
 
 import pandas as pd
 
-from rlstride.stats.intervals import interval_columns, ratio_interval, recovered_gain_interval
+from rlstride.stats.intervals import ratio_interval, recovered_gain_interval
+from rlstride.tables.columns import KEPT
 from rlstride.tables.results import CellResults, finite
-
-RECOVERIES = (*interval_columns("relative"), *interval_columns("gain"))
 
 
 def dominance_rows(results: CellResults) -> pd.DataFrame:
@@ -30,4 +29,4 @@ def dominance_rows(results: CellResults) -> pd.DataFrame:
             row |= recovered_gain_interval(scores[key], base, full).columns("gain")
         rows.append(row)
     frame = finite(pd.DataFrame(rows))
-    return frame.reindex(columns=list(dict.fromkeys([*frame, *RECOVERIES])))
+    return frame.reindex(columns=list(dict.fromkeys([*frame, *KEPT])))

@@ -17,11 +17,11 @@ from rlstride.stats.pooling import difference, having, mean_of, pooled_interval,
 from rlstride.study.plan import why_not, window_steps
 from rlstride.study.study import Cell, Study
 from rlstride.tables import costs
+from rlstride.tables.columns import UNITS
 from rlstride.tables.recovery import pools
 from rlstride.tables.results import CellResults, StudyResults, finite
 from rlstride.tables.specs import TABLES
 
-MEASURES = ("relative", "gain", "over_last")
 _LAST = "last"
 
 
@@ -132,7 +132,7 @@ def _speed_ups(spent: dict[Cell, dict[str, Floats]]) -> dict[str, Interval]:
         f"{unit}_speed_up": pooled_interval(
             having(spent, f"full_{unit}", f"window_{unit}"), relative(f"full_{unit}", f"window_{unit}")
         )
-        for unit in costs.UNITS
+        for unit in UNITS
     }
 
 

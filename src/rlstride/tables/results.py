@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rlstride.arrays import Floats
+from rlstride.config.study_file import StudyFile
 from rlstride.evaluation.score_tables import asked_drift, asked_edits, problems_file, read_table
 from rlstride.ledger import read_ledger
 from rlstride.study.paths import CellPaths, StudyPaths
@@ -33,6 +34,10 @@ class CellResults:
     paths: CellPaths
     study: Study | None
 
+    @property
+    def _spec(self) -> StudyFile | None:
+        return self.study.spec if self.study else None
+
     @cached_property
     def accuracy(self) -> pd.DataFrame:
         """Rows on test problems of the models that are folders: base, controls, full run, predicted ones."""
@@ -41,7 +46,7 @@ class CellResults:
     @cached_property
     def edits(self) -> pd.DataFrame:
         """Rows on test problems of the edited models that the study asks for, and of the full run at their steps."""
-        return asked_edits(read_table(self.paths.ablation), self.study.spec if self.study else None)
+        return asked_edits(read_table(self.paths.ablation), self._spec)
 
     @property
     def tests(self) -> pd.DataFrame:
@@ -51,10 +56,8 @@ class CellResults:
     @cached_property
     def scores(self) -> dict[tuple[str, int, str], Floats]:
         """Scores on the test problems, (problems,), by variant, step and decoding."""
-        edits = read_table(problems_file(self.paths.ablation))
-        frame = _together(
-            read_table(problems_file(self.paths.accuracy)), asked_edits(edits, self.study.spec if self.study else None)
-        )
+        accuracy, edits = (read_table(problems_file(file)) for file in (self.paths.accuracy, self.paths.ablation))
+        frame = _together(accuracy, asked_edits(edits, self._spec))
         if frame.empty:
             return {}
         frame = frame[frame["score"].notna()].sort_values("problem")
@@ -89,12 +92,12 @@ class CellResults:
     @cached_property
     def drift(self) -> pd.DataFrame:
         """How far the models that the study asks for are from the base in what they say."""
-        return asked_drift(read_table(self.paths.drift), self.study.spec if self.study else None)
+        return asked_drift(read_table(self.paths.drift), self._spec)
 
     @property
     def tokens(self) -> pd.DataFrame:
         """Which tokens' probabilities moved in them; read anew, as it is large."""
-        return asked_drift(read_table(self.paths.drift_tokens), self.study.spec if self.study else None)
+        return asked_drift(read_table(self.paths.drift_tokens), self._spec)
 
     @cached_property
     def manifest(self) -> Manifest | None:

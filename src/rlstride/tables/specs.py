@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlstride.study.plan import drift_steps
+from rlstride.study.asks import has_drift, has_jumps, has_stride_pairs
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell, Study
 from rlstride.tables.columns import (
@@ -12,6 +12,7 @@ from rlstride.tables.columns import (
     CELLS,
     DECODING,
     DRAWN,
+    EARLIER,
     KEPT,
     MEASURED,
     METHOD,
@@ -39,18 +40,6 @@ def _jumping(study: Study) -> list[Cell]:
 
 def _paired(study: Study) -> list[Cell]:
     return [cell for pair in stride_pairs_of(study) for cell in pair.cells]
-
-
-def _has_jumps(study: Study) -> bool:
-    return bool(study.jumping_cells)
-
-
-def _has_pairs(study: Study) -> bool:
-    return bool(stride_pairs_of(study))
-
-
-def _has_drift(study: Study) -> bool:
-    return bool(drift_steps(study.spec))
 
 
 def _headline(study: Study) -> Mapping[str, Any]:
@@ -223,7 +212,7 @@ _ALL = (
         reads=("accuracy", "validation"),
         order=("jump", "decoding"),
         cells=_jumping,
-        is_asked=_has_jumps,
+        is_asked=has_jumps,
         decided_by=_jumps,
     ),
     Table(
@@ -282,7 +271,7 @@ _ALL = (
         order=("variant", "step"),
         more_columns=MEASURED,
         cells=_runs,
-        is_asked=_has_drift,
+        is_asked=has_drift,
     ),
     Table(
         "tokens",
@@ -304,7 +293,7 @@ _ALL = (
         reads=("drift_tokens",),
         order=("variant", "step", "place", "token_id"),
         cells=_runs,
-        is_asked=_has_drift,
+        is_asked=has_drift,
     ),
     Table(
         "dynamics",
@@ -374,7 +363,7 @@ _ALL = (
             "steps": "That plain RL takes to the goal.",
             "stride_steps": "That the striding run takes; infinite where it never gets there.",
             **{f"{unit}_ratio": f"{unit} to the goal, striding over plain." for unit in UNITS},
-            **{f"steps_ratio_{share}": f"Steps to {share} of plain RL's gain, likewise." for share in (0.5, 0.8, 0.9)},
+            **{f"steps_ratio_{share:g}": f"Steps to {share:g} of plain RL's gain, likewise." for share in EARLIER},
             "end": "Plain RL's last test accuracy.",
             "stride_end": "The striding run's.",
             **interval("end_difference", "stride_end less end on the same problems."),
@@ -387,7 +376,7 @@ _ALL = (
         reads=("validation", "manifest", "accuracy"),
         pooled=True,
         cells=_paired,
-        is_asked=_has_pairs,
+        is_asked=has_stride_pairs,
         decided_by=_headline,
     ),
     Table(
@@ -410,7 +399,7 @@ _ALL = (
         reads=("validation", "manifest"),
         pooled=True,
         cells=_paired,
-        is_asked=_has_pairs,
+        is_asked=has_stride_pairs,
         decided_by=_headline,
     ),
     Table(

@@ -17,11 +17,11 @@ from rlstride.ledger import last_done
 from rlstride.stats.intervals import paired_difference_interval
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell
+from rlstride.tables.columns import EARLIER
 from rlstride.tables.results import StudyResults
 from rlstride.tables.specs import TABLES
 from rlstride.trajectory.manifest import Manifest
 
-EARLIER = (0.5, 0.8, 0.9)  # of plain RL's gain: where in a run the steps are saved
 UNITS = {"steps": "step", "seconds": "seconds", "tokens": "tokens"}  # what is saved: the column that it is read off
 _SEARCHES = ("jumps", "jumps_taken_back", "searches")
 _ROUNDING = 1e-12  # of an accuracy that is reached exactly

@@ -6,10 +6,11 @@ is called.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
+from rlstride.study.asks import always, has_edits
 from rlstride.study.paths import study_paths
 from rlstride.study.study import Cell, Study
 
@@ -23,10 +24,6 @@ CELL_COLUMNS = {
 
 def _every_cell(study: Study) -> list[Cell]:
     return study.cells
-
-
-def _always(study: Study) -> bool:
-    return True
 
 
 def _nothing(study: Study) -> Mapping[str, Any]:
@@ -62,7 +59,7 @@ class Table:
     more_columns: Mapping[str, str] | None = None
     with_learning_rate: bool = False
     cells: Callable[[Study], list[Cell]] = _every_cell
-    is_asked: Callable[[Study], bool] = _always
+    is_asked: Callable[[Study], bool] = always
     decided_by: Callable[[Study], Mapping[str, Any]] = _nothing
 
     @property
@@ -77,11 +74,10 @@ class Table:
 
     def make_rows(self, results: Any) -> Any:
         """The rows of one cell's results, or of a study's where it is pooled."""
-        module, _, function = self.rows.partition(":")
-        return getattr(import_module(f"rlstride.tables.{module}"), function)(results)
+        return resolve_name(f"rlstride.tables.{self.rows}")(results)
 
     def inputs(self, study: Study) -> list[Path]:
         """The files of the cells that it is made from."""
         paths, cells = study_paths(study), self.cells(study)
-        skipped = () if study.spec.ablation.variants else ("ablation",)
+        skipped = () if has_edits(study) else ("ablation",)
         return [getattr(paths.cell(cell), part) for part in self.reads if part not in skipped for cell in cells]

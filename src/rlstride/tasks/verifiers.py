@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from importlib import import_module
+from pkgutil import resolve_name
 
 from rlstride.errors import RequestError
 
@@ -97,9 +97,8 @@ def _same_choice(found: str, answer: str) -> bool:
 
 
 def _function(name: str, where: str) -> Callable[[str, str], object]:
-    module, _, function = name.partition(":")
     try:
-        found: Callable[[str, str], object] = getattr(import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        found: Callable[[str, str], object] = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise RequestError(f"{where}: {name!r} cannot be imported ({error})") from error
     return found

@@ -20,7 +20,7 @@ from rlstride.outputs import require_nothing_else
 from rlstride.processes import failing_together, from_main_process, join_processes
 from rlstride.stride.callback import StrideCallback
 from rlstride.stride.next_batch import NextBatch
-from rlstride.study.paths import base_folder, teacher_folder
+from rlstride.study.paths import required_base, teacher_folder
 from rlstride.study.plan import kept_steps
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import build_task
@@ -66,8 +66,9 @@ def train_cell(
     """
     processes = join_processes(study.spec.device)
     with failing_together():
-        base, teacher = base_folder(study, cell.model), teacher_folder(study, cell)
-        _require_models(study, cell, base, teacher)
+        base, teacher = required_base(study, cell.model), teacher_folder(study, cell)
+        if teacher is not None and not (teacher / "config.json").is_file():
+            raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")
         planned = None if jump is None else planned_jump(study, cell, jump)
         config_hash = digest(cell_settings(study, cell) | (jump_settings(study, planned) if planned else {}))
         if (finished := _finished(out, config_hash, force)) is not None:
@@ -211,17 +212,6 @@ def training_records(history: list[dict[str, Any]], completions: int, updates_pe
 def _patience() -> float:
     """A person is told at once that another process writes; a job waits."""
     return _PATIENCE_SECONDS if any(name in os.environ for name in _JOB_NAMES) else 0.0
-
-
-def _require_models(study: Study, cell: Cell, base: Path, teacher: Path | None) -> None:
-    """The folders that a cell starts from."""
-    if not (base / "config.json").is_file():
-        raise RequestError(
-            f"{base}: the base of {cell.model} is not there; "
-            f"make it with rlstride pretrain --study {study.path} --model {cell.model} --out {base}"
-        )
-    if teacher is not None and not (teacher / "config.json").is_file():
-        raise RequestError(f"{teacher}: the teacher of {cell} is not there; {_how_to_teach(study, cell, teacher)}")
 
 
 def _require_whole_models_and_gpus(study: Study, processes: int) -> None:

@@ -5,21 +5,13 @@ It is read by Snakemake's rules, and so imports nothing that is slow.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 from rlstride.config.variants import IN_SCOPE_FULL
-from rlstride.study.plan import drift_steps, edited_steps, edits_of_step, predictions
-from rlstride.study.stride_pairs import stride_pairs_of
+from rlstride.study.asks import always, has_drift, has_edits, has_predictions, has_stride_pairs
+from rlstride.study.plan import edited_steps, edits_of_step
 from rlstride.study.study import Study
-
-
-def _always(study: Study) -> bool:
-    return True
-
-
-def _has_edits(study: Study) -> bool:
-    return bool(study.spec.ablation.variants)
 
 
 def _has_in_scope_full(study: Study) -> bool:
@@ -37,18 +29,6 @@ def _has_ranks_beside_the_whole(study: Study) -> bool:
 def _has_rank_1_on_the_way(study: Study) -> bool:
     edits = [set(edits_of_step(study.spec, step)) for step in edited_steps(study.spec)]
     return sum({"rank_1", IN_SCOPE_FULL} <= names for names in edits) > 1
-
-
-def _has_drift(study: Study) -> bool:
-    return bool(drift_steps(study.spec))
-
-
-def _has_predictions(study: Study) -> bool:
-    return bool(predictions(study.spec))
-
-
-def _has_strides(study: Study) -> bool:
-    return bool(stride_pairs_of(study))
 
 
 def _ranks(variants: list[str]) -> list[str]:
@@ -72,12 +52,11 @@ class FigureSpec:
     title: str
     caption: str
     draw: str
-    is_asked: Callable[[Study], bool] = _always
+    is_asked: Callable[[Study], bool] = always
 
     def drawing(self, tables: Any, study: Study) -> Any:
         """What is drawn; the function is loaded now."""
-        module, _, function = self.draw.partition(":")
-        return getattr(import_module(f"rlstride.report.figures.{module}"), function)(tables, study)
+        return resolve_name(f"rlstride.report.figures.{self.draw}")(tables, study)
 
 
 FIGURES = (
@@ -126,7 +105,7 @@ FIGURES = (
         "intervals over runs and problems. Controls have the update's norm: random directions on both sides or on one, "
         "the i-th triplet alone, the bottom of the spectrum.",
         "dominance:draw_recovered_gain",
-        is_asked=_has_edits,
+        is_asked=has_edits,
     ),
     FigureSpec(
         "accuracy_over_window",
@@ -136,7 +115,7 @@ FIGURES = (
         "kind of method. last: the window's last checkpoint; what lies below it is harmful. Single runs are in "
         "extrapolation.csv.",
         "extrapolation:draw_accuracy_over_window",
-        is_asked=_has_predictions,
+        is_asked=has_predictions,
     ),
     FigureSpec(
         "gain_over_window",
@@ -145,7 +124,7 @@ FIGURES = (
         "runs, with 95 % intervals over runs and problems, beside RL that stops "
         "at the window's last step: what lies below it is harmful.",
         "extrapolation:draw_gain_over_window",
-        is_asked=_has_predictions,
+        is_asked=has_predictions,
     ),
     FigureSpec(
         "gain_over_cost",
@@ -154,7 +133,7 @@ FIGURES = (
         "validation accuracy and the fit inside. Right of 100 % it took longer than training to the end. An oracle's "
         "costs leave out the full run that it was told of.",
         "extrapolation:draw_gain_over_cost",
-        is_asked=_has_predictions,
+        is_asked=has_predictions,
     ),
     FigureSpec(
         "stride_over_steps",
@@ -162,7 +141,7 @@ FIGURES = (
         "Accuracy of the kept steps on validation problems, mean over seeds, with the envelope of the seeds' 95 % "
         "intervals over problems. Where the striding run first crosses the dotted line it has all that plain RL gains.",
         "strides:draw_stride_over_steps",
-        is_asked=_has_strides,
+        is_asked=has_stride_pairs,
     ),
     FigureSpec(
         "stride_over_seconds",
@@ -170,7 +149,7 @@ FIGURES = (
         "The same over the seconds of training, with the searches inside and the scoring outside; seeds at their mean "
         "time at each step.",
         "strides:draw_stride_over_seconds",
-        is_asked=_has_strides,
+        is_asked=has_stride_pairs,
     ),
     FigureSpec(
         "share_by_layer",
@@ -227,7 +206,7 @@ FIGURES = (
         "KL divergence of each RL run's kept steps and edited models from the base, on their own completions of "
         "validation problems: a dot for each run, a diamond for their mean; intervals are in the CSV file.",
         "mechanics:draw_drift",
-        is_asked=_has_drift,
+        is_asked=has_drift,
     ),
     FigureSpec(
         "formats_by_variant",

@@ -6,8 +6,8 @@ class that it names; another package adds one by an entry point of the group ``r
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 from rlstride.config.plugins import with_plugins
 from rlstride.trajectory.sources.source import ModelSource, StoredSource
@@ -37,8 +37,7 @@ class CheckpointFormat:
 
     def source(self, folder: Path, base: ModelSource | None = None) -> StoredSource:
         """A folder's tensors. Errors are those of the format."""
-        module, _, name = self.open.partition(":")
-        make = getattr(import_module(module), name)
+        make = resolve_name(self.open)
         source: StoredSource = make(folder, base) if self.over_a_base else make(folder)
         return source
 

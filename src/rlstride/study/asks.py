@@ -1,0 +1,35 @@
+"""What a study asks for, known before anything runs: which stages, tables and figures it has follows from these."""
+
+from rlstride.study.plan import drift_steps, predictions
+from rlstride.study.stride_pairs import stride_pairs_of
+from rlstride.study.study import Study
+
+
+def always(study: Study) -> bool:
+    """Whatever it asks for."""
+    return True
+
+
+def has_edits(study: Study) -> bool:
+    """Whether models are edited."""
+    return bool(study.spec.ablation.variants)
+
+
+def has_predictions(study: Study) -> bool:
+    """Whether models are predicted."""
+    return bool(predictions(study.spec))
+
+
+def has_jumps(study: Study) -> bool:
+    """Whether there are early stops."""
+    return bool(study.jumping_cells)
+
+
+def has_drift(study: Study) -> bool:
+    """Whether drift from the base is measured."""
+    return bool(drift_steps(study.spec))
+
+
+def has_stride_pairs(study: Study) -> bool:
+    """Whether a striding run stands beside a plain one."""
+    return bool(stride_pairs_of(study))
