@@ -139,9 +139,8 @@ _ALL = (
     ),
     Table(
         "extrapolation",
-        "What the models predicted from a first part of each run keep of its accuracy and gain, beside that "
-        "part's last "
-        "step, and what they save in steps, tokens and wall-clock with every cost inside.",
+        "What models predicted from a first part of each run keep of its accuracy and gain, and what they "
+        "save with every cost inside.",
         {
             **METHOD,
             **ORACLE,
@@ -183,8 +182,8 @@ _ALL = (
     ),
     Table(
         "jumps",
-        "What the runs that really stop at a window with a predicted model, or go on from one, keep of the full run's "
-        "accuracy and gain, and what they save by their own clock with every cost inside.",
+        "What early stops, with a predicted model or trained on from one, keep of the full run's accuracy and "
+        "gain, and save by their own clock.",
         {
             "jump": "The jump's name in the study.",
             "method": "Whose prediction was put in.",
@@ -347,9 +346,8 @@ _ALL = (
     ),
     Table(
         "strides",
-        "What every striding run took, of the steps, seconds and tokens of its plain twin, to the validation "
-        "accuracy at "
-        "which that one ends, and how the two differ on test problems at their last step, with a paired 95 % interval.",
+        "What each striding run takes to its plain twin's last validation accuracy, as shares of its steps, "
+        "seconds and tokens, and how their test accuracies differ at the end.",
         {
             "model": "The model's name.",
             "algorithm": "Of plain RL.",
@@ -381,8 +379,8 @@ _ALL = (
     ),
     Table(
         "stride-progress",
-        "Accuracy on validation problems of every kept step of the striding runs and of their plain twins, with 95 % "
-        "intervals over problems, beside the steps, seconds and tokens of training that it took.",
+        "Validation accuracy of every kept step of striding runs and their plain twins, with the steps, "
+        "seconds and tokens of training that it took.",
         {
             "model": "The model's name.",
             "algorithm": "Of plain RL, for both runs.",
