@@ -88,3 +88,14 @@ def test_another_version_of_a_package_is_named_with_its_range_and_with_what_mend
 def test_a_trainer_of_another_trl_is_refused_before_a_jump_is_judged_by_it(other_trl: str) -> None:
     with pytest.raises(ExtraError, match=r"needs trl.* in place of 0\.9\.6"):
         rlstride.NextBatch(object())  # type: ignore[arg-type]  # it never gets as far as the trainer
+
+
+def test_former_names_that_scripts_use_are_those_of_now() -> None:
+    from rlstride.config import study_file, variants
+    from rlstride.evaluation.lm import Bench
+    from rlstride.study import config as former_config
+    from rlstride.study import variants as former_variants
+
+    assert former_config.Decoding is study_file.Decoding
+    assert former_variants.read_variants is variants.read_variants
+    assert Bench.seat is Bench.load

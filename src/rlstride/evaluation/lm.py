@@ -189,6 +189,8 @@ class Bench:
         self._loaded = candidate
         return self._lm
 
+    seat = load  # its former name, for scripts that call it so
+
     def _contrast(self, candidate: Candidate, model: PreTrainedModel) -> Contrast | None:
         if candidate.logits is None:
             self._base = None  # a second model in memory only while it is needed
