@@ -13,7 +13,7 @@ from rlstride.study.study import Study
 
 ROOT = Path(__file__).parents[2]
 
-SENT = [name for name, stage in STAGES.items() if stage.of != "study"]
+SENT = [name for name, stage in STAGES.items() if stage.is_sent]
 
 
 def study(tmp_path: Path, size: str = "7B", **changes: object) -> Study:

@@ -10,8 +10,9 @@ from rlstride.errors import RequestError, WorkError
 from rlstride.study.load import load_study
 from rlstride.study.study import Study
 from rlstride.tasks import Task, build_task, draw_problems
-from rlstride.zoo.bases import build_model, load_published, pretrain_tiny
+from rlstride.zoo.bases import build_model, pretrain_tiny
 from rlstride.zoo.pretraining import accuracy, encode_batch, learning_rate_factor, pretrain, sample_completions
+from rlstride.zoo.published import load_published
 from rlstride.zoo.tokenizer import build_tokenizer
 
 

@@ -144,7 +144,7 @@ def test_a_jump_adds_a_training_beside_every_rl_run_and_one_table(tmp_path: Path
 def test_a_cluster_is_asked_about_the_rules_that_have_jobs(tmp_path: Path, changes: dict[str, object]) -> None:
     study = write_study(tmp_path, SMOKE_STUDY, **changes, results=str(tmp_path))
     assert set(sent_stages(load_study(study))) == planned_jobs("--configfile", study).keys() & {
-        name for name, stage in STAGES.items() if stage.of != "study"
+        name for name, stage in STAGES.items() if stage.is_sent
     }
 
 

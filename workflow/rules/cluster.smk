@@ -20,14 +20,17 @@ def requested(rule, resource):
     """What jobs of a rule ask for, by what their cell costs; more at every further attempt."""
 
     def of_job(wildcards, attempt=1):
-        model = wildcards.model if "model" in wildcards.keys() else BASES[base_of(wildcards)]
-        return getattr(job_request(STUDY, rule, model, wildcards.get("algorithm"), attempt), resource)
+        return getattr(job_request(STUDY, rule, model_of(wildcards), wildcards.get("algorithm"), attempt), resource)
 
     return of_job
 
 
-def base_of(wildcards):
-    return next(folder for folder in BASES if Path(folder).name == wildcards.base)
+def model_of(wildcards):
+    """The study's model that a job is about: of a cell, or the one whose base or source it makes."""
+    if "model" in wildcards.keys():
+        return wildcards.model
+    name, folders = (wildcards.base, BASES) if "base" in wildcards.keys() else (wildcards.source, SOURCES)
+    return next(model for folder, model in folders.items() if Path(folder).name == name)
 
 
 def settle_cluster(logs):

@@ -12,7 +12,7 @@ from rlstride.report.figures.specs import figures_of
 from rlstride.config.yaml_files import read_study
 from rlstride.study.load import resolve_study, resolved_yaml
 from rlstride.study.study import Cell
-from rlstride.study.paths import base_folder, study_paths
+from rlstride.study.paths import SOURCE_REPORT, base_folder, source_folder, study_paths
 from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder
 from rlstride.tables.specs import TABLES as SPECS, inputs_of
 from rlstride.config.variants import jump_variant
@@ -51,6 +51,12 @@ def write_if_changed(path, text):
 
 def cell_of(wildcards):
     return Cell(wildcards.model, wildcards.algorithm, int(wildcards.seed))
+
+
+def source_report(wildcards):
+    """What the folder of a base's source receives last; nothing where the source needs no fetching."""
+    folder = source_folder(STUDY, model_of(wildcards))
+    return [] if folder is None else folder / SOURCE_REPORT
 
 
 def base_report(wildcards):

@@ -62,10 +62,13 @@ Cost = tuple[float, float]  # copies of the weights in a host's memory, seconds
 
 
 def cost_of_pretrain(work: Work) -> Cost:
-    """Pretraining a tiny base, or downloading a published one."""
+    """Pretraining a tiny base, or the cold start of a published one, or reading it."""
     made_from = work.made_from
     if not isinstance(made_from, TinyModel):
-        return _READ_COPIES, 3600.0  # a download
+        if made_from.cold_start is None:
+            return _READ_COPIES, 3600.0  # a copy, of the hub's where it was not fetched before
+        solutions = made_from.cold_start.max_steps * made_from.cold_start.batch_size
+        return _TRAINED_COPIES["cpu"], 3600.0 + work.completions(solutions, ROLLOUT_SECONDS, 1.0)
     steps = made_from.pretraining.max_steps + (made_from.teacher.pretraining.max_steps if made_from.teacher else 0)
     return _TRAINED_COPIES["cpu"], steps * PRETRAINING_SECONDS * work.growth
 

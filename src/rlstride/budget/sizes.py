@@ -60,7 +60,7 @@ def _configuration(model: Model) -> dict[str, Any] | None:
     """A tiny model's architecture, or config.json of a local folder where it says enough."""
     if isinstance(model, TinyModel):
         return {"vocab_size": TINY_VOCABULARY} | model.architecture
-    file = Path(model.source) / "config.json"
+    file = Path(_source(model)) / "config.json"
     if not file.is_file():
         return None
     try:
@@ -72,4 +72,4 @@ def _configuration(model: Model) -> dict[str, Any] | None:
 
 
 def _source(model: Model) -> str:
-    return model.source if isinstance(model, PublishedModel) else ""
+    return str(model.source) if isinstance(model, PublishedModel) else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlstride.budget import costs
-from rlstride.study.asks import always, has_drift, has_edits, has_jumps, has_predictions
+from rlstride.study.asks import always, has_drift, has_edits, has_fetched_models, has_jumps, has_predictions
 from rlstride.study.study import Study
 
 MEASURING = "measure"  # the group of the stages that measure one run: on a cluster they share a job
@@ -33,6 +33,7 @@ class Stage:
         on_device: whether it works on the study's device.
         in_processes: whether the study's processes share it.
         is_asked: whether a study has jobs of it.
+        stays: whether it runs where Snakemake runs, though it gathers nothing: it needs the network.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Stage:
     on_device: bool = True
     in_processes: bool = False
     is_asked: Callable[[Study], bool] = always
+    stays: bool = False
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether a cluster runs it."""
+        return self.of != "study" and not self.stays
 
     @property
     def group(self) -> str | None:
@@ -52,6 +59,7 @@ class Stage:
 
 
 _ALL = (
+    Stage("fetch_base", "fetch", "base", on_device=False, is_asked=has_fetched_models, stays=True),
     Stage("pretrain_base", "pretrain", "base", costs.cost_of_pretrain, on_device=False),
     Stage("train_cell", "train", "cell", costs.cost_of_train, in_processes=True),
     Stage(
@@ -101,7 +109,7 @@ STAGES: Mapping[str, Stage] = {stage.name: stage for stage in _ALL}
 
 def sent_stages(study: Study) -> list[str]:
     """Those that a study has jobs of which are sent to a cluster."""
-    return [name for name, stage in STAGES.items() if stage.of != "study" and stage.is_asked(study)]
+    return [name for name, stage in STAGES.items() if stage.is_sent and stage.is_asked(study)]
 
 
 def measured_of(study: Study, *, control: bool) -> list[str]:

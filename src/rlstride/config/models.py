@@ -1,6 +1,6 @@
 """The entries of models.yaml, key by key."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -50,9 +50,24 @@ class ColdStart(Strict):
 
     learning_rate: float = Field(gt=0, description="AdamW's rate, constant.")
     batch_size: int = Field(default=128, ge=1, description="Solutions in a step.")
-    gain: Share = Field(description="Rise of the validation accuracy at temperature 1 at which it ends.")
-    max_steps: int = Field(ge=1, description="Cap on the steps; a base that gains less by then is an error.")
-    check_every: int = Field(default=2, ge=1, description="Steps between two looks at the validation accuracy.")
+    gain: Share | None = Field(
+        default=None,
+        exclude_if=_is_left_out,
+        description="Rise of the validation accuracy at temperature 1 at which it ends; null: it makes all max_steps.",
+    )
+    max_steps: int = Field(
+        ge=1, description="Cap on the steps; a base that has not gained as much as it should by then is an error."
+    )
+    check_every: int = Field(
+        default=2, ge=1, description="Steps between two looks at the validation accuracy; without gain, at the loss."
+    )
+    keep_every: int | None = Field(
+        default=None,
+        ge=1,
+        exclude_if=_is_left_out,
+        description="Steps between two kept ones: the cold start is kept as a trajectory, in the folder cold_start of "
+        "the base; null: it is not kept.",
+    )
 
 
 class TinyModel(Strict):
@@ -83,13 +98,53 @@ class TinyModel(Strict):
         return self
 
 
-class PublishedModel(Strict):
-    """A base that already exists: a folder, or a repository on the Hugging Face hub."""
+class PackageFile(Strict):
+    """A model that a package of PyPI carries as one GGUF file; the package itself is not installed."""
 
-    source: str = Field(description="Path of a Hugging Face folder, or org/name on the hub.")
+    package: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9.!+]+$")] = Field(
+        description="NAME==VERSION of the package."
+    )
+    file: str = Field(min_length=1, description="Name of the GGUF file in it.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="Of the file.")
+
+    def __str__(self) -> str:
+        return f"{self.package}/{self.file}"
+
+
+class Chat(Strict):
+    """How a chat model is spoken to: each problem's prompt is one message of a user, in the tokenizer's template."""
+
+    system: str | None = Field(
+        default=None, description="The system message; null: none, and the template puts its own where it has one."
+    )
+    thinking: bool | None = Field(
+        default=None, description="enable_thinking of templates that have it; null: as the template has it."
+    )
+
+
+class PublishedModel(Strict):
+    """A base that already exists: a folder, a repository on the Hugging Face hub, or a file of a package."""
+
+    source: str | PackageFile = Field(
+        description="Path of a Hugging Face folder, org/name on the hub, or a GGUF file of a package."
+    )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit on the hub; the default branch if left out."
     )
+    chat: Chat | None = Field(
+        default=None,
+        exclude_if=_is_left_out,
+        description="Prompts are put into the tokenizer's chat template, {} as it stands; null: they stay bare.",
+    )
+    cold_start: ColdStart | None = Field(
+        default=None, exclude_if=_is_left_out, description="SFT on right solutions, before any RL."
+    )
+
+    @model_validator(mode="after")
+    def _revisions_are_the_hubs(self) -> "PublishedModel":
+        if self.revision is not None and isinstance(self.source, PackageFile):
+            raise ValueError("revision: goes with a repository on the hub; a package's version stands in its name")
+        return self
 
 
 def _width(architecture: dict[str, Any]) -> int:

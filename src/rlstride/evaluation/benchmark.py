@@ -15,6 +15,7 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from rlstride.config.models import Chat
 from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
@@ -25,6 +26,7 @@ from rlstride.study.study import Study
 from rlstride.tasks import Split, build_task
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
 from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, config_of
+from rlstride.tasks.rendering import renderer
 
 _Z95 = 1.959964
 _FEWSHOT_SEED = 1234  # lm-eval's own
@@ -70,7 +72,9 @@ class StudyBenchmark:
             manager = TaskManager(include_defaults=False, metadata=self.metadata)
             self._task = manager.load([config_of(name, task)])["tasks"][name]
 
-    def score(self, lm: CountingHFLM, decoding: Decoding, seed: int, with_texts: bool = False) -> Measurement:
+    def score(
+        self, lm: CountingHFLM, decoding: Decoding, seed: int, with_texts: bool = False, chat: Chat | None = None
+    ) -> Measurement:
         """The model's accuracy with one decoding: avg@n over ``decoding.samples``, through lm-eval's ``repeats``.
 
         Prompts that ask for the same thing (one family) are right or wrong together: they count as one problem, with
@@ -78,6 +82,8 @@ class StudyBenchmark:
         """
         self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens))
         self._task.set_config("repeats", decoding.samples)
+        render = renderer(lm.tokenizer, chat, "its folder")
+        self._task.set_config("doc_to_text", lambda document: render(document["prompt"]))
         found = run_task(lm, self._task, seed)
         families: dict[str, list[float]] = {}
         for document in found.documents:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlstride.config.models import Chat
 from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
 from rlstride.evaluation.benchmark import sampling_seed
@@ -31,6 +32,7 @@ from rlstride.study.study import Cell, Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval.functions import PROBLEM_SEED
 from rlstride.tasks.problems import mean_metrics
+from rlstride.tasks.rendering import renderer
 from rlstride.trajectory.store import Trajectory
 
 PLACES = ("first", "later")
@@ -60,6 +62,7 @@ class Prompts:
 
     Attributes:
         problems: of the validation split.
+        chat: how the model is spoken to.
         temperature: of the headline decoding.
         max_tokens: of a completion, the end-of-sequence token included.
     """
@@ -67,6 +70,7 @@ class Prompts:
     problems: list[Problem]
     temperature: float
     max_tokens: int
+    chat: Chat | None = None
 
     @property
     def families(self) -> list[str]:
@@ -76,7 +80,8 @@ class Prompts:
     def sample(self, lm: CountingHFLM, seed: int) -> list[Completion]:
         """A completion of each problem; the same ones for the same seed."""
         torch.manual_seed(seed)
-        return lm.sample([problem.prompt for problem in self.problems], self.temperature, self.max_tokens)
+        render = renderer(lm.tokenizer, self.chat, "its folder")
+        return lm.sample([render(problem.prompt) for problem in self.problems], self.temperature, self.max_tokens)
 
 
 def write_drift(
@@ -114,7 +119,8 @@ def write_drift(
     require_free_table(out, force=force, beside={tokens_file(out): has_columns("token_id", "absolute_change")})
     candidates = _candidates(Trajectory(folder), steps, variants)
     task = build_task(study.spec.task, study.task)
-    prompts = _prompts(study, task, study.spec.drift.problems if problems is None else problems)
+    chat = study.chat(str(labels_of(study, cell, candidates[0])["model"]))
+    prompts = _prompts(study, task, study.spec.drift.problems if problems is None else problems, chat)
     where = {"task": study.spec.task, "split": "validation", "decoding": study.spec.evaluation.headline}
     about = {"cell": str(cell) if cell else None, "models": len(candidates), "problems": len(prompts.problems)}
     with ledger_entry(out.parent / "ledger", "drift", **about, device=device) as found:
@@ -314,7 +320,7 @@ def _batches(completions: Sequence[Completion], vocabulary: int) -> Iterator[Seq
         yield completions[start : start + rows]
 
 
-def _prompts(study: Study, task: Task, count: int) -> Prompts:
+def _prompts(study: Study, task: Task, count: int, chat: Chat | None) -> Prompts:
     headline = study.spec.evaluation.headline
     temperature = study.spec.evaluation.decodings[headline].temperature
     if count < 1:
@@ -324,7 +330,7 @@ def _prompts(study: Study, task: Task, count: int) -> Prompts:
             f"{study.path}: evaluation.headline: {headline} is greedy, but drift is measured on drawn completions"
         )
     drawn = draw_problems(task, "validation", count, seed=PROBLEM_SEED)
-    return Prompts(drawn, temperature, task.max_completion_tokens)
+    return Prompts(drawn, temperature, task.max_completion_tokens, chat)
 
 
 def _candidates(

@@ -9,9 +9,10 @@ import torch
 from rlstride.config.models import PublishedModel
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
-from rlstride.study.paths import required_base
+from rlstride.study.paths import base_folder, required_base, source_folder
 from rlstride.study.study import Study
 from rlstride.tasks import build_task, training_problems
+from rlstride.tasks.rendering import renderer
 
 
 def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu") -> Iterator[dict[str, Any]]:
@@ -33,12 +34,14 @@ def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu")
     drawn = training_problems(task, training.steps * training.problems_per_step, seed=seed)[:problems]
     lm = Bench(device).load(parse_models([f"base@0={folder_of(study, model)}"])[0])
     torch.manual_seed(seed)
-    completions = lm.sample([problem.prompt for problem in drawn], training.temperature, task.max_completion_tokens)
-    for problem, completion in zip(drawn, completions, strict=True):
+    render = renderer(lm.tokenizer, study.chat(model), model)
+    prompts = [render(problem.prompt) for problem in drawn]
+    completions = lm.sample(prompts, training.temperature, task.max_completion_tokens)
+    for problem, prompt, completion in zip(drawn, prompts, completions, strict=True):
         text = str(lm.tokenizer.decode(completion.tokens, skip_special_tokens=True))
         yield {
             "model": model,
-            "prompt": problem.prompt,
+            "prompt": prompt,
             "completion": text,
             "reward": float(task.verify(problem, text)),
             "prompt_tokens": len(completion.prompt),
@@ -49,6 +52,7 @@ def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu")
 def folder_of(study: Study, model: str) -> Path:
     """The folder of a model before any training: its source, where that is a folder, else the base that was made."""
     spec = study.models[model]
-    if isinstance(spec, PublishedModel) and (Path(spec.source) / "config.json").is_file():
-        return Path(spec.source)
-    return required_base(study, model)
+    if not isinstance(spec, PublishedModel) or spec.cold_start is not None:
+        return required_base(study, model)
+    places = [source_folder(study, model) or Path(str(spec.source)), base_folder(study, model)]
+    return next((place for place in places if (place / "config.json").is_file()), None) or required_base(study, model)

@@ -75,7 +75,11 @@ def score_on_study(
     require_free_table(out, force=force, beside=files_beside(out))
     chosen = _chosen_decodings(study, decodings)
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
-    _tell_of_templates(candidates, "a study's prompts are bare, in training and in scoring")
+    chats = [study.chat(str(labels_of(study, cell, candidate)["model"])) for candidate in candidates]
+    _tell_of_templates(
+        [candidate for candidate, chat in zip(candidates, chats, strict=True) if chat is None],
+        "the study says no chat of this model: prompts are bare, in training and in scoring",
+    )
     benchmark = StudyBenchmark(study, split)
     how: dict[str, str | int | bool] = {} if batch_size is None else {"batch_size": str(batch_size)}
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
@@ -83,17 +87,18 @@ def score_on_study(
     # Edits are scored by a job of their own, and two jobs never write to one file.
     stage = f"evaluate-{split}" if variants is None else f"evaluate-{split}-edits"
     with ledger_entry(out.parent / "ledger", stage, **about) as found:
-        for candidate in track(candidates, f"evaluate {split}"):
+        for candidate, chat in track(list(zip(candidates, chats, strict=True)), f"evaluate {split}"):
             place = labels_of(study, cell, candidate)
             model = _model_digests(candidate)
             for name, decoding in chosen.items():
                 seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
                 asked = {"task": benchmark.metadata, "decoding": decoding.model_dump(), "samples": samples, **how}
+                asked |= {} if chat is None else {"chat": chat.model_dump()}
                 key = _key(model, seed, **asked)
                 measurement = journal.find(key)
                 if measurement is None:
                     lm = _loaded(bench, candidate, batch_size)
-                    measurement = benchmark.score(lm, decoding, seed, samples)
+                    measurement = benchmark.score(lm, decoding, seed, samples, chat)
                     journal.add(key, measurement)
                 rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement, how))
         found["completions"] = sum(row.measurement.n * row.measurement.samples for row in rows)

@@ -116,7 +116,7 @@ def _what_was_run(paths: StudyPaths, study: Study, tables: Tables) -> dict[str, 
         "trained": len(finished),
         "scored": sum((cell.model, cell.algorithm, cell.seed) in scored for cell in study.cells),
         "models": {
-            name: model.stands_for if isinstance(model, TinyModel) else model.source
+            name: model.stands_for if isinstance(model, TinyModel) else str(model.source)
             for name, model in study.models.items()
         },
         "problems": sorted(map(int, tests["n"].dropna().unique())),

@@ -1,5 +1,6 @@
 """What a study asks for, known before anything runs: which stages, tables and figures it has follows from these."""
 
+from rlstride.study.paths import source_folder
 from rlstride.study.plan import drift_steps, predictions
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Study
@@ -8,6 +9,11 @@ from rlstride.study.study import Study
 def always(study: Study) -> bool:
     """Whatever it asks for."""
     return True
+
+
+def has_fetched_models(study: Study) -> bool:
+    """Whether models come from the hub or a package."""
+    return any(source_folder(study, model) is not None for model in study.models)
 
 
 def has_edits(study: Study) -> bool:

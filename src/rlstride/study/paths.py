@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlstride.config.algorithms import Distillation
+from rlstride.config.models import PublishedModel
 from rlstride.config.section import digest
 from rlstride.errors import RequestError
 from rlstride.study.plan import step_folder
 from rlstride.study.study import Cell, Study
+
+SOURCE_REPORT = "fetched.json"  # what the folder of a fetched model receives last
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,15 @@ def base_folder(study: Study, model: str) -> Path:
     """Where a model's base lies. Bases are shared by studies, and named by the hash of all that they are made from."""
     made_from = {"model": study.models[model].model_dump(mode="json"), "task": study.task.model_dump(mode="json")}
     return Path(study.spec.results) / "bases" / f"{model}-{digest(made_from)}"
+
+
+def source_folder(study: Study, model: str) -> Path | None:
+    """Where a published model is fetched to, named by the hash of its source; None of one that lies in a folder."""
+    spec = study.models[model]
+    if not isinstance(spec, PublishedModel) or (isinstance(spec.source, str) and Path(spec.source).is_dir()):
+        return None
+    made_from = spec.model_dump(mode="json", include={"source", "revision"})
+    return Path(study.spec.results) / "sources" / f"{model}-{digest(made_from)}"
 
 
 def required_base(study: Study, model: str) -> Path:

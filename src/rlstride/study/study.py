@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlstride.config.algorithms import Algorithm, Distillation, PolicyGradient
-from rlstride.config.models import PublishedModel, TinyModel
+from rlstride.config.models import Chat, PublishedModel, TinyModel
 from rlstride.config.study_file import StudyFile
 from rlstride.config.tasks import TaskSpec
 from rlstride.errors import RequestError
@@ -51,6 +51,11 @@ class Study:
             return []
         algorithms = {cell: self.algorithm(cell) for cell in self.rl_cells}
         return [cell for cell, found in algorithms.items() if isinstance(found, PolicyGradient) and not found.stride]
+
+    def chat(self, model: str) -> Chat | None:
+        """How one of the models is spoken to; None: prompts stay bare."""
+        found = self.models.get(model)
+        return found.chat if isinstance(found, PublishedModel) else None
 
     @property
     def control_cells(self) -> list[Cell]:

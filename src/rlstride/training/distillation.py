@@ -55,4 +55,6 @@ def prompt_dataset(run: Run[Distillation]) -> Dataset:
     """A training prompt, drawn anew, for every completion that the run will see."""
     rng = random.Random(f"{run.task.name}/distillation/{run.seed}")
     count = run.training.steps * run.batch_size
-    return Dataset.from_dict({"prompt": [draw_problem(run.task, "train", rng).prompt for _ in range(count)]})
+    return Dataset.from_dict(
+        {"prompt": [run.render(draw_problem(run.task, "train", rng).prompt) for _ in range(count)]}
+    )

@@ -87,6 +87,7 @@ def train_cell(
             device=study.spec.device,
             teacher_folder=teacher,
             processes=processes.num_processes,
+            chat=study.chat(cell.model),
         )
     cut = early_stop(study, cell, planned, run) if planned else None
     about = {"cell": str(cell), "config_hash": config_hash, "device": run.device, "processes": run.processes}

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
 
 from rlstride.config.algorithms import Optimisation, PolicyGradient
+from rlstride.config.models import Chat
 from rlstride.config.study_file import Training
 from rlstride.errors import RequestError
 from rlstride.tasks import Problem, Task, training_problems
+from rlstride.tasks.rendering import Render, read_renderer
 from rlstride.training.adapters import peft_config
 
 Reward = Callable[..., list[float]]
@@ -35,6 +38,7 @@ class Run(Generic[A]):
     device: str
     teacher_folder: Path | None = None  # of a distilled cell
     processes: int = 1  # that share the steps
+    chat: Chat | None = None  # how the model is spoken to
 
     def __post_init__(self) -> None:
         shared = self.batch_size // self.minibatches
@@ -44,6 +48,11 @@ class Run(Generic[A]):
                 f"minibatches) cannot be shared equally by {self.processes} processes; launch a number of processes "
                 f"that divides {shared}"
             )
+
+    @cached_property
+    def render(self) -> Render:
+        """From a problem's prompt to what the model reads."""
+        return read_renderer(self.base_folder, self.chat)
 
     @property
     def batch_size(self) -> int:
@@ -62,17 +71,29 @@ class Run(Generic[A]):
 
 
 def problem_dataset(run: Run[P]) -> Dataset:
-    """As many training problems as the run will see, in columns ``prompt`` and ``answer``."""
+    """As many training problems as the run will see: ``prompt`` as the model reads it, ``question`` and ``answer``."""
     problems = training_problems(run.task, run.training.steps * run.training.problems_per_step, seed=run.seed)
-    return Dataset.from_dict({"prompt": [p.prompt for p in problems], "answer": [p.answer for p in problems]})
+    return Dataset.from_dict(
+        {
+            "prompt": [run.render(problem.prompt) for problem in problems],
+            "question": [problem.prompt for problem in problems],
+            "answer": [problem.answer for problem in problems],
+        }
+    )
 
 
 def verifier_reward(task: Task) -> Reward:
     """A reward function in TRL's form: 1 where the verifier accepts the completion, else 0."""
 
-    def verified(prompts: list[str], completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-        triples = zip(prompts, completions, answer, strict=True)
-        return [float(task.verify(Problem(prompt, expected), completion)) for prompt, completion, expected in triples]
+    def verified(
+        prompts: list[str],
+        completions: list[str],
+        answer: list[str],
+        question: list[str] | None = None,  # where it is not the prompt itself
+        **columns: Any,
+    ) -> list[float]:
+        problems = [Problem(*each) for each in zip(question or prompts, answer, strict=True)]
+        return [float(task.verify(*each)) for each in zip(problems, completions, strict=True)]
 
     return verified
 

@@ -31,5 +31,5 @@ def solution_dataset(run: Run[SFT]) -> Dataset:
     rng = random.Random(f"{run.task.name}/sft/{run.seed}")
     problems = [draw_problem(run.task, "train", rng) for _ in range(run.training.steps * run.batch_size)]
     return Dataset.from_dict(
-        {"prompt": [p.prompt for p in problems], "completion": [run.task.solution(p) for p in problems]}
+        {"prompt": [run.render(p.prompt) for p in problems], "completion": [run.task.solution(p) for p in problems]}
     )

@@ -1,30 +1,25 @@
 """Bases: built from their family's transformers class and saved as ordinary Hugging Face folders."""
 
-import json
-import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from rlstride.atomic_files import atomic_folder, write_text
-from rlstride.config.models import PublishedModel, TinyModel
+from rlstride.atomic_files import atomic_folder
+from rlstride.config.models import TinyModel
 from rlstride.config.tasks import TaskSpec
 from rlstride.errors import RequestError, WorkError
 from rlstride.ledger import ledger_entry
-from rlstride.outputs import BASE_MARK, CARD, require_free_folder
+from rlstride.outputs import BASE_MARK, require_free_folder
 from rlstride.study.study import Study
 from rlstride.tasks import Task, build_task
 from rlstride.tasks.problems import draw_at_most
-from rlstride.trajectory.filling import load_model
-from rlstride.trajectory.sources.hub import HubAddress, fetch
-from rlstride.zoo.characters import lacking_characters
-from rlstride.zoo.cold_start import cold_start
+from rlstride.zoo.base_folder import REPORT_FILE, Report, parameters, print_check, start_cold, write_base
 from rlstride.zoo.distillation import logit_distillation
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, Loss, PretrainingReport, accuracy, cross_entropy, pretrain
+from rlstride.zoo.published import make_published_base
 from rlstride.zoo.tokenizer import build_tokenizer
 
-REPORT_FILE = "pretraining.json"
 _REPORTED_TEMPERATURES = {"t1.0": 1.0, "t0.6": 0.6, "greedy": 0.0}
 
 
@@ -51,15 +46,10 @@ def make_base(study: Study, name: str, out: Path, *, force: bool = False) -> Non
             tiny, fitted = fit_together(spec, study.task)
             model, tokenizer, report = pretrain_tiny(name, tiny, build_task(study.spec.task, fitted))
         else:
-            model, tokenizer, report = load_published(name, spec)
-            task = build_task(study.spec.task, study.task)
-            if lacks := lacking_characters(tokenizer, task):
-                print(f"models.yaml: {name}.source: {spec.source}: {lacks}: expect no reward on it", file=sys.stderr)
+            make_published_base(study, name, spec, out, found)
+            return
         with atomic_folder(out) as partial:
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            write_text(partial / CARD, f"{BASE_MARK}\n# {name}\n\nA base, made by `rlstride pretrain`.\n")
-            (partial / REPORT_FILE).write_text(json.dumps(report, indent=1) + "\n")
+            write_base(partial, name, model, tokenizer, report)
         found |= report
 
 
@@ -77,9 +67,7 @@ def fit_together(spec: TinyModel, task: TaskSpec) -> tuple[TinyModel, TaskSpec]:
     return spec.model_copy(update=changes), task
 
 
-def pretrain_tiny(
-    name: str, spec: TinyModel, task: Task
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, float | int | bool]]:
+def pretrain_tiny(name: str, spec: TinyModel, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, Report]:
     """A tiny base trained from scratch, and a report with its validation accuracy at the testbed's three decodings.
 
     Raises:
@@ -92,17 +80,17 @@ def pretrain_tiny(
         )
     tokenizer = build_tokenizer(task.alphabet)
     loss: Loss = cross_entropy
-    taught: dict[str, float | int | bool] = {}
+    taught: Report = {}
     if spec.teacher is not None:
         changes = {"architecture": spec.teacher.architecture, "pretraining": spec.teacher.pretraining}
         teacher, result = _train(f"{name}'s teacher", spec.model_copy(update=changes), tokenizer, task, cross_entropy)
         loss = logit_distillation(teacher)
         taught = {f"teacher_{key}": value for key, value in result.as_dict().items()}
-        taught["teacher_parameters"] = _parameters(teacher)
+        taught["teacher_parameters"] = parameters(teacher)
     model, result = _train(name, spec, tokenizer, task, loss)
-    report = {"parameters": _parameters(model), **result.as_dict(), **taught}
+    report = {"parameters": parameters(model), **result.as_dict(), **taught}
     if spec.cold_start is not None:
-        report |= _start_cold(name, spec, model, tokenizer, task)
+        report |= start_cold(name, spec.cold_start, model, tokenizer, task, spec.pretraining.seed)
     problems = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=1)
     by_decoding = {
         f"accuracy_{decoding}": accuracy(model, tokenizer, task, problems, temperature)
@@ -114,30 +102,6 @@ def pretrain_tiny(
         f"accuracy on {len(problems)} validation problems {shown}"
     )
     return model, tokenizer, {**report, **by_decoding}
-
-
-def load_published(
-    name: str, spec: PublishedModel
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, float | int | bool]]:
-    """A base that exists already, as fp32 masters, by the reader that takes runs apart.
-
-    Raises:
-        RequestError: the folder or repository cannot be loaded.
-    """
-    try:
-        folder = _published_folder(spec)
-        tokenizer, model = AutoTokenizer.from_pretrained(folder), load_model(folder, torch.float32)
-    except (OSError, ValueError, RequestError) as error:
-        raise RequestError(
-            f"models.yaml: {name}.source: {spec.source} cannot be loaded ({' '.join(str(error).split())})"
-        ) from error
-    return model, tokenizer, {"parameters": _parameters(model)}
-
-
-def _published_folder(spec: PublishedModel) -> Path:
-    if Path(spec.source).is_dir():
-        return Path(spec.source)
-    return fetch(HubAddress(spec.source, spec.revision))
 
 
 def build_model(spec: TinyModel, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
@@ -169,38 +133,13 @@ def _train(
     model = build_model(spec, tokenizer)
     recipe = spec.pretraining
     print(
-        f"{name}: {_parameters(model):,} parameters, to a validation accuracy of {recipe.target_accuracy}, "
+        f"{name}: {parameters(model):,} parameters, to a validation accuracy of {recipe.target_accuracy}, "
         f"at most {recipe.max_steps} steps"
     )
-    result = pretrain(model, tokenizer, task, recipe, lambda *numbers: _print_check(name, *numbers), loss)
+    result = pretrain(model, tokenizer, task, recipe, lambda *numbers: print_check(name, *numbers), loss)
     if not result.reached_target:
         raise WorkError(
             f"{name}: validation accuracy {result.accuracy:.3f} after the cap of {recipe.max_steps} steps, below the "
             f"target of {recipe.target_accuracy}; raise max_steps or change its architecture in models.yaml"
         )
     return model, result
-
-
-def _start_cold(
-    name: str, spec: TinyModel, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task
-) -> dict[str, float | int | bool]:
-    if spec.cold_start is None:
-        return {}
-    recipe, label = spec.cold_start, f"{name}'s cold start"
-    result = cold_start(
-        model, tokenizer, task, recipe, spec.pretraining.seed, lambda *numbers: _print_check(label, *numbers)
-    )
-    if not result.cold_start_reached:
-        raise WorkError(
-            f"{label}: validation accuracy rose by {result.cold_start_gain:.3f} in {recipe.max_steps} steps, less than "
-            f"{recipe.gain}; raise its max_steps or learning_rate in models.yaml"
-        )
-    return result.as_dict()
-
-
-def _parameters(model: PreTrainedModel) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _print_check(name: str, step: int, loss: float, measured: float) -> None:
-    print(f"{name}: step {step}, loss {loss:.3f}, validation accuracy {measured:.3f}", flush=True)

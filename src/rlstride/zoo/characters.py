@@ -1,11 +1,10 @@
 """Whether a model's tokenizer knows the characters of a task: a published one may not; a tiny one is made of them."""
 
-from pathlib import Path
-
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from rlstride.config.models import PublishedModel
+from rlstride.config.models import PackageFile, PublishedModel
 from rlstride.errors import RequestError, first_line
+from rlstride.study.paths import SOURCE_REPORT, source_folder
 from rlstride.study.study import Study
 from rlstride.tasks import Task, build_task
 
@@ -23,11 +22,15 @@ def check_tokenizers(study: Study) -> list[str]:
     for name, model in study.models.items():
         if not isinstance(model, PublishedModel):
             continue
+        fetched = source_folder(study, name)
+        place = fetched if fetched is not None and (fetched / SOURCE_REPORT).is_file() else model.source
         try:
-            tokenizer = AutoTokenizer.from_pretrained(model.source, revision=model.revision)
+            if isinstance(place, PackageFile):
+                raise OSError("it is not fetched yet")
+            tokenizer = AutoTokenizer.from_pretrained(place, revision=model.revision)
         except (OSError, ValueError) as error:
             reason = f"the tokenizer of {model.source} cannot be read ({first_line(error)})"
-            if Path(model.source).is_dir():
+            if fetched is None:
                 raise RequestError(f"models.yaml: {name}.source: {reason}") from error
             unread.append(f"{name}: {reason}; whether it knows the characters of {task.name} is not checked.")
         else:

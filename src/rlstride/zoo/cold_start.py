@@ -1,5 +1,6 @@
 """Cold start: SFT of a pretrained base on right solutions, stopped long before the base does nothing else."""
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -9,7 +10,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.config.models import ColdStart
-from rlstride.tasks.problems import Task, draw_at_most, draw_problem
+from rlstride.tasks.problems import Problem, Task, draw_at_most, draw_problem
+from rlstride.tasks.rendering import Render, bare
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, accuracy, cross_entropy, encode_batch, update
 
 
@@ -19,11 +21,11 @@ class ColdStartReport:
 
     cold_start_steps: int
     cold_start_seconds: float
-    cold_start_gain: float  # in validation accuracy at temperature 1, as it was at the last look
+    cold_start_gain: float | None  # in validation accuracy at temperature 1, at the last look; None: none was asked for
     cold_start_reached: bool
 
     def as_dict(self) -> dict[str, float | int | bool]:
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def cold_start(
@@ -33,29 +35,47 @@ def cold_start(
     recipe: ColdStart,
     seed: int,
     on_check: Callable[[int, float, float], None] = lambda step, loss, accuracy: None,
+    render: Render = bare,
+    on_step: Callable[[int, float], None] = lambda step, seconds: None,
 ) -> ColdStartReport:
     """Trains ``model`` in place on solutions of training problems until its accuracy has risen by ``recipe.gain``.
 
     Args:
-        on_check: called with (step, loss, validation accuracy) at every look.
+        model: in float32.
+        tokenizer: the model's.
+        task: has the solutions.
+        recipe: without a gain all of its steps are made, and no accuracy is looked at.
+        seed: of the problems.
+        on_check: called with (step, loss, validation accuracy or NaN) at every look.
+        render: from a problem's prompt to what the model reads.
+        on_step: called with (step, seconds that it took) after every step.
     """
     started = time.monotonic()
     rng = random.Random(f"cold start/{task.name}/{seed}")
-    validation = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=seed)
-    before = accuracy(model, tokenizer, task, validation, temperature=1.0)
-    gain = 0.0
+    validation, before, gain = list[Problem](), math.nan, math.nan
+    if recipe.gain is not None:
+        validation, gain = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=seed), 0.0
+        before = accuracy(model, tokenizer, task, validation, temperature=1.0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(1, recipe.max_steps + 1):
+        began = time.monotonic()
         model.train()
         problems = [draw_problem(task, "train", rng) for _ in range(recipe.batch_size)]
-        ids, labels = encode_batch(tokenizer, [(problem.prompt, task.solution(problem)) for problem in problems])
+        pairs = [(render(problem.prompt), task.solution(problem)) for problem in problems]
+        ids, labels = encode_batch(tokenizer, pairs)
         loss = update(model, optimizer, cross_entropy(model, ids.to(model.device), labels.to(model.device)))
+        model.eval()
+        on_step(step, time.monotonic() - began)
         if step % recipe.check_every and step < recipe.max_steps:
             continue
-        model.eval()
-        measured = accuracy(model, tokenizer, task, validation, temperature=1.0)
+        measured = math.nan
+        if recipe.gain is not None:
+            measured = accuracy(model, tokenizer, task, validation, temperature=1.0)
+            gain = measured - before
         on_check(step, loss, measured)
-        gain = measured - before
-        if gain >= recipe.gain:
+        if recipe.gain is not None and gain >= recipe.gain:
             break
-    return ColdStartReport(step, time.monotonic() - started, gain, gain >= recipe.gain)
+    seconds = time.monotonic() - started
+    if recipe.gain is None:
+        return ColdStartReport(step, seconds, None, True)
+    return ColdStartReport(step, seconds, gain, gain >= recipe.gain)

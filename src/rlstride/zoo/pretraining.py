@@ -48,7 +48,7 @@ def encode_batch(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]
     """
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
-    completions = tokenizer([completion for _, completion in pairs])["input_ids"]
+    completions = tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
     rows = [prompt + completion + [eos] for prompt, completion in zip(prompts, completions, strict=True)]
     width = max(len(row) for row in rows)
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])  # (B, T)
