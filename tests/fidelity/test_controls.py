@@ -150,6 +150,10 @@ def test_the_scope_of_all_has_the_steps_embeddings_and_norms(small_run: SmallRun
         ("rank_120pct", "no more than 100 per cent"),
         ("rank_1_in_head", "no scope is called 'head'"),
         ("rank_1_random_unscaled", "is not a variant"),
+        ("base", "base_bf16 is the base rounded"),
+        ("rounding_noise_in_all", "a scope other than all"),
+        ("rounding_noise_bf16", "takes _unscaled, a factor"),
+        ("rank_1_as_rank_2", "a norm of the whole update"),
         ("rank_1,rank_1", "rank_1 is named twice"),
     ],
 )
@@ -217,3 +221,97 @@ def test_a_model_is_made_once_for_all_its_decodings(small_run: SmallRun, monkeyp
     bench, (candidate,) = Bench("cpu"), parse_models([str(small_run.path)], variants=read_variants("rank_1"))
     assert bench.load(candidate) is bench.load(candidate)
     assert made == ["once"]
+
+
+# ---- both sides rounded to bfloat16, what rounding adds, factors of the whole update
+
+
+def rounded(tensor: Tensor) -> Tensor:
+    """To the nearest number with 8 significant bits, by arithmetic alone: frexp's mantissa in [1/2, 1) times 2^8."""
+    mantissa, exponent = np.frexp(tensor.double().numpy())
+    return torch.from_numpy(np.ldexp(np.round(mantissa * 256), exponent - 8))
+
+
+def sides(run: SmallRun, variant: str) -> Iterator[tuple[Weight, Tensor, Tensor, Tensor]]:
+    """Every tensor with the base's, the step's and the variant's, float64."""
+    edits = StepEdits(run.trajectory, LAST, [parse_ablation(variant)])
+    model, reader = edits.model(variant), edits.reader
+    for weight in reader.weights:
+        assert model.tensor(weight.name).dtype == model.dtype(weight.name) == torch.float32
+        yield (
+            weight,
+            *(
+                tensor.double()
+                for tensor in (reader.stored(weight, 0), reader.stored(weight, LAST), model.tensor(weight.name))
+            ),
+        )
+
+
+def test_a_bf16_model_is_the_one_that_its_bfloat16_file_would_be(small_run: SmallRun) -> None:
+    for weight, base, step, model in sides(small_run, "in_scope_full_bf16"):
+        assert torch.equal(model, rounded(step if weight.in_scope else base))
+    for _, _, step, model in sides(small_run, "full_bf16_in_all"):
+        assert torch.equal(model, rounded(step))
+    for _, base, _, model in sides(small_run, "base_bf16"):
+        assert torch.equal(model, rounded(base))
+
+
+def test_a_rank_k_bf16_model_is_that_of_the_rounded_difference_on_the_rounded_base(small_run: SmallRun) -> None:
+    for weight, base, step, model in sides(small_run, "rank_2_bf16"):
+        if not weight.in_scope:
+            assert torch.equal(model, rounded(base))
+            continue
+        D = rounded(step) - rounded(base)
+        U, S, Vh = triplets(D)
+        part = (U[:, :2] * S[:2]) @ Vh[:2]
+        expected = rounded(base) + part * (D.norm() / part.norm())
+        torch.testing.assert_close(model, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["rounding_noise", "rounding_noise_unscaled", "rounding_noise_x0.5"])
+def test_rounding_noise_is_what_the_rounded_difference_has_beside_the_update(small_run: SmallRun, variant: str) -> None:
+    for weight, base, step, model in sides(small_run, variant):
+        D = step - base
+        if not weight.in_scope:
+            assert torch.equal(model, base)
+            continue
+        of_files = rounded(step) - rounded(base)
+        noise = of_files - (of_files * D).sum() / D.square().sum() * D
+        norm = {"rounding_noise_unscaled": noise.norm(), "rounding_noise": D.norm()}.get(variant, 0.5 * D.norm())
+        torch.testing.assert_close((model - base) / norm, noise / noise.norm(), rtol=0, atol=1e-5)
+        assert abs(float(((model - base) * D).sum())) < 1e-4 * float(D.norm() * norm)
+
+
+def test_rounding_noise_needs_masters(small_run: SmallRun, tmp_path: Path) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    file = run.trajectory.model_folder(LAST) / "model.safetensors"
+    step = {name: tensor.bfloat16() for name, tensor in load_file(file).items()}
+    save_file(step, file, metadata={"format": "pt"})
+    run.restate()
+    with pytest.raises(RequestError, match="in bfloat16: what rounding took from it is not in the files"):
+        list(updates(run, "rounding_noise"))
+    for weight, _, edit in updates(run, "rank_1_bf16"):  # the files are rounded already, and the base is now too
+        base = StepEdits(run.trajectory, LAST, []).reader.stored(weight, 0).double()
+        assert torch.linalg.matrix_rank(edit + base - rounded(base), rtol=1e-5) == 1
+
+
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_the_whole_update_as_rank_k_has_the_norm_of_the_unscaled_rank_k_model(
+    small_run: SmallRun, scale: float
+) -> None:
+    variant = "in_scope_full_as_rank_2" + ("" if scale == 1 else f"_x{scale:g}")
+    unscaled = {weight.name: edit for weight, _, edit in updates(small_run, "rank_2_unscaled")}
+    for weight, D, edit in updates(small_run, variant):
+        assert float(edit.norm()) == pytest.approx(scale * float(unscaled[weight.name].norm()), rel=1e-5)
+        assert float((edit * D).sum() / edit.norm() / D.norm()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.5])
+def test_a_factor_in_all_scales_every_tensor_of_the_update(small_run: SmallRun, factor: float) -> None:
+    for _, base, step, model in sides(small_run, f"full_x{factor:g}_in_all"):
+        torch.testing.assert_close(model, base + factor * (step - base), rtol=0, atol=1e-6)
+    for weight, base, step, model in sides(small_run, f"rank_1_x{factor:g}_in_all"):
+        if not weight.in_scope:
+            torch.testing.assert_close(model, base + factor * (step - base), rtol=0, atol=1e-6)
+    for _, _, step, model in sides(small_run, "full_in_all"):
+        assert torch.equal(model, step)

@@ -66,6 +66,17 @@ def test_a_set_of_variants_stands_for_its_members_in_their_order(studies: Callab
     assert ablation.on_the_way == ["rank_1", "rank_2", "rank_4", "rank_8"]
 
 
+def test_a_variant_of_two_sets_is_made_once(studies: Callable[..., Path]) -> None:
+    asked = {"variants": ["ranks", "rounding", "shrinkage", "factors"]}
+    found = load_study(studies("sets.yaml", based_on="config.yaml", name="sets", ablation=asked)).spec.ablation.variants
+    assert found[:5] == ["rank_1", "rank_2", "rank_4", "rank_8", "in_scope_full"]
+    assert len(found) == len(set(found))
+    factors = ("0.1", "0.25", "0.5", "0.75", "1.25", "1.5")
+    curves = [*(f"full_x{f}_in_all" for f in factors), *(f"rank_{k}_x{f}" for k in (1, 4, 8) for f in factors)]
+    assert set(curves) < set(found)
+    assert {"base_bf16", "full_bf16_in_all", "rounding_noise", "in_scope_full_as_rank_8"} < set(found)
+
+
 def test_a_name_that_is_neither_a_variant_nor_a_set_is_refused(studies: Callable[..., Path], capsys: Any) -> None:
     file = studies("odd.yaml", based_on="config.yaml", name="odd", ablation={"variants": ["ranky"]})
     assert main(["check", "--study", str(file)]) == 2

@@ -59,9 +59,9 @@ class Ablation(Strict):
 
     variants: list[str] = Field(
         default=["in_scope_full", "rank_1", "rank_2", "rank_4", "rank_8", "rank_1_unscaled", "rank_1_random"],
-        description="Made and scored in memory. in_scope_full, rank_K, rank_10pct, single_I, full_in_mlp; then perhaps "
-        "_unscaled, _random, _random_u, _random_v or _bottom, a factor (_x0.7) and a scope (_in_attention, _in_mlp, "
-        "_in_third_1, _in_all).",
+        description="Made and scored in memory. in_scope_full, rank_K, rank_10pct, single_I, full_in_mlp, "
+        "rounding_noise, base_bf16; then perhaps _unscaled, _random, _random_u, _random_v or _bottom, _bf16, "
+        "_as_rank_K, a factor (_x0.7) and a scope (_in_attention, _in_mlp, _in_third_1, _in_all).",
     )
 
     at: list[Window] = Field(

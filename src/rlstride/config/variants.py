@@ -1,14 +1,19 @@
 """The names of edited and extrapolated models, as they stand in tables and paths.
 
-An edited model's name is ``UPDATE[_CONTROL][_xSCALE][_in_SCOPE]``:
+An edited model's name is ``UPDATE[_CONTROL][_bf16][_as_rank_K][_xSCALE][_in_SCOPE]``:
 
     rank_4, rank_10pct      the 4 leading triplets of each matrix, or max(1, int(0.1 min(m, n))) of them
     single_2                the second triplet alone
     full                    the whole update, of a part of the matrices: full_in_mlp; in_scope_full is that of all
+    rounding_noise          what rounding base and step to bfloat16 adds to the update: their rounded difference without
+                            its part along the update; rounding_noise_unscaled at its own norm
+    base_bf16               the base rounded to bfloat16: what _bf16 models start from
     _unscaled               as the truncation leaves it; without it, the edit has the whole update's norm
     _random, _random_u, _random_v   random directions on both sides, or on one
     _bottom                 the triplets at the other end of the spectrum
-    _x0.7                   a further factor on the update
+    _bf16                   of base and step as bfloat16 files have them, every tensor rounded
+    _as_rank_4              the whole update at the norm that its 4 leading triplets have: rank_4_unscaled's null
+    _x0.7                   a further factor on the update, of every tensor that is the step's
     _in_attention, _in_mlp, _in_third_1 .. 3   only these matrices; _in_all: all, and every tensor out of scope too
 """
 
@@ -22,18 +27,23 @@ import yaml
 from rlstride.errors import RequestError, first_line
 
 Directions = Literal["true", "random", "random_u", "random_v", "bottom"]
+Source = Literal["stored", "bf16", "rounding"]
 Scope = Literal["linear", "attention", "mlp", "third_1", "third_2", "third_3", "all"]
 IN_SCOPE_FULL = "in_scope_full"
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _NAME = re.compile(
-    r"(?:(?P<whole>in_scope_full|full)|rank_(?P<rank>[1-9]\d*)|rank_(?P<percent>[1-9]\d*)pct|single_(?P<single>[1-9]\d*))"
+    r"(?:(?P<whole>in_scope_full|full|rounding_noise|base)|rank_(?P<rank>[1-9]\d*)|rank_(?P<percent>[1-9]\d*)pct"
+    r"|single_(?P<single>[1-9]\d*))"
     r"(?P<control>_unscaled|_random|_random_u|_random_v|_bottom)?"
+    r"(?P<bf16>_bf16)?"
+    r"(?:_as_rank_(?P<norm_of>[1-9]\d*))?"
     r"(?:_x(?P<scale>\d+(?:\.\d+)?))?"
     r"(?:_in_(?P<scope>[a-z]+(?:_\d)?))?"
 )
 USAGE = (
-    "in_scope_full, full, rank_K, rank_Ppct or single_I; then perhaps _unscaled, _random, _random_u, _random_v or "
-    "_bottom (of rank_K), a factor such as _x0.7, and a scope such as _in_mlp"
+    "in_scope_full, full, rank_K, rank_Ppct, single_I, rounding_noise or base_bf16; then perhaps _unscaled, _random, "
+    "_random_u, _random_v or _bottom (of rank_K), _bf16, _as_rank_K (of the whole update), a factor such as _x0.7, and "
+    "a scope such as _in_mlp"
 )
 
 
@@ -50,6 +60,9 @@ class AblationVariant:
         directions: of the update, or a control's.
         scale: a further factor on the update, after rescaling.
         scope: the matrices that are edited.
+        source: the update of the files as stored; that of base and step rounded to bfloat16, on the rounded base; or
+            what rounding adds to the update, on the base as stored.
+        norm_of: the whole update gets the norm of this many leading triplets, as the truncation leaves them.
     """
 
     name: str
@@ -60,6 +73,8 @@ class AblationVariant:
     percent: float | None = None
     first: int = 1
     scope: Scope = "linear"
+    source: Source = "stored"
+    norm_of: int | None = None
 
     @property
     def control(self) -> str:
@@ -77,7 +92,9 @@ class AblationVariant:
         if self.directions == "bottom":
             return min(shape)
         kept = self.kept(shape)
-        return 0 if kept is None else min(self.first - 1 + kept, min(shape))
+        if kept is None:
+            return min(self.norm_of or 0, min(shape))
+        return min(self.first - 1 + kept, min(shape))
 
 
 def is_variant(name: object) -> bool:
@@ -97,15 +114,11 @@ def parse_ablation(name: str) -> AblationVariant:
     match = _NAME.fullmatch(name)
     if not match:
         raise ValueError(f"{name!r} is not a variant: use {USAGE}")
-    control, scope = (match["control"] or "")[1:], match["scope"]
+    whole, control, scope = match["whole"], (match["control"] or "")[1:], match["scope"]
     if scope is not None and scope not in SCOPES[1:]:
         raise ValueError(f"{name!r}: no scope is called {scope!r}: use {', '.join(SCOPES[1:])}")
-    if match["whole"] and (match["whole"] == "full") != (scope is not None):
-        raise ValueError(f"{name!r} is not a variant: full needs a scope (full_in_mlp), in_scope_full takes none")
-    if control and (match["whole"] or match["single"]):
-        raise ValueError(f"{name!r} is not a variant: {control} is a control of rank_K")
-    if match["percent"] and int(match["percent"]) > 100:
-        raise ValueError(f"{name!r} is not a variant: there are no more than 100 per cent")
+    if problem := _problem(match):
+        raise ValueError(f"{name!r} is not a variant: {problem}")
     return AblationVariant(
         name,
         rank=1 if match["single"] else int(match["rank"]) if match["rank"] else None,
@@ -113,9 +126,31 @@ def parse_ablation(name: str) -> AblationVariant:
         first=int(match["single"] or 1),
         rescale="none" if control == "unscaled" else "frobenius",
         directions="true" if control in ("", "unscaled") else cast(Directions, control),
-        scale=float(match["scale"] or 1),
+        scale=0.0 if whole == "base" else float(match["scale"] or 1),
         scope=cast(Scope, scope or "linear"),
+        source="rounding" if whole == "rounding_noise" else "bf16" if match["bf16"] else "stored",
+        norm_of=int(match["norm_of"]) if match["norm_of"] else None,
     )
+
+
+def _problem(parts: re.Match[str]) -> str | None:
+    """Why the parts of a name do not go together; None where they do."""
+    whole, control, scope = parts["whole"], (parts["control"] or "")[1:], parts["scope"]
+    if whole == "base" and parts[0] != "base_bf16":
+        return "the base has no update; base_bf16 is the base rounded to bfloat16"
+    if whole == "rounding_noise":
+        if control not in ("", "unscaled") or parts["bf16"] or parts["norm_of"] or scope == "all":
+            return "rounding_noise takes _unscaled, a factor and a scope other than all"
+        return None
+    if whole in ("full", "in_scope_full") and (whole == "full") != (scope is not None):
+        return "full needs a scope (full_in_mlp), in_scope_full takes none"
+    if control and (whole or parts["single"]):
+        return f"{control} is a control of rank_K"
+    if parts["norm_of"] and not whole:
+        return f"as_rank_{parts['norm_of']} is a norm of the whole update (in_scope_full_as_rank_{parts['norm_of']})"
+    if parts["percent"] and int(parts["percent"]) > 100:
+        return "there are no more than 100 per cent"
+    return None
 
 
 def read_variants(text: str, flag: str = "--variants") -> list[AblationVariant]:

@@ -2,7 +2,9 @@
 
 W_k = W0 + scale * a * D_k per edited matrix, with D_k = sum_i s_i u_i v_i^T over the triplets that are kept and
 a = |D|F / |D_k|F (rescale ``frobenius``) or 1 (``none``). Every tensor that is not edited stays bit-identical to the
-base; only in the scope ``all`` those outside of the decoder layers' matrices are the step's.
+base; only in the scope ``all`` those outside of the decoder layers' matrices take scale * D too: they are the step's at
+a factor of 1. What D and the base are, as stored or rounded to bfloat16, is the edit's source
+(:mod:`rlstride.edits.sources`).
 """
 
 import sys
@@ -14,8 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rlstride.config.variants import AblationVariant, Scope
+from rlstride.config.variants import AblationVariant, Scope, Source
 from rlstride.edits.model_writer import EDITED_MODEL, model_card, write_model
+from rlstride.edits.sources import dtype_of_source, kept_tensor, update_of
 from rlstride.errors import RequestError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_folder
@@ -34,6 +37,13 @@ class Decomposition:
 
     norm: float
     svd: TruncatedSVD
+
+    def norm_of(self, rank: int) -> float:
+        """|D_k|F as the truncation leaves it."""
+        return frobenius(self.svd.s[:rank])
+
+
+Decompositions = Mapping[tuple[str, Source], Decomposition]
 
 
 class StepEdits:
@@ -66,18 +76,21 @@ class StepEdits:
         return self.trajectory.digest(self.step)
 
     @cached_property
-    def decompositions(self) -> dict[str, Decomposition]:
-        """|D|F and as many leading triplets as the edits need, by module; none of what no edit decomposes.
+    def decompositions(self) -> dict[tuple[str, Source], Decomposition]:
+        """|D|F and as many leading triplets as the edits need, by module and source; none of what no edit decomposes.
 
         Raises:
             RequestError: the base has no matrix inside a decoder layer.
             NotFiniteError: a checkpoint holds NaN or infinite entries.
         """
-        needed = {weight: self._needed(weight) for weight in self.reader.in_scope}
-        found: dict[str, Decomposition] = {}
-        for weight in track([weight for weight, rank in needed.items() if rank], "ablate: decompositions"):
-            D = self.reader.update(weight, self.step)
-            found[weight.module] = Decomposition(frobenius(D), truncated_svd(D, needed[weight]))
+        sources = list(dict.fromkeys(variant.source for variant in self.variants.values()))
+        keys = [(weight, source) for weight in self.reader.in_scope for source in sources]
+        needed = {key: self._needed(*key) for key in keys}
+        found: dict[tuple[str, Source], Decomposition] = {}
+        for weight, source in track([key for key, rank in needed.items() if rank], "ablate: decompositions"):
+            D = update_of(self.reader, weight, self.step, source)
+            svd = truncated_svd(D, needed[weight, source])
+            found[weight.module, source] = Decomposition(frobenius(D), svd)
         return found
 
     @cached_property
@@ -99,8 +112,9 @@ class StepEdits:
         """Frees the decompositions; they are made again where they are asked for."""
         self.__dict__.pop("decompositions", None)
 
-    def _needed(self, weight: Weight) -> int:
-        about = [variant for variant in self.variants.values() if in_scope(weight, variant.scope, self.layers)]
+    def _needed(self, weight: Weight, source: Source) -> int:
+        of_source = [variant for variant in self.variants.values() if variant.source == source]
+        about = [variant for variant in of_source if in_scope(weight, variant.scope, self.layers)]
         return max((variant.needed(weight.shape) for variant in about), default=0)
 
     def model(self, variant: str) -> "EditedModel":
@@ -122,6 +136,8 @@ class EditedModel:
         self._edited = {weight.name for weight in reader.in_scope if in_scope(weight, variant.scope, edits.layers)}
         if not self._edited:
             raise RequestError(f"{variant.name}: no matrix of {edits.trajectory.base_folder} is in its scope")
+        if variant.source == "rounding":
+            _require_masters(edits, variant, reader)
 
     def names(self) -> list[str]:
         """The base's tensors, sorted."""
@@ -129,22 +145,27 @@ class EditedModel:
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype: of an edited one float32 at least, unless it is the step's own."""
-        weight, reader = self._weights[name], self._edits.reader
-        if name not in self._edited:
-            return reader.dtype(weight, self._whence(weight))
-        return _dtype(reader, weight, self._edits.step, self._variant)
+        weight, reader, step = self._weights[name], self._edits.reader, self._edits.step
+        if name in self._edited:
+            return _dtype(reader, weight, step, self._variant)
+        if self._is_scaled(weight):
+            return dtype_of_edits(reader.dtype(weight, 0), reader.dtype(weight, step))
+        return dtype_of_source(reader, weight, self._whence(weight), self._variant.source)
 
     def tensor(self, name: str) -> Tensor:
         """A tensor; the output head of tied embeddings by its own name too. Errors are those of the reader."""
         weight, reader = self._weights.get(self._base.own_name(name)), self._edits.reader
         if weight is None:
             raise RequestError(f"{self._base.path}: there is no tensor {name!r}")
-        if weight.name not in self._edited:
-            return reader.stored(weight, self._whence(weight))
-        return edited(reader, weight, self._edits.step, self._variant, self._edits.decompositions)
+        if weight.name in self._edited:
+            return edited(reader, weight, self._edits.step, self._variant, self._edits.decompositions)
+        if self._is_scaled(weight):
+            dtype, variant = self.dtype(weight.name), self._variant
+            return _scaled(reader, weight, self._edits.step, variant.source, variant.scale, dtype)
+        return kept_tensor(reader, weight, self._whence(weight), self._variant.source)
 
     def moves(self) -> bool:
-        """Whether anything of it is not the base's."""
+        """Whether the step moved anything of what it edits."""
         others = self._edits.moved_outside if self._variant.scope == "all" else set()
         return bool(others) or not self._edited.isdisjoint(self._edits.moved)
 
@@ -158,6 +179,10 @@ class EditedModel:
         if fused := scope_of(edited).fused:
             facts["edited without taking apart"] = ", ".join(fused)
         return facts | {"moved outside of it": listed(moved) if moved else "nothing"}
+
+    def _is_scaled(self, weight: Weight) -> bool:
+        """Whether a tensor that is not edited has a factor of its own update, and so is neither base's nor step's."""
+        return self._whence(weight) != 0 and self._variant.scale != 1 and weight.name in self._edits.moved_outside
 
     def _whence(self, weight: Weight) -> int:
         """The step of a tensor that is not edited."""
@@ -202,7 +227,8 @@ def write_ablations(
             f"{trajectory.model_folder(step)}: every tensor is equal to the base's, so there is no update to edit"
         )
     with ledger_entry(trajectory.folder.parent / "ledger", "ablate", step=step, variants=list(edits.variants)) as found:
-        found["near_ties"] = [module for module, d in edits.decompositions.items() if d.svd.near_tie]
+        ties = [module for (module, _), decomposition in edits.decompositions.items() if decomposition.svd.near_tie]
+        found["near_ties"] = list(dict.fromkeys(ties))
         for out, variant in track(variants.items(), "ablate: models"):
             model = edits.model(variant.name)
             tensors = {name: model.tensor(name) for name in model.names()}
@@ -211,35 +237,69 @@ def write_ablations(
 
 
 def edited(
-    reader: UpdateReader,
-    weight: Weight,
-    step: int,
-    variant: AblationVariant,
-    decompositions: Mapping[str, Decomposition],
+    reader: UpdateReader, weight: Weight, step: int, variant: AblationVariant, decompositions: Decompositions
 ) -> Tensor:
     """One matrix with its edited update, in float32 at least; the step's own matrix in the wider dtype of the two.
 
-    A variant that keeps the whole update needs no decomposition.
+    A variant that keeps the whole update at its own norm needs no decomposition.
     """
-    base, dtype = reader.stored(weight, 0), _dtype(reader, weight, step, variant)
-    kept = variant.kept(weight.shape)
+    dtype, kept = _dtype(reader, weight, step, variant), variant.kept(weight.shape)
+    if _is_the_step(variant):  # Wt itself, which W0 + (Wt - W0) is only up to rounding
+        return kept_tensor(reader, weight, step, variant.source).to(dtype)
     if kept is None:
-        if variant.scale == 1:  # Wt itself, which W0 + (Wt - W0) is only up to rounding
-            return reader.stored(weight, step).to(dtype)
-        update = reader.update(weight, step)
-        return (base.double() + variant.scale * update.double()).to(dtype)
-    decomposition = _chosen(decompositions[weight.module], variant, kept)
+        factor = variant.scale * _norm_factor(reader, weight, step, variant, decompositions)
+        return _scaled(reader, weight, step, variant.source, factor, dtype)
+    decomposition = _chosen(decompositions[weight.module, variant.source], variant, kept)
     if variant.directions.startswith("random"):
         seed = reader.trajectory.seed_for(step, weight.module, variant.control)
         decomposition = _with_random_directions(decomposition, variant, seed)
     update = rank_k_update(decomposition, kept, rescale=variant.rescale == "frobenius")
-    return (base.double() + variant.scale * update).to(dtype)
+    return (kept_tensor(reader, weight, 0, variant.source).double() + variant.scale * update).to(dtype)
+
+
+def _scaled(
+    reader: UpdateReader, weight: Weight, step: int, source: Source, factor: float, dtype: torch.dtype
+) -> Tensor:
+    """W0 + factor * D of the whole update, summed in float64."""
+    base = kept_tensor(reader, weight, 0, source)
+    if factor == 0:
+        return base.to(dtype)
+    return (base.double() + factor * update_of(reader, weight, step, source).double()).to(dtype)
+
+
+def _norm_factor(
+    reader: UpdateReader, weight: Weight, step: int, variant: AblationVariant, decompositions: Decompositions
+) -> float:
+    """What gives the whole update the norm that its name says; 1 where there is nothing to scale."""
+    if variant.norm_of is not None:
+        decomposition = decompositions[weight.module, variant.source]
+        return decomposition.norm_of(variant.norm_of) / decomposition.norm if decomposition.norm > 0 else 1.0
+    if variant.source == "rounding" and variant.rescale == "frobenius":
+        norm = frobenius(update_of(reader, weight, step, "rounding"))
+        return frobenius(reader.update(weight, step)) / norm if norm > 0 else 1.0
+    return 1.0
+
+
+def _is_the_step(variant: AblationVariant) -> bool:
+    whole = variant.rank is None and variant.percent is None and variant.norm_of is None
+    return whole and variant.scale == 1 and variant.source != "rounding"
 
 
 def _dtype(reader: UpdateReader, weight: Weight, step: int, variant: AblationVariant) -> torch.dtype:
     dtypes = reader.dtype(weight, 0), reader.dtype(weight, step)
-    itself = variant.kept(weight.shape) is None and variant.scale == 1
+    itself = _is_the_step(variant) and variant.source == "stored"
     return wider(*dtypes) if itself else dtype_of_edits(*dtypes)
+
+
+def _require_masters(edits: StepEdits, variant: AblationVariant, reader: UpdateReader) -> None:
+    """Refuses a step without an update that rounding could take anything from."""
+    narrow = next((weight for weight in reader.in_scope if reader.dtype(weight, edits.step).itemsize < 4), None)
+    if narrow is not None:
+        place, dtype = edits.trajectory.model_folder(edits.step), str(reader.dtype(narrow, edits.step))
+        raise RequestError(
+            f"{variant.name}: {place} holds {narrow.name} in {dtype.removeprefix('torch.')}: "
+            "what rounding took from it is not in the files; keep float32 masters"
+        )
 
 
 def rank_k_update(decomposition: Decomposition, rank: int, *, rescale: bool) -> Tensor:
@@ -281,7 +341,12 @@ _SCOPES = {
     "linear": "2-D weights inside the decoder layers; every other tensor is the base's",
     "attention": "2-D weights of the attention inside the decoder layers; every other tensor is the base's",
     "mlp": "2-D weights inside the decoder layers but for the attention's; every other tensor is the base's",
-    "all": "2-D weights inside the decoder layers; every other tensor is the step's",
+    "all": "2-D weights inside the decoder layers; every other tensor is the step's, at the same factor",
+}
+_SOURCES = {
+    "stored": "Wt - W0 as stored",
+    "bf16": "bf16(Wt) - bf16(W0), on the base rounded to bfloat16",
+    "rounding": "what rounding both sides to bfloat16 adds, without its part along the update",
 }
 _DIRECTIONS = {
     "true": "u_i, v_i of the update",
@@ -301,6 +366,12 @@ def _facts(step: int, variant: AblationVariant) -> dict[str, object]:
         "scope": _SCOPES.get(variant.scope, f"2-D weights of the layers' {variant.scope.replace('_', ' ')} of three"),
         "scale": variant.scale,
     }
+    if variant.source != "stored":
+        facts["update"] = _SOURCES[variant.source]
+    if variant.norm_of is not None:
+        facts["norm"] = f"of the rank-{variant.norm_of} part as the truncation leaves it"
+    if variant.source == "rounding":
+        facts["norm"] = "|D|F, the full update's" if variant.rescale == "frobenius" else "its own"
     if not whole:
         facts["norm"] = "|D|F, the full update's" if variant.rescale == "frobenius" else "as the truncation leaves it"
         facts["directions"] = _DIRECTIONS[variant.directions]

@@ -70,7 +70,9 @@ _NAMES_VARIANTS = (("ablation", "variants"), ("ablation", "on_the_way"), ("drift
 
 
 def _with_sets(data: Any, path: Path) -> Any:
-    """A study's data with each set of variants replaced by its members; an unknown name stays, and is refused later."""
+    """A study's data with each set of variants replaced by its members, a member of two sets once; an unknown name
+    stays, and is refused later.
+    """
     if not isinstance(data, dict):
         return data
     data = dict(data)
@@ -80,7 +82,7 @@ def _with_sets(data: Any, path: Path) -> Any:
             continue
         sets = _sets(path)
         members = [member for name in names for member in sets.get(str(name), [name])]
-        data[section] = data[section] | {key: members}
+        data[section] = data[section] | {key: list(dict.fromkeys(members))}
     return data
 
 

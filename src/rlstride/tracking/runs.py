@@ -136,6 +136,8 @@ def _variant_params(study: Study, variant: str) -> dict[str, str]:
         return {}
     rank = f"{edit.percent:g} %" if edit.percent is not None else "full" if edit.rank is None else str(edit.rank)
     params = {"rank": rank, "scope": edit.scope, "scale": f"{edit.scale:g}"}
+    params |= {} if edit.source == "stored" else {"update": edit.source}
+    params |= {} if edit.norm_of is None else {"norm_of_rank": str(edit.norm_of)}
     if rank == "full":
         return params
     return params | {"first_triplet": str(edit.first), "rescale": edit.rescale, "directions": edit.directions}
