@@ -12,6 +12,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from planted_run import SmallRun, quick
 from rlstride.cli import main
+from rlstride.config.variants import window_variant
 from rlstride.config.yaml_files import read_yaml
 from rlstride.evaluation.score_tables import Measurement
 from rlstride.evaluation.scorer import ValidationScorer
@@ -21,7 +22,7 @@ from rlstride.extrapolation.next_predictor import NExt, Trained
 from rlstride.extrapolation.predict import write_predictions
 from rlstride.extrapolation.registry import METHODS
 from rlstride.study.load import resolve_study, resolved_yaml
-from rlstride.study.plan import tried_targets
+from rlstride.study.plan import asked_predictions, tried_targets
 from rlstride.study.study import Study
 from rlstride.tasks import build_task, draw_problems
 from rlstride.trajectory.store import Trajectory
@@ -76,6 +77,34 @@ def test_the_factor_is_the_one_whose_model_scores_best(
     assert f"method: {method}" in card
     assert f"- target: factor {factor:g}, chosen on validation among 1, " in card
     assert "Of several models this one was best on validation problems, with 0." in card
+
+
+def test_full_shrunk_goes_back_to_the_factor_whose_model_scores_best(small_run: SmallRun, tmp_path: Path) -> None:
+    run, name = small_run.copy_to(tmp_path / "copy"), "model.layers.0.mlp.up_proj.weight"
+    base, last = (load_file(run.trajectory.model_folder(step) / "model.safetensors") for step in (0, 20))
+    wanted = base[name].double() + 0.3 * (last[name].double() - base[name].double())
+    found = chosen(run, tmp_path / "full_shrunk", "full_shrunk", wanted, name, window=1.0)
+    assert (found["chosen"], found["factor"]) == ("factor", 0.25)
+    assert set(found["tried"]) == {"1", "0.75", "0.5", "0.25", "0.1"}
+    for tensor, value in load_file(tmp_path / "full_shrunk" / "model.safetensors").items():
+        torch.testing.assert_close(value, base[tensor] + 0.25 * (last[tensor] - base[tensor]), rtol=0, atol=1e-6)
+
+
+def test_full_shrunk_is_the_run_itself_where_nothing_is_better(small_run: SmallRun, tmp_path: Path) -> None:
+    run, name = small_run.copy_to(tmp_path / "copy"), "model.layers.0.mlp.up_proj.weight"
+    last = load_file(run.trajectory.model_folder(20) / "model.safetensors")
+    assert chosen(run, tmp_path / "full_shrunk", "full_shrunk", last[name], name, window=1.0)["factor"] == 1
+    for tensor, value in load_file(tmp_path / "full_shrunk" / "model.safetensors").items():
+        assert torch.equal(value, last[tensor])
+
+
+def test_a_method_of_the_whole_run_is_asked_once_whatever_the_windows() -> None:
+    assert asked_predictions(["last", "full_shrunk", "linear"], [0.2, 0.4]) == [
+        *((0.2, "last"), (0.2, "linear"), (0.4, "last"), (0.4, "linear")),
+        (1.0, "full_shrunk"),
+    ]
+    assert window_variant(1.0, "full_shrunk") == "full_shrunk"
+    assert window_variant(1.0, "last") == "window_1_last"
 
 
 def test_logits_are_scored_as_the_windows_last_model_with_each_factor(small_run: SmallRun, tmp_path: Path) -> None:

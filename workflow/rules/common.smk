@@ -13,7 +13,15 @@ from rlstride.config.yaml_files import read_study
 from rlstride.study.load import resolve_study, resolved_yaml
 from rlstride.study.study import Cell
 from rlstride.study.paths import SOURCE_REPORT, base_folder, source_folder, study_paths
-from rlstride.study.plan import drift_steps, edit_decodings, edited_steps, planned_jumps, predictions, step_folder
+from rlstride.study.plan import (
+    asked_predictions,
+    drift_steps,
+    edit_decodings,
+    edited_steps,
+    planned_jumps,
+    predictions,
+    step_folder,
+)
 from rlstride.tables.specs import TABLES as SPECS, inputs_of
 from rlstride.config.variants import jump_variant
 from rlstride.atomic_files import write_text
@@ -106,7 +114,7 @@ def steps_on_the_way(wildcards, input):
 def predictions_folder(wildcards, output):
     """Where rlstride extrapolate writes: a folder of models, or the model itself where a study asks for a single one."""
     spec = STUDY.spec.extrapolation
-    single = len(spec.methods) * len(spec.windows) == 1
+    single = len(asked_predictions(spec.methods, spec.windows)) == 1
     return output.models[0] if single else os.path.dirname(output.models[0])
 
 

@@ -1,6 +1,7 @@
 # Needs: a trajectory, and the validation accuracy of its kept steps.
-# Makes: models/window_{w}_{method}/, a model predicted from the steps of a window alone: temporary, gone once it has been
-#        scored. A method that needs more kept steps than a window has is reported as not applicable, and makes no model.
+# Makes: models/window_{w}_{method}/, a model predicted from the steps of a window alone (models/full_shrunk/, the run's own
+#        update shrunk, is of all steps): temporary, gone once it has been scored. A method that needs more kept steps than
+#        a window has is reported as not applicable, and makes no model.
 
 PREDICTED = [str(CELL.models / prediction.variant) for prediction in PREDICTIONS]
 

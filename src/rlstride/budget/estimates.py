@@ -4,6 +4,7 @@ from rlstride.budget.sizes import adapter_parameters, decoder_parameters, model_
 from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import (
+    asked_predictions,
     drift_steps,
     edit_decodings,
     edited_steps,
@@ -238,14 +239,12 @@ def _drift_plan(study: Study) -> list[str]:
 
 
 def _not_applicable(study: Study) -> list[str]:
-    made = {(prediction.method, prediction.window) for prediction in predictions(study.spec)}
-    asked = [
-        (method, window) for window in study.spec.extrapolation.windows for method in study.spec.extrapolation.methods
-    ]
+    made = {(prediction.window, prediction.method) for prediction in predictions(study.spec)}
+    spec = study.spec.extrapolation
     found = [
         f"{method} at window {window:g}, which holds too few kept steps"
-        for method, window in asked
-        if (method, window) not in made
+        for window, method in asked_predictions(spec.methods, spec.windows)
+        if (window, method) not in made
     ]
     if study.spec.drift.at and not drift_steps(study.spec):
         found.append("drift, which needs a headline decoding that draws, and a kept step in one of its shares")

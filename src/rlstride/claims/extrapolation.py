@@ -6,7 +6,7 @@ from rlstride.claims import published, verdicts
 from rlstride.claims.claim import Claim, Found, accuracies, named
 from rlstride.config.variants import window_variant
 from rlstride.stats.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
-from rlstride.study.plan import predictions
+from rlstride.study.plan import asked_predictions, predictions
 from rlstride.tables.evidence import Evidence
 
 _ALPHARL, _LAST, _LINEAR = (
@@ -22,7 +22,7 @@ def _advantage(evidence: Evidence) -> verdicts.Verdict:
 
 def _why_missing(evidence: Evidence) -> str:
     asked = evidence.study.spec.extrapolation
-    named_so = {window_variant(window, method) for window in asked.windows for method in asked.methods}
+    named_so = {window_variant(*each) for each in asked_predictions(asked.methods, asked.windows)}
     applicable = {prediction.variant for prediction in predictions(evidence.study.spec)}
     if _ALPHARL in named_so and _ALPHARL not in applicable:
         return "3 kept steps in the window: not applicable to runs as short as these"

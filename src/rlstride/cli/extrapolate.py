@@ -20,7 +20,11 @@ def extrapolate(
     method: Annotated[Names, typer.Option(metavar="NAME[,NAME]", parser=names, help="See rlstride list methods.")],
     window: Annotated[
         Numbers,
-        typer.Option(metavar="W[,W]", parser=numbers, help="Share of the steps that may be seen, in (0, 1]."),
+        typer.Option(
+            metavar="W[,W]",
+            parser=numbers,
+            help="Share of the steps that may be seen, in (0, 1]; full_shrunk sees all of them.",
+        ),
     ],
     out: OutFolder,
     target_accuracy: Annotated[
@@ -57,11 +61,13 @@ def extrapolate(
     with imports():
         from rlstride.config.variants import window_variant
         from rlstride.extrapolation.predict import write_predictions
+        from rlstride.extrapolation.registry import method_named
+        from rlstride.study.plan import asked_predictions
         from rlstride.trajectory.store import Trajectory
 
     run = Trajectory(trajectory)
-    pairs = [(name, share) for share in window for name in method]
-    folders = {out if len(pairs) == 1 else out / window_variant(share, name): (name, share) for name, share in pairs}
+    pairs = asked_predictions([method_named(name).name for name in method], window)
+    folders = {out if len(pairs) == 1 else out / window_variant(share, name): (name, share) for share, name in pairs}
 
     def scorer() -> "ValidationScorer":
         require("evaluate")

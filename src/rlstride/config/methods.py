@@ -12,6 +12,7 @@ from rlstride.config.plugins import with_plugins
 
 MULTIPLES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # of the run's last step: the target steps that are tried
 NEXT_ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5)  # of NExt's jump, that next_validated tries
+SHRINK_FACTORS = (1.0, 0.75, 0.5, 0.25, 0.1)  # of the run's update, that full_shrunk tries, from the run itself
 
 # Families that are read against each other: a row of panels for each, in this order.
 Family = Literal[
@@ -36,6 +37,8 @@ class MethodSpec:
             extrapolates through: 0 the first, -1 the last.
         factors: of a method that tries factors of its jump there, these.
         has_weights: whether its model has weights of its own, which a run can go on from.
+        whole_run: whether it sees the run to its end, whatever windows are asked for: it predicts nothing, and its
+            model is called by its own name.
     """
 
     name: str
@@ -48,6 +51,7 @@ class MethodSpec:
     reach_through: int | None = None
     factors: tuple[float, ...] = ()
     has_weights: bool = True
+    whole_run: bool = False
 
     @property
     def uses_scores(self) -> bool:
@@ -57,7 +61,7 @@ class MethodSpec:
     @property
     def can_jump(self) -> bool:
         """Whether a run that is training can be put where it points: it needs nothing but the window."""
-        return self.has_weights and not self.uses_scores and not self.oracle
+        return self.has_weights and not self.uses_scores and not self.oracle and not self.whole_run
 
 
 _ALL = (
@@ -189,6 +193,14 @@ _ALL = (
         "networks",
         _EXTRAPOLATION + "next_predictor:NEXT_WITHOUT_L",
         fewest_steps=7,
+    ),
+    MethodSpec(
+        "full_shrunk",
+        "The whole run's update times a factor of 1 or less, as validation problems say.",
+        "controls",
+        _EXTRAPOLATION + "validated:FULL_SHRUNK",
+        factors=SHRINK_FACTORS,
+        whole_run=True,
     ),
 )
 METHODS: Mapping[str, MethodSpec] = with_plugins("rlstride.methods", MethodSpec, _ALL)

@@ -24,6 +24,7 @@ from typing import Literal, cast, get_args
 
 import yaml
 
+from rlstride.config.methods import METHODS
 from rlstride.errors import RequestError, first_line
 
 Directions = Literal["true", "random", "random_u", "random_v", "bottom"]
@@ -185,8 +186,11 @@ def read_variants(text: str, flag: str = "--variants") -> list[AblationVariant]:
 
 
 def window_variant(window: float, method: str) -> str:
-    """The variant name of a model that a method predicts from a window, such as window_0.4_alpharl."""
-    return f"window_{window:g}_{method}"
+    """The variant name of a model that a method makes from a window, such as window_0.4_alpharl; of the whole run, its
+    own, such as full_shrunk.
+    """
+    known = METHODS.get(method)
+    return method if known is not None and known.whole_run else f"window_{window:g}_{method}"
 
 
 def jump_variant(name: str) -> str:

@@ -4,7 +4,8 @@ A method that extrapolates to a step T goes c times as far as its own step m, wi
 of ``tried_targets``, so c runs over multiples of T/m. NExt's jump is five kept steps long whatever the target: here it
 is taken ``NEXT_ALPHAS`` times (arXiv 2604.11446: 1.5, and alike from 0.5 to 2.5). To stay at the window's own step,
 c = 1 or alpha = 0, is always among what is tried. A method is fitted once. The same random numbers score every
-candidate; of equally good ones the nearest is kept.
+candidate; of equally good ones the nearest is kept. ``full_shrunk`` goes the other way: from the run's last step back
+towards the base, which tells a gain by less from a gain by something else.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rlstride.extrapolation.controls import FIRST_UPDATE
-from rlstride.extrapolation.linear import LINEAR
+from rlstride.extrapolation.linear import LINEAR, scaled_updates
 from rlstride.extrapolation.logits import LOGITS
 from rlstride.extrapolation.method import Method, Prediction, Predictor, Target
 from rlstride.extrapolation.next_predictor import NEXT, NExt, NExtPredictor
@@ -78,6 +79,31 @@ class ValidatedNExt(Method):
 
 
 NEXT_VALIDATED = ValidatedNExt()
+
+
+@dataclass(frozen=True)
+class Shrunk(Method):
+    """W* = W0 + f (WT - W0) for all tensors, T the run's last step: f = 1 is the run, the null of the others."""
+
+    name: str = "full_shrunk"
+
+    def fit(self, window: Trajectory, accuracies: Mapping[int, float]) -> "ShrunkPredictor":
+        return ShrunkPredictor(window, self.spec.factors)
+
+
+FULL_SHRUNK = Shrunk()
+
+
+@dataclass(frozen=True)
+class ShrunkPredictor:
+    """The line from the last step back to the base, and where it is tried."""
+
+    run: Trajectory
+    factors: Sequence[float]
+
+    def predict(self, target: Target) -> Prediction:
+        last = self.run.steps[-1]
+        return best_of("factor", self.factors, lambda f: Prediction(scaled_updates(self.run, last, f)), target)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rlstride.report.figures.specs import FIGURE_FILES
 from rlstride.report.figures.write import FigureFile, write_figures
 from rlstride.report.findings import headline_findings, jump_findings, stride_finding
 from rlstride.study.paths import StudyPaths
-from rlstride.study.plan import planned_jumps, predictions
+from rlstride.study.plan import asked_predictions, planned_jumps, predictions
 from rlstride.study.study import Study
 from rlstride.tables.collect import empty_table
 from rlstride.tables.results import StudyResults
@@ -136,11 +136,8 @@ def _embedded(figure: FigureFile, out_dir: Path) -> dict[str, Any]:
 
 def _accuracy_tables(frame: pd.DataFrame, study: Study) -> list[dict[str, Any]]:
     """For each cell, variants by decodings; a variant that the study names but no row has is shown as not run."""
-    predicted = [
-        window_variant(window, method)
-        for window in study.spec.extrapolation.windows
-        for method in study.spec.extrapolation.methods
-    ]
+    spec = study.spec.extrapolation
+    predicted = [window_variant(*each) for each in asked_predictions(spec.methods, spec.windows)]
     applicable = {prediction.variant for prediction in predictions(study.spec)}
     always = ["base", "frozen", "full", *study.spec.ablation.variants, *predicted]
     jumps, jumping = [planned.variant for planned in planned_jumps(study.spec).values()], set(study.jumping_cells)

@@ -102,14 +102,20 @@ def drift_steps(spec: StudyFile) -> list[int]:
     return [] if greedy else steps_at(spec.training, spec.drift.at)
 
 
+def asked_predictions(methods: Sequence[str], windows: Sequence[float]) -> list[tuple[float, str]]:
+    """Window and method of each model that is asked for, applicable or not; a method of the whole run once, at 1."""
+    whole = [method for method in methods if METHODS[method].whole_run]
+    found = [(window, method) for window in windows for method in methods if method not in whole]
+    return found + [(1.0, method) for method in whole]
+
+
 def predictions(spec: StudyFile) -> list[PlannedPrediction]:
     """The predicted models of each run; a method that needs more kept steps than a window has is left out."""
     found = []
-    for window in spec.extrapolation.windows:
+    for window, method in asked_predictions(spec.extrapolation.methods, spec.extrapolation.windows):
         steps = window_steps(spec.training, window)
-        for method in spec.extrapolation.methods:
-            if not why_not(method, window, len(steps)):
-                found.append(PlannedPrediction(window_variant(window, method), method, window, steps[-1]))
+        if not why_not(method, window, len(steps)):
+            found.append(PlannedPrediction(window_variant(window, method), method, window, steps[-1]))
     return found
 
 

@@ -14,7 +14,7 @@ from rlstride.stats.intervals import (
     recovered_gain_interval,
 )
 from rlstride.stats.pooling import difference, having, mean_of, pooled_interval, recovered_gain, relative
-from rlstride.study.plan import why_not, window_steps
+from rlstride.study.plan import asked_predictions, why_not, window_steps
 from rlstride.study.study import Cell, Study
 from rlstride.tables import costs
 from rlstride.tables.columns import UNITS
@@ -51,7 +51,7 @@ def extrapolation_rows(results: CellResults) -> pd.DataFrame:
         variant = window_variant(window, method)
         for found in table[table["variant"] == variant].to_dict("records"):
             known = ("step", "decoding", "n", "samples", "accuracy", "low", "high")
-            others = beside(results.last_scores(found["decoding"]), window, variant)
+            others = beside(results.last_scores(found["decoding"]), floor_of(window, method), variant)
             rows.append({**about, **{name: found[name] for name in known}, **others, **spent, **costs.speed_ups(spent)})
     return finite(pd.DataFrame(rows).reindex(columns=list(TABLES["extrapolation"].columns)))
 
@@ -71,7 +71,7 @@ def pooled_extrapolation(results: StudyResults) -> pd.DataFrame:
     for window, method in asked(study):
         if why_not(method, window, len(window_steps(study.spec.training, window))):
             continue
-        variant, last = window_variant(window, method), window_variant(window, _LAST)
+        variant, last = window_variant(window, method), floor_of(window, method)
         scored = having(scores, variant, "base", "full")
         spent = {cell: _as_scores(costs.window_costs(results.of(cell), window, method, decoding)) for cell in scored}
         for pool, name, cells in pools(study):
@@ -92,16 +92,20 @@ def pooled_extrapolation(results: StudyResults) -> pd.DataFrame:
 
 def asked(study: Study) -> list[tuple[float, str]]:
     """The windows and methods that a study asks for, also those that are not applicable."""
-    spec = study.spec.extrapolation
-    return [(window, method) for window in spec.windows for method in spec.methods]
+    return asked_predictions(study.spec.extrapolation.methods, study.spec.extrapolation.windows)
 
 
-def beside(scores: dict[str, Floats], window: float, variant: str) -> dict[str, float]:
+def floor_of(window: float, method: str) -> str:
+    """The variant of RL that stops where a window ends: what a method of it has to beat; of the whole run, the run."""
+    return "full" if METHODS[method].whole_run else window_variant(window, _LAST)
+
+
+def beside(scores: dict[str, Floats], floor: str, variant: str) -> dict[str, float]:
     """A predicted model beside the window's last step, the base and the full run, on the same problems.
 
     Args:
         scores: of a cell by variant, at one decoding.
-        window: the share of the steps that the model's method saw.
+        floor: the variant of RL that stops at the last step that the model's method saw.
         variant: the model's.
 
     Returns:
@@ -109,7 +113,7 @@ def beside(scores: dict[str, Floats], window: float, variant: str) -> dict[str, 
         95 % intervals; what was not scored is missing.
     """
     own = scores.get(variant)
-    last, base, full = (scores.get(name) for name in (window_variant(window, _LAST), "base", "full"))
+    last, base, full = (scores.get(name) for name in (floor, "base", "full"))
     means = {
         name: float(each.mean())
         for name, each in {"last": last, "base": base, "full": full}.items()

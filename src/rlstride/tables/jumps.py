@@ -7,7 +7,7 @@ import pandas as pd
 from rlstride.ledger import last_done
 from rlstride.study.plan import PlannedJump, planned_jumps
 from rlstride.tables.costs import looks, speed_ups
-from rlstride.tables.extrapolation import beside
+from rlstride.tables.extrapolation import beside, floor_of
 from rlstride.tables.results import CellResults, finite
 from rlstride.tables.specs import TABLES
 
@@ -34,7 +34,7 @@ def jump_rows(results: CellResults) -> pd.DataFrame:
         spent = jump_costs(results, planned, study.spec.evaluation.headline)
         for found in table[table["variant"] == planned.variant].to_dict("records"):
             known = {key: found[key] for key in ("decoding", "n", "samples", "accuracy", "low", "high")}
-            others = beside(results.last_scores(known["decoding"]), jump.end, planned.variant)
+            others = beside(results.last_scores(known["decoding"]), floor_of(jump.end, jump.method), planned.variant)
             rows.append(about | known | others | spent | speed_ups(spent))
     return finite(pd.DataFrame(rows).reindex(columns=list(TABLES["jumps"].columns)))
 

@@ -36,7 +36,7 @@ def draw_accuracy_over_window(tables: Tables, study: Study) -> Drawing | None:
     """Test accuracy over the share of the steps that was seen: a row of panels for each kind of method, a column for
     each model (each algorithm, of a single one), the window's last checkpoint in all of them.
     """
-    frame = by_model_or_algorithm(tables["extrapolation-pooled"], study)
+    frame = _of_windows(by_model_or_algorithm(tables["extrapolation-pooled"], study))
     frame = frame[frame["accuracy"].notna()]
     if frame.empty:
         return None
@@ -85,8 +85,13 @@ def draw_gain_over_cost(tables: Tables, study: Study) -> Drawing | None:
 
 
 def _pooled(tables: Tables) -> pd.DataFrame:
-    frame = tables["extrapolation-pooled"]
+    frame = _of_windows(tables["extrapolation-pooled"])
     return frame[(frame["pool"] == "rl") & frame["gain"].notna()]
+
+
+def _of_windows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without what sees the whole run, and so predicts nothing."""
+    return frame[~frame["method"].isin([name for name, method in METHODS.items() if method.whole_run])]
 
 
 def _by_method(frame: pd.DataFrame, study: Study, label: str) -> Drawing | None:
