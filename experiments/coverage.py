@@ -31,7 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from rlstride.dynamics.table import summary
+from rlstride.dynamics.quantities import summary
 from rlstride.stats.intervals import Interval
 from rlstride.stats.pooling import (
     FEWEST_MEMBERS,

@@ -11,7 +11,7 @@ from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dyna
 from rlstride.claims import verdicts
 from rlstride.claims.table import claims_table
 from rlstride.ledger import append
-from rlstride.spectra.measures import gaussian_share
+from rlstride.spectra.gaussian import gaussian_share
 from rlstride.stats.intervals import Interval, ratio_interval
 from rlstride.stats.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.paths import StudyPaths

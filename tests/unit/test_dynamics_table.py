@@ -10,7 +10,8 @@ from planted_run import DECODING, STEPS, SmallRun, evaluations
 from rlstride.cli import main
 from rlstride.dynamics.module import degrees_between
 from rlstride.dynamics.pls import r2_in_sample
-from rlstride.dynamics.table import OF_THE_STEP, SUMMARISED, by_step, summary, write_dynamics
+from rlstride.dynamics.quantities import OF_THE_STEP, SUMMARISED, by_step, summary
+from rlstride.dynamics.table import write_dynamics
 
 
 @pytest.fixture(scope="module")

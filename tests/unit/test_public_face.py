@@ -34,6 +34,21 @@ def test_reading_a_study_from_the_public_face_does_not_load_torch(default_study_
     assert python(f"{code}; print('torch' in sys.modules)") == "False"
 
 
+def test_tables_claims_and_the_report_are_made_without_torch() -> None:
+    """A study has a job for each table: what they import is paid some forty times."""
+    code = """
+import sys
+from importlib import import_module
+from pkgutil import iter_modules
+for package in ("tables", "claims", "report", "report.figures"):
+    for module in iter_modules(import_module(f"rlstride.{package}").__path__):
+        if not module.ispkg:
+            import_module(f"rlstride.{package}.{module.name}")
+print({"torch", "transformers", "sklearn", "scipy.stats"} & sys.modules.keys())
+"""
+    assert python(code) == "set()"
+
+
 @pytest.mark.parametrize("name", sorted(set(rlstride.__all__) - {"__version__"}))
 def test_a_public_name_is_the_object_of_that_name_where_it_is_written(name: str) -> None:
     found = getattr(rlstride, name)

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from rlstride.spectra.gaussian import gaussian_share
 from rlstride.spectra.measures import (
     entropy_rank,
     frobenius,
-    gaussian_share,
     rounding_norm,
     share_1,
     sparsity_column,

@@ -18,10 +18,10 @@ from rlstride.dynamics.gram import (
 )
 from rlstride.dynamics.nulls import r2_iid_noise, r2_permuted, r2_random_walk
 from rlstride.dynamics.pls import fit_pls1, q2_leave_one_out, r2, r2_in_sample, rmse
+from rlstride.dynamics.quantities import RANKS
 from rlstride.spectra.updates import TripletsOverSteps, UpdateReader, movement
 from rlstride.trajectory.scope import Weight
 
-RANKS = 5
 DRAWS = 10
 Rows = Iterator[dict[str, Any]]
 

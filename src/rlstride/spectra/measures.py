@@ -2,9 +2,7 @@
 
 import math
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 PANEL_ENTRIES = 1 << 18  # 1 MiB of float32: it stays in a core's second-level cache
@@ -49,16 +47,6 @@ def rounding_norm(W: Tensor, dtype: torch.dtype) -> float:
         powers = (panel.to(torch.float32).view(torch.int32) & 0x7F800000).view(torch.float32)
         squares += frobenius(powers.clamp_(min=numbers.smallest_normal)) ** 2
     return numbers.eps * math.sqrt(squares / 12)
-
-
-def gaussian_share(rows: ArrayLike, cols: ArrayLike) -> NDArray[np.float64]:
-    """s1 / |E|F of independent entries of zero mean and equal variance: (sqrt(m) + sqrt(n)) / sqrt(m n).
-
-    The limit for large matrices (Yin, Bai and Krishnaiah 1988), elementwise for several shapes.
-    """
-    m, n = np.asarray(rows, dtype=np.float64), np.asarray(cols, dtype=np.float64)
-    share: NDArray[np.float64] = (np.sqrt(m) + np.sqrt(n)) / np.sqrt(m * n)
-    return share
 
 
 def sparsity_column(tolerance: float) -> str:

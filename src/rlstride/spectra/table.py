@@ -27,9 +27,9 @@ from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track
+from rlstride.spectra.gaussian import gaussian_share
 from rlstride.spectra.measures import (
     entropy_rank,
-    gaussian_share,
     rounding_norm,
     share_1,
     sparsity_column,

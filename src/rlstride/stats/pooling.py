@@ -18,7 +18,7 @@ from functools import lru_cache
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from rlstride.arrays import Floats
 from rlstride.stats.intervals import (
@@ -143,7 +143,7 @@ def widening(groups: int) -> float:
     narrowness and on expanded percentile intervals). 2.7 for three groups, 1.9 for four, 1.3 for eight.
     """
     tail = (1 + LEVEL) / 2
-    return float(np.sqrt(groups / (groups - 1)) * stats.t.ppf(tail, groups - 1) / stats.norm.ppf(tail))
+    return float(np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, tail) / ndtri(tail))
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from scipy import stats
+from scipy.special import ndtri, stdtr
 from torch import Tensor
 
 from rlstride.config.stride import Along, Stride
@@ -45,7 +45,7 @@ class GainEstimate:
         """Of a one-sided t-test that nothing is gained."""
         if self.gain <= 0 or not math.isfinite(self.error):
             return 1.0
-        return float(stats.t.sf(self.gain / self.error, self.problems - 1)) if self.error else 0.0
+        return float(stdtr(self.problems - 1, -self.gain / self.error)) if self.error else 0.0
 
 
 def paired_gain(scores: Tensor, at_end: Tensor) -> GainEstimate:
@@ -216,7 +216,7 @@ class ScoreLevel:
     def is_below(self, other: "ScoreLevel", significance: float) -> bool:
         """Whether it is below another level, of other problems, beyond both errors: a one-sided z-test."""
         fall, error = other.mean - self.mean, math.hypot(self.error, other.error)
-        return fall > 0 and fall >= float(stats.norm.isf(significance)) * error
+        return fall > 0 and fall >= -float(ndtri(significance)) * error
 
 
 def _error_of_mean(values: Tensor) -> float:

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from rlstride.arrays import Floats
-from rlstride.dynamics.table import SUMMARISED
-from rlstride.spectra.measures import gaussian_share
+from rlstride.dynamics.quantities import SUMMARISED
+from rlstride.spectra.gaussian import gaussian_share
 from rlstride.stats.intervals import Interval
 from rlstride.stats.pooling import Statistic, having, pooled_interval
 from rlstride.study.study import Cell, Study

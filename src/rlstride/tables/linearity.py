@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from rlstride.arrays import Floats
-from rlstride.dynamics.module import RANKS
-from rlstride.dynamics.table import OF_ACCURACY, OF_THE_STEP
+from rlstride.dynamics.quantities import OF_ACCURACY, OF_THE_STEP, RANKS
 from rlstride.stats.pooling import Statistic, difference, having, mean_of, pooled_interval, relative
 from rlstride.study.study import Cell
 from rlstride.tables.evidence import leading

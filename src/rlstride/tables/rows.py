@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from rlstride.dynamics.table import by_step, summary
+from rlstride.dynamics.quantities import by_step, summary
 from rlstride.study.plan import planned_jumps
 from rlstride.tables.results import CellResults
 from rlstride.tables.specs import TABLES

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.isotonic import IsotonicRegression
 
 from rlstride.arrays import Floats
 from rlstride.ledger import last_done
@@ -38,6 +37,8 @@ def progress(scored: pd.DataFrame, manifest: Manifest) -> pd.DataFrame:
         step; seconds and tokens of training up to it, NaN where the run did not record them; accuracy as measured,
         low and high, its 95 % interval; ``monotone``, the accuracy made monotone.
     """
+    from sklearn.isotonic import IsotonicRegression  # takes two seconds, which most tables need not wait
+
     cost = {record.step: (record.seconds, record.tokens) for record in manifest.steps} | {0: (0.0, 0)}
     table = scored[scored["step"].isin(cost)].sort_values("step", ignore_index=True)
     spent = pd.DataFrame([cost[step] for step in table["step"]], columns=["seconds", "tokens"], dtype=float)

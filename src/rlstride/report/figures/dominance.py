@@ -24,7 +24,7 @@ from rlstride.report.figures.drawing import (
     select,
 )
 from rlstride.report.figures.style import Series
-from rlstride.spectra.measures import gaussian_share
+from rlstride.spectra.gaussian import gaussian_share
 from rlstride.stats.intervals import interval_columns
 from rlstride.study.study import Study
 
