@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from trl import GRPOTrainer
 
-from rlstride.config.study_file import Training
+from rlstride.config.training import Training
 from rlstride.tasks.chain import ChainTask
 from rlstride.training.run import Run
 from rlstride.zoo.tokenizer import build_tokenizer

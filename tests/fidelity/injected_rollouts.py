@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, T
 from trl import RLOOTrainer
 
 from rlstride.config.algorithms import ALGORITHMS, Optimisation
-from rlstride.config.study_file import Training
+from rlstride.config.training import Training
 from rlstride.study.load import load_study
 from rlstride.tasks import build_task
 from rlstride.training.run import Run

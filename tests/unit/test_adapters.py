@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from foreign_runs import tiny_model
 from rlstride.cli import main
 from rlstride.config.section import digest
-from rlstride.config.study_file import Training
+from rlstride.config.training import Training
 from rlstride.errors import RequestError
 from rlstride.spectra.updates import UpdateReader
 from rlstride.study.load import load_study

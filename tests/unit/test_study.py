@@ -10,7 +10,8 @@ import yaml
 from rlstride.budget.estimates import describe, tiny_seconds
 from rlstride.budget.sizes import adapter_parameters, model_parameters
 from rlstride.config.section import digest
-from rlstride.config.study_file import StudyFile, Training
+from rlstride.config.study_file import StudyFile
+from rlstride.config.training import Training
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study, resolve_study, resolved_yaml
 from rlstride.study.paths import base_folder, study_paths

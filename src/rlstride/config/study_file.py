@@ -2,38 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, RootModel, model_validator
 
-from rlstride.config.adapters import Adapter
 from rlstride.config.algorithms import Algorithm
 from rlstride.config.jumps import Jump
 from rlstride.config.methods import MethodName
 from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.config.section import Name, Share, Strict, Window
 from rlstride.config.tasks import TaskSpec
+from rlstride.config.training import Training
 from rlstride.config.variants import parse_ablation
-
-
-class Training(Strict):
-    """The part of RL that all algorithms of a study share."""
-
-    steps: int = Field(ge=1, description="Steps of each run: batches of rollouts, each with its optimiser updates.")
-    keep_every: int = Field(
-        default=2, ge=1, description="Steps between two kept checkpoints; the last step is always kept."
-    )
-    problems_per_step: int = Field(default=16, ge=1, description="Distinct prompts in a step.")
-    completions_per_problem: int = Field(default=8, ge=2, description="Rollouts of each prompt.")
-    temperature: float = Field(default=1.0, gt=0, description="Sampling temperature of the rollouts.")
-    adapter: Adapter | None = Field(
-        default=None,
-        description="Trained in place of full weights: lora, prilora, adalora or c3a; null: full weights.",
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_a_null_adapter(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leaves the key out of what is hashed where full weights are trained, as before there was such a key."""
-        plain: dict[str, Any] = dump(self)
-        return {key: value for key, value in plain.items() if key != "adapter" or value is not None}
 
 
 class SpectraSpec(Strict):
@@ -221,6 +199,12 @@ class StudyFile(Strict):
             raise ValueError(f"ablation: decodings: claims are read at {headline}, which has to be among them")
         if self.ablation.variants and 1.0 not in self.ablation.at:
             raise ValueError("ablation: at: claims are read at the run's last step, so 1.0 has to be among the shares")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_has_a_gpu(self) -> "StudyFile":
+        if self.training.generation != "hf" and self.device != "cuda":
+            raise ValueError(f"training: generation: {self.training.generation} needs device: cuda")
         return self
 
     @model_validator(mode="after")

@@ -36,7 +36,8 @@ def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu")
     torch.manual_seed(seed)
     render = renderer(lm.tokenizer, study.chat(model), model)
     prompts = [render(problem.prompt) for problem in drawn]
-    completions = lm.sample(prompts, training.temperature, task.max_completion_tokens)
+    longest = training.max_completion_tokens or task.max_completion_tokens
+    completions = lm.sample(prompts, training.temperature, longest)
     for problem, prompt, completion in zip(drawn, prompts, completions, strict=True):
         text = str(lm.tokenizer.decode(completion.tokens, skip_special_tokens=True))
         yield {

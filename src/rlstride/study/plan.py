@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from rlstride.config.jumps import Jump
 from rlstride.config.methods import METHODS, MULTIPLES
-from rlstride.config.study_file import StudyFile, Training
+from rlstride.config.study_file import StudyFile
+from rlstride.config.training import Training
 from rlstride.config.variants import jump_variant, window_variant
 
 

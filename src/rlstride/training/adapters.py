@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from rlstride.config.adapters import ADAPTERS, C3A, AdaLoRA, Adapter, LoRA, PRILoRA
-from rlstride.config.study_file import Training
+from rlstride.config.training import Training
 from rlstride.errors import RequestError
 from rlstride.trainers import checkpoint_folder
 from rlstride.trajectory.model_folder import ModelFolder

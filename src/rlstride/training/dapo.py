@@ -27,7 +27,7 @@ _PADDED_LEFT = ("prompt_ids", "prompt_mask")
 def build(run: Run[DAPO]) -> Trainer:
     """The overlong buffer lies beyond the task's longest solution, so that only what cannot be right is punished."""
     algorithm = run.algorithm
-    longest = run.task.max_completion_tokens + algorithm.overlong_buffer
+    longest = run.max_completion_tokens + algorithm.overlong_buffer
     arguments = rollout_arguments(run) | {"max_completion_length": longest}
     return DynamicSamplingTrainer(
         **policy_arguments(run),

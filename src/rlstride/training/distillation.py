@@ -15,29 +15,41 @@ from trl import DistillationConfig, DistillationTrainer
 from rlstride.config.algorithms import Distillation
 from rlstride.tasks import draw_problem
 from rlstride.training.adapters import peft_config
-from rlstride.training.run import Run, trainer_arguments
+from rlstride.training.run import Run, require_lengths, sampling_arguments, trainer_arguments
 
 
 def build(run: Run[Distillation]) -> Trainer:
     """One completion for each prompt; teacher and student are compared at the temperature of the sampling."""
     algorithm = run.algorithm
-    trainer = DistillationTrainer if algorithm.completions_from == "student" else OffPolicyDistillationTrainer
+    by_student = algorithm.completions_from == "student"
+    trainer = StudentTrainer if by_student else OffPolicyDistillationTrainer
+    sampling = sampling_arguments(run) if by_student else sampling_arguments(run, "hf")  # vLLM has the student alone
     return trainer(
         model=str(run.base_folder),
         peft_config=peft_config(run.base_folder, run.training, run.updates),
         teacher_model=str(run.teacher_folder),
         args=DistillationConfig(
             **trainer_arguments(run),
+            **sampling,
             teacher_model_init_kwargs={"dtype": "float32"},
-            max_completion_length=run.task.max_completion_tokens,
-            temperature=run.training.temperature,
             beta=algorithm.beta,
         ),
         train_dataset=prompt_dataset(run),
     )
 
 
-class OffPolicyDistillationTrainer(DistillationTrainer):
+class StudentTrainer(DistillationTrainer):
+    """A distillation trainer whose loss is computed in the precision asked for.
+
+    TRL calls the transformers inside of its models, past the forward that accelerate has put under autocast.
+    """
+
+    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        with self.accelerator.autocast():
+            return super().compute_loss(*arguments, **options)
+
+
+class OffPolicyDistillationTrainer(StudentTrainer):
     """A distillation trainer whose completions are the teacher's."""
 
     model_wrapped: Any
@@ -55,6 +67,6 @@ def prompt_dataset(run: Run[Distillation]) -> Dataset:
     """A training prompt, drawn anew, for every completion that the run will see."""
     rng = random.Random(f"{run.task.name}/distillation/{run.seed}")
     count = run.training.steps * run.batch_size
-    return Dataset.from_dict(
-        {"prompt": [run.render(draw_problem(run.task, "train", rng).prompt) for _ in range(count)]}
-    )
+    prompts = [run.render(draw_problem(run.task, "train", rng).prompt) for _ in range(count)]
+    require_lengths(run, prompts)
+    return Dataset.from_dict({"prompt": prompts})

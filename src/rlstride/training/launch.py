@@ -35,6 +35,7 @@ from rlstride.training.callbacks import (
 )
 from rlstride.training.jump import EarlyStop, StopAfter, early_stop, jump_settings, planned_jump
 from rlstride.training.lease import Lease, lease
+from rlstride.training.precision import BASE, base_as_trained, require_bf16
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
 from rlstride.trajectory.manifest import REMEMBERED, Manifest, TrainingRecord, read_manifest
@@ -77,6 +78,8 @@ def train_cell(
             return finished
         _require_own_folders(out, state)
         _require_whole_models_and_gpus(study, processes.num_processes)
+        if study.spec.training.precision == "bf16":
+            require_bf16(study.spec.device, say=processes.is_main_process)
         run = Run(
             base_folder=base,
             state_folder=state,
@@ -165,7 +168,7 @@ def _train(
     return from_main_process(
         lambda: harvest.writer.finish(
             cell.model,
-            run.base_folder,
+            base_as_trained(run, out),
             algorithm=cell.algorithm,
             seed=cell.seed,
             config_hash=config_hash,
@@ -242,6 +245,7 @@ def _how_to_teach(study: Study, cell: Cell, folder: Path) -> str:
 def _require_own_folders(out: Path, state: Path) -> None:
     """What an earlier attempt left is resumed or cleared; nothing else may be there to be cleared with it."""
     kept = ["manifest.json", ".manifest.json.partial", *REMEMBERED, "step_*", ".step_*.partial", ".step_*.former"]
+    kept += [BASE, f".{BASE}.partial", f".{BASE}.former"]
     require_nothing_else(out, kept, "a trajectory of rlstride train", step_record=STEP_RECORD)
     if not (state / _STAMP).is_file():
         require_nothing_else(state, [LEASE, f".{LEASE}.*", f".{_STAMP}.partial"], "an unfinished training's state")
@@ -294,6 +298,6 @@ def _clear_but_lease(state: Path) -> None:
 
 
 def _quieten_libraries() -> None:
-    """Leaves progress bars for a fraction of a second, and a warning of transformers about itself, out of the logs."""
+    """Leaves progress bars for a fraction of a second, and warnings of transformers about itself, out of the logs."""
     transformers.utils.logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.* is deprecated", category=FutureWarning)

@@ -26,7 +26,7 @@ def build(run: Run[PPO]) -> Trainer:
     """The clipped policy loss on whitened GAE advantages, plus the clipped value loss; means over tokens."""
     return PPOTrainer(
         algorithm=run.algorithm,
-        value_model=ValueModel(run.base_folder),
+        value_model=ValueModel(run.base_folder, checkpointed=run.training.activation_checkpointing),
         **policy_arguments(run),
         reward_funcs=verifier_reward(run.task),
         args=GRPOConfig(**rollout_arguments(run), beta=run.algorithm.beta, loss_type="dapo"),
@@ -103,8 +103,9 @@ class PPOTrainer(TokenAdvantageTrainer):
         losses = value_losses(self._values(inputs), inputs["values"], returns, self.algorithm.value_epsilon)  # (B, T)
         self._metrics["train"]["value/loss"].append(token_mean(losses, mask, self.accelerator).item())
         # The mean over a minibatch's tokens as TRL takes it of the policy's losses: the tokens of the average minibatch
-        # of a process, so that every token of a batch weighs the same, whichever minibatch it is in.
-        tokens = inputs["num_items_in_batch"] / self.accelerator.num_processes / self.args.steps_per_generation
+        # of a process, so that every token of a batch weighs the same, whichever minibatch and pass it is in.
+        minibatches = self.args.steps_per_generation / self.args.gradient_accumulation_steps
+        tokens = inputs["num_items_in_batch"] / self.accelerator.num_processes / minibatches
         value_loss: Tensor = (losses * mask).sum() / tokens
         return loss + value_loss
 
@@ -119,8 +120,8 @@ class PPOTrainer(TokenAdvantageTrainer):
 
     @torch.no_grad()
     def _values_at_sampling(self, rollouts: Rollouts) -> Tensor:
-        minibatches = split_tensor_dict(rollouts, self.args.steps_per_generation)  # rows of one update at a time
-        return torch.cat([self._values(minibatch) for minibatch in minibatches])
+        passes = split_tensor_dict(rollouts, self.args.steps_per_generation)  # as many rows at a time as in the loss
+        return torch.cat([self._values(rows) for rows in passes])
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

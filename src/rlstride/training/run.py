@@ -1,17 +1,19 @@
 """What a trainer is given: one cell's base, data, reward and settings, in TRL's own terms."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from rlstride.config.algorithms import Optimisation, PolicyGradient
 from rlstride.config.models import Chat
-from rlstride.config.study_file import Training
+from rlstride.config.training import VLLM, Generation, Training
 from rlstride.errors import RequestError
+from rlstride.extras import require
 from rlstride.tasks import Problem, Task, training_problems
 from rlstride.tasks.rendering import Render, read_renderer
 from rlstride.training.adapters import peft_config
@@ -19,6 +21,9 @@ from rlstride.training.adapters import peft_config
 Reward = Callable[..., list[float]]
 A = TypeVar("A", bound=Optimisation)
 P = TypeVar("P", bound=PolicyGradient)
+
+_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+_SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,28 @@ class Run(Generic[A]):
         return self.training.problems_per_step * self.training.completions_per_problem
 
     @property
+    def micro_batch(self) -> int:
+        """Sequences in one forward and backward pass of a process: a divisor of its share of an update."""
+        share = self.batch_size // self.minibatches // self.processes
+        most = min(self.training.micro_batch or share, share)
+        return next(size for size in range(most, 0, -1) if share % size == 0)
+
+    @property
+    def passes_per_update(self) -> int:
+        """Forward and backward passes of a process whose gradients are summed for one update."""
+        return self.batch_size // self.minibatches // self.processes // self.micro_batch
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Tokens of the longest prompt."""
+        return self.training.max_prompt_tokens or self.task.max_prompt_tokens
+
+    @property
+    def max_completion_tokens(self) -> int:
+        """Tokens of the longest completion, its end included."""
+        return self.training.max_completion_tokens or self.task.max_completion_tokens
+
+    @property
     def updates(self) -> int:
         """Optimiser updates of the whole run."""
         return self.training.steps * self.algorithm.updates_per_step
@@ -73,13 +100,37 @@ class Run(Generic[A]):
 def problem_dataset(run: Run[P]) -> Dataset:
     """As many training problems as the run will see: ``prompt`` as the model reads it, ``question`` and ``answer``."""
     problems = training_problems(run.task, run.training.steps * run.training.problems_per_step, seed=run.seed)
+    prompts = [run.render(problem.prompt) for problem in problems]
+    require_lengths(run, prompts)
     return Dataset.from_dict(
         {
-            "prompt": [run.render(problem.prompt) for problem in problems],
+            "prompt": prompts,
             "question": [problem.prompt for problem in problems],
             "answer": [problem.answer for problem in problems],
         }
     )
+
+
+def require_lengths(run: Run[Any], prompts: Sequence[str], solutions: Sequence[str] = ()) -> None:
+    """Checks that all texts of a run have the lengths that it makes room for: none is cut.
+
+    TRL reads prompts whole, however long, and cuts supervised texts at SFT's max_length without a word.
+
+    Raises:
+        RequestError: names the key, how many texts are too long, and the longest.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(run.base_folder)
+    for name, key, texts, end, most in (
+        ("prompts", "max_prompt_tokens", prompts, 0, run.max_prompt_tokens),
+        ("solutions", "max_completion_tokens", solutions, 1, run.max_completion_tokens),
+    ):
+        found = tokenizer(list(texts), add_special_tokens=not end)["input_ids"] if texts else []
+        lengths = [len(ids) + end for ids in found]
+        if too_long := sum(length > most for length in lengths):
+            raise RequestError(
+                f"training: {too_long} of {len(lengths)} {name} are longer than {key} ({most} tokens), the longest "
+                f"{max(lengths)}; raise {key}, or leave such rows out of the task"
+            )
 
 
 def verifier_reward(task: Task) -> Reward:
@@ -101,26 +152,29 @@ def verifier_reward(task: Task) -> Reward:
 def trainer_arguments(run: Run[A]) -> dict[str, Any]:
     """The arguments that every trainer of this project shares, RL or not.
 
-    TRL's defaults of bf16 and gradient checkpointing are active on a CPU too: both are off here, as masters are fp32.
+    TRL's defaults of bf16 and gradient checkpointing are active on a CPU too: both are as the study says here.
     Checkpoints and logs come at the end of a step, never between two updates of one batch.
     """
-    updates = run.algorithm.updates_per_step
+    updates, training = run.algorithm.updates_per_step, run.training
     return {
         "output_dir": str(run.state_folder),
-        "per_device_train_batch_size": run.batch_size // run.minibatches // run.processes,
+        "per_device_train_batch_size": run.micro_batch,
+        "gradient_accumulation_steps": run.passes_per_update,
         "max_steps": run.updates,
         "learning_rate": run.algorithm.learning_rate,
         "warmup_steps": run.algorithm.warmup_steps,
         "max_grad_norm": run.algorithm.max_grad_norm,
-        "lr_scheduler_type": "constant_with_warmup",
+        "weight_decay": training.weight_decay,
+        "lr_scheduler_type": _SCHEDULES[training.schedule],
         "seed": run.seed,
-        "bf16": False,
-        "gradient_checkpointing": False,
+        "bf16": training.precision == "bf16",
+        "gradient_checkpointing": training.activation_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.activation_checkpointing else None,
         "use_cpu": run.device == "cpu",
-        "model_init_kwargs": {"dtype": "float32"},
+        "model_init_kwargs": {"dtype": _DTYPES[training.masters]},
         "logging_steps": updates,
         "save_strategy": "steps",
-        "save_steps": run.training.keep_every * updates,
+        "save_steps": training.keep_every * updates,
         "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
@@ -137,14 +191,46 @@ def policy_arguments(run: Run[P]) -> dict[str, Any]:
     }
 
 
+def sampling_arguments(run: Run[A], generation: Generation | None = None) -> dict[str, Any]:
+    """How every trainer that samples draws its completions.
+
+    Args:
+        run: says how.
+        generation: who draws them; the study's, if left out.
+
+    Raises:
+        ExtraError: vLLM is asked for, and is not installed.
+    """
+    training = run.training
+    generation = generation or training.generation
+    arguments = {
+        "max_completion_length": run.max_completion_tokens,
+        "temperature": training.temperature,
+        "top_p": training.top_p,
+    }
+    if generation == "hf":
+        return arguments
+    require("vllm")
+    return arguments | vllm_arguments(training)
+
+
+def vllm_arguments(training: Training) -> dict[str, Any]:
+    """vLLM's settings, under the names of TRL's configurations."""
+    settings = (training.vllm or VLLM()).model_dump()
+    mode = training.generation.removeprefix("vllm_")
+    return {"use_vllm": True, "vllm_mode": mode, **{f"vllm_{name}": value for name, value in settings.items()}}
+
+
 def rollout_arguments(run: Run[P]) -> dict[str, Any]:
-    """The arguments that TRL's GRPO and RLOO trainers share: one batch of rollouts a step, and its updates."""
+    """The arguments that TRL's GRPO and RLOO trainers share: one batch of rollouts a step, and its updates.
+
+    TRL's steps_per_generation are the passes over one batch, of which an update takes several where they are small.
+    """
     return {
         **trainer_arguments(run),
-        "steps_per_generation": run.algorithm.minibatches,
+        **sampling_arguments(run),
+        "steps_per_generation": run.minibatches * run.passes_per_update,
         "num_iterations": run.algorithm.epochs,
         "num_generations": run.training.completions_per_problem,
-        "max_completion_length": run.task.max_completion_tokens,
-        "temperature": run.training.temperature,
         "epsilon": run.algorithm.epsilon,
     }

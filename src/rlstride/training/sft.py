@@ -9,7 +9,7 @@ from trl import SFTConfig, SFTTrainer
 from rlstride.config.algorithms import SFT
 from rlstride.tasks import draw_problem
 from rlstride.training.adapters import peft_config
-from rlstride.training.run import Run, trainer_arguments
+from rlstride.training.run import Run, require_lengths, trainer_arguments
 
 
 def build(run: Run[SFT]) -> Trainer:
@@ -20,7 +20,7 @@ def build(run: Run[SFT]) -> Trainer:
         args=SFTConfig(
             **trainer_arguments(run),
             completion_only_loss=True,
-            max_length=run.task.max_prompt_tokens + run.task.max_completion_tokens,
+            max_length=None,  # solution_dataset has refused what is too long: nothing is cut
         ),
         train_dataset=solution_dataset(run),
     )
@@ -30,6 +30,6 @@ def solution_dataset(run: Run[SFT]) -> Dataset:
     """A training problem, drawn anew, with its right solution for every sequence that the run will see."""
     rng = random.Random(f"{run.task.name}/sft/{run.seed}")
     problems = [draw_problem(run.task, "train", rng) for _ in range(run.training.steps * run.batch_size)]
-    return Dataset.from_dict(
-        {"prompt": [run.render(p.prompt) for p in problems], "completion": [run.task.solution(p) for p in problems]}
-    )
+    prompts, solutions = [run.render(p.prompt) for p in problems], [run.task.solution(p) for p in problems]
+    require_lengths(run, prompts, solutions)
+    return Dataset.from_dict({"prompt": prompts, "completion": solutions})
