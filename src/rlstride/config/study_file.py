@@ -127,6 +127,12 @@ class Evaluation(Strict):
         },
         description="Named decodings; every variant is scored at each.",
     )
+    scorer: Literal["sampled", "exact"] = Field(
+        default="sampled",
+        exclude_if=lambda scorer: scorer == "sampled",
+        description="sampled draws completions; exact computes how likely a right one is, where the task's right "
+        "completions can be listed: all decodings at once, without the luck of the draw (their samples do not count).",
+    )
     test_problems: int = Field(default=512, ge=1, description="Problems that results are reported on.")
     validation_problems: int = Field(
         default=256, ge=1, description="Problems that methods may look at: never those reported on."

@@ -9,7 +9,7 @@ from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Share, Strict
 
 _tasks = Kinds("rlstride.tasks")
-VERIFIERS = ("exact", "number", "choice", "regex")  # of data sets
+VERIFIERS = ("exact", "verbatim", "number", "choice", "regex")  # of data sets
 
 
 class TaskSection(Strict):
@@ -28,6 +28,11 @@ class TaskSection(Strict):
     def accuracy_of_base(self) -> float | None:
         """Validation accuracy at which a tiny base's cool-down starts, in place of the base's own."""
         return None
+
+    @property
+    def unlistable(self) -> str | None:
+        """Why right completions cannot be listed, as exact scoring asks; None where they can be."""
+        return f"a task of kind {self.kind} lists none"
 
 
 class ChainMixture(Strict):
@@ -59,6 +64,11 @@ class ChainSpec(TaskSection):
     def max_tokens(self) -> int:
         """Tokens of the longest prompt with its completion: of d digits, 2 d and 3 (d - 1) + 4."""
         return 5 * self.max_digits + 1
+
+    @property
+    def unlistable(self) -> str:
+        """Traces."""
+        return "any trace may stand before a chain's answer"
 
 
 class CountdownMixture(Strict):
@@ -92,6 +102,11 @@ class CountdownSpec(TaskSection):
         """The task's own."""
         return self.base_accuracy
 
+    @property
+    def unlistable(self) -> str:
+        """Attempts."""
+        return "any number of attempts may stand before countdown's last"
+
 
 @_tasks.made_by("rlstride.tasks.dataset:build")
 class DatasetSpec(TaskSection):
@@ -113,8 +128,8 @@ class DatasetSpec(TaskSection):
     solution: str | None = Field(default=None, description="A right completion, which SFT learns: likewise.")
     verifier: str = Field(
         default="exact",
-        description="How completions are judged: exact, number, choice, regex, or MODULE:FUNCTION, which is given "
-        "completion and answer and returns whether it is right.",
+        description="How completions are judged: exact, verbatim, number, choice, regex, or MODULE:FUNCTION, which is "
+        "given completion and answer and returns whether it is right.",
     )
     pattern: str | None = Field(
         default=None, description="With regex: what the answer is found by in a completion; its last match counts."
@@ -126,6 +141,12 @@ class DatasetSpec(TaskSection):
     def max_tokens(self) -> int:
         """Tokens of the longest prompt with its completion."""
         return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
+    def unlistable(self) -> str | None:
+        """All verifiers but verbatim accept more than one text."""
+        accepts = f"verifier {self.verifier} accepts completions without number, and verbatim the answer alone"
+        return None if self.verifier == "verbatim" else accepts
 
     @model_validator(mode="after")
     def _is_whole(self) -> "DatasetSpec":

@@ -5,10 +5,10 @@ import math
 import numbers
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,14 +18,15 @@ from lm_eval.tasks import TaskManager
 from rlstride.config.models import Chat
 from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
+from rlstride.evaluation.exact import right_probabilities
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
 from rlstride.evaluation.prompting import Prompting
 from rlstride.evaluation.score_tables import Measurement
 from rlstride.stats.intervals import mean_interval
 from rlstride.study.study import Study
-from rlstride.tasks import Split, build_task
+from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
-from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, config_of
+from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, PROBLEM_SEED, config_of
 from rlstride.tasks.rendering import renderer
 
 _Z95 = 1.959964
@@ -60,6 +61,7 @@ class StudyBenchmark:
         if split not in problems:
             raise RequestError(f"--split: models are scored on {' or '.join(problems)} problems, not on {split!r}")
         task = build_task(study.spec.task, study.task)
+        self.scorer: Literal["sampled", "exact"] = evaluation.scorer
         self._max_tokens = task.max_completion_tokens
         self.metadata = {
             "name": study.spec.task,
@@ -71,6 +73,47 @@ class StudyBenchmark:
         with quiet_lm_eval():  # it suggests metadata, which is being passed
             manager = TaskManager(include_defaults=False, metadata=self.metadata)
             self._task = manager.load([config_of(name, task)])["tasks"][name]
+        drawn = draw_problems(task, split, problems[split], seed=PROBLEM_SEED) if self.scorer == "exact" else []
+        self._listed = [_Listed(problem, _right_completions(task, problem)) for problem in drawn]
+
+    def score_all(
+        self,
+        lm: CountingHFLM,
+        decodings: Mapping[str, tuple[Decoding, int]],
+        with_texts: bool = False,
+        chat: Chat | None = None,
+    ) -> Iterator[tuple[str, Measurement]]:
+        """The model's accuracy with each of several decodings, which exact scoring finds together.
+
+        Args:
+            lm: the model.
+            decodings: by name, each with the seed of its sampling.
+            with_texts: whether prompts and completions are kept.
+            chat: how the model is spoken to.
+        """
+        if self.scorer == "exact":
+            found = self._score_exactly(lm, [decoding for decoding, _ in decodings.values()], with_texts, chat)
+            yield from zip(decodings, found, strict=True)
+            return
+        for name, (decoding, seed) in decodings.items():
+            yield name, self.score(lm, decoding, seed, with_texts, chat)
+
+    def _score_exactly(
+        self, lm: CountingHFLM, decodings: Sequence[Decoding], with_texts: bool, chat: Chat | None
+    ) -> list[Measurement]:
+        started, render = time.monotonic(), renderer(lm.tokenizer, chat, "its folder")
+        found = right_probabilities(
+            lm,
+            [render(each.problem.prompt) for each in self._listed],
+            [each.right for each in self._listed],
+            [decoding.temperature for decoding in decodings],
+            self._max_tokens,
+        )
+        seconds = (time.monotonic() - started) / len(decodings)
+        return [
+            _exact_measurement(self._listed, listed, unlisted, seconds, with_texts)
+            for listed, unlisted in zip(found.listed.T.tolist(), found.unlisted.T.tolist(), strict=True)
+        ]
 
     def score(
         self, lm: CountingHFLM, decoding: Decoding, seed: int, with_texts: bool = False, chat: Chat | None = None
@@ -80,15 +123,17 @@ class StudyBenchmark:
         Prompts that ask for the same thing (one family) are right or wrong together: they count as one problem, with
         the mean of their scores, or intervals would be too narrow.
         """
+        if self.scorer == "exact":
+            return self._score_exactly(lm, [decoding], with_texts, chat)[0]
         self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens))
         self._task.set_config("repeats", decoding.samples)
         render = renderer(lm.tokenizer, chat, "its folder")
         self._task.set_config("doc_to_text", lambda document: render(document["prompt"]))
         found = run_task(lm, self._task, seed)
-        families: dict[str, list[float]] = {}
-        for document in found.documents:
-            families.setdefault(document["doc"]["family"], []).append(float(document["accuracy"]))
-        scores = [statistics.fmean(family) for family in families.values()]
+        scores = _means(
+            (document["doc"]["family"] for document in found.documents),
+            (float(document["accuracy"]) for document in found.documents),
+        )
         accuracy = mean_interval(scores)
         return Measurement(
             n=len(scores),
@@ -102,6 +147,60 @@ class StudyBenchmark:
             more=_further(found.metrics),
             texts=document_texts(found.documents) if with_texts else [],
         )
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """A problem, and all of its right completions."""
+
+    problem: Problem
+    right: Sequence[str]
+
+
+def _right_completions(task: Task, problem: Problem) -> Sequence[str]:
+    found = task.right_completions(problem)
+    if found is None:
+        raise RequestError(f"evaluation: scorer: exact: {task.name} lists no right completions; take scorer: sampled")
+    return found
+
+
+def _exact_measurement(
+    problems: Sequence[_Listed], listed: Sequence[float], unlisted: Sequence[float], seconds: float, with_texts: bool
+) -> Measurement:
+    """One decoding's; the arguments are by problem."""
+    families = [each.problem.family or each.problem.prompt for each in problems]
+    scores = _means(families, listed)
+    accuracy = mean_interval(scores)
+    texts = [
+        {
+            "doc_id": index,
+            "prompt": each.problem.prompt,
+            "target": each.problem.answer,
+            "right_completions": list(each.right),
+            "scores": {"accuracy": score},
+        }
+        for index, (each, score) in enumerate(zip(problems, listed, strict=True))
+    ]
+    return Measurement(
+        n=len(scores),
+        samples=0,
+        accuracy=accuracy.value,
+        low=accuracy.low,
+        high=accuracy.high,
+        seconds=seconds,
+        tokens=0,
+        scores=scores,
+        more={"unlisted": statistics.fmean(_means(families, unlisted))},
+        texts=texts if with_texts else [],
+    )
+
+
+def _means(families: Iterable[str], scores: Iterable[float]) -> list[float]:
+    """Each family's mean score, in the order in which families first stand."""
+    found: dict[str, list[float]] = {}
+    for family, score in zip(families, scores, strict=True):
+        found.setdefault(family, []).append(score)
+    return [statistics.fmean(family) for family in found.values()]
 
 
 def _further(metrics: Mapping[str, Any]) -> dict[str, float | str]:

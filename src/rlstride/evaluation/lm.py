@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.contrast import Contrast, ContrastProcessor
 from rlstride.evaluation.models import Candidate
+from rlstride.evaluation.spellings import Spellings
 from rlstride.generation import asked_generation, settled_sampling
 from rlstride.progress import quiet
 from rlstride.trajectory.architecture import build_model
@@ -86,6 +88,16 @@ class CountingHFLM(HFLM):
         found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return found
 
+    def prompt_tokens(self, prompts: Sequence[str], max_tokens: int) -> list[list[int]]:
+        """The tokens of prompts as completions of ``max_tokens`` tokens are drawn after them, without padding."""
+        ids, mask = self.tok_batch_encode(list(prompts), left_truncate_len=self.max_length - max_tokens)  # (B, P)
+        return [tokens[kept.bool()].tolist() for tokens, kept in zip(ids, mask, strict=True)]
+
+    @cached_property
+    def spellings(self) -> Spellings:
+        """What its tokens write; models whose weights are exchanged share it."""
+        return Spellings(self.tokenizer, self.model.get_output_embeddings().weight.shape[0], self._end_tokens())
+
     def sample(self, prompts: Sequence[str], temperature: float, max_tokens: int) -> list[Completion]:
         """One completion for each prompt, drawn as :meth:`generate_until` does, from the whole distribution.
 
@@ -118,7 +130,8 @@ class CountingHFLM(HFLM):
         return found
 
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
-        options = settled_sampling(options)
+        # Any end token ends a completion, whatever else is in its batch.
+        options = {"eos_token_id": self._end_tokens()} | settled_sampling(options)
         if self.contrast is not None:
             options["logits_processor"] = [ContrastProcessor(self.contrast, options["attention_mask"])]
         with asked_generation(self.model):
@@ -133,7 +146,7 @@ class CountingHFLM(HFLM):
     def _end_tokens(self) -> list[int]:
         configured = self.model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [] if configured is None else [configured]
-        return [*ends, self.eot_token_id]
+        return list(dict.fromkeys([*ends, self.eot_token_id]))
 
 
 def count_tokens(completions: torch.Tensor, end_tokens: list[int]) -> int:

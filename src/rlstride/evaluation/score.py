@@ -1,11 +1,14 @@
 """The verb ``evaluate``: many models through lm-eval in one process, into one table."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rlstride.config.models import Chat
 from rlstride.config.study_file import Decoding
 from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
@@ -21,7 +24,7 @@ from rlstride.evaluation.prompting import (
     prepare_tasks,
     require_template,
 )
-from rlstride.evaluation.score_tables import Journal, Row, files_beside, measurement_key, write_tables
+from rlstride.evaluation.score_tables import Journal, Measurement, Row, files_beside, measurement_key, write_tables
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
 from rlstride.progress import track
@@ -82,6 +85,9 @@ def score_on_study(
     )
     benchmark = StudyBenchmark(study, split)
     how: dict[str, str | int | bool] = {} if batch_size is None else {"batch_size": str(batch_size)}
+    asked: dict[str, Any] = {"task": benchmark.metadata, "samples": samples, **how}
+    if benchmark.scorer != "sampled":
+        asked["scorer"] = benchmark.scorer
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     about = {"cell": str(cell) if cell else None, "split": split, "models": len(candidates), "device": device}
     # Edits are scored by a job of their own, and two jobs never write to one file.
@@ -90,21 +96,48 @@ def score_on_study(
         for candidate, chat in track(list(zip(candidates, chats, strict=True)), f"evaluate {split}"):
             place = labels_of(study, cell, candidate)
             model = _model_digests(candidate)
+            requests = dict[str, _Request]()
+            spoken_to = {} if chat is None else {"chat": chat.model_dump()}
             for name, decoding in chosen.items():
                 seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
-                asked = {"task": benchmark.metadata, "decoding": decoding.model_dump(), "samples": samples, **how}
-                asked |= {} if chat is None else {"chat": chat.model_dump()}
-                key = _key(model, seed, **asked)
-                measurement = journal.find(key)
-                if measurement is None:
-                    lm = _loaded(bench, candidate, batch_size)
-                    measurement = benchmark.score(lm, decoding, seed, samples, chat)
-                    journal.add(key, measurement)
+                key = _key(model, seed, decoding=decoding.model_dump(), **asked, **spoken_to)
+                requests[name] = _Request(decoding, seed, key)
+            load = partial(_loaded, bench, candidate, batch_size)
+            for name, measurement in _measured(benchmark, journal, load, requests, samples, chat).items():
                 rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement, how))
         found["completions"] = sum(row.measurement.n * row.measurement.samples for row in rows)
         found["tokens"] = sum(row.measurement.tokens for row in rows)
         write_tables(out, rows, samples)
     journal.remove()
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A decoding, the seed of its sampling, and the key under which the journal holds the measurement."""
+
+    decoding: Decoding
+    seed: int
+    key: str | None
+
+
+def _measured(
+    benchmark: StudyBenchmark,
+    journal: Journal,
+    load: Callable[[], CountingHFLM],
+    requests: Mapping[str, _Request],
+    with_texts: bool,
+    chat: Chat | None,
+) -> dict[str, Measurement]:
+    """One model's measurements by decoding: those that an interrupted run left, and new ones of the others."""
+    known = {name: journal.find(request.key) for name, request in requests.items()}
+    missing = {name: request for name, request in requests.items() if known[name] is None}
+    found = {name: measurement for name, measurement in known.items() if measurement is not None}
+    if missing:
+        asked = {name: (request.decoding, request.seed) for name, request in missing.items()}
+        for name, measurement in benchmark.score_all(load(), asked, with_texts, chat):
+            journal.add(missing[name].key, measurement)
+            found[name] = measurement
+    return {name: found[name] for name in requests}
 
 
 def score_on_lm_eval_tasks(

@@ -52,6 +52,10 @@ def resolve_study(data: Any, path: Path) -> Study:
     _check_minibatches(path, spec, expanded | controls)
     _check_teachers(path, spec, expanded | controls)
     _check_jumps(path, spec)
+    if spec.evaluation.scorer == "exact" and (reason := tasks[spec.task].unlistable):
+        raise RequestError(
+            f"{path}: evaluation: scorer: exact needs a task whose right completions can be listed: {reason}"
+        )
     return Study(path=path, spec=spec, task=tasks[spec.task], models=models, algorithms=expanded, controls=controls)
 
 

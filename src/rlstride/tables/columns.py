@@ -9,9 +9,9 @@ def interval(name: str, about: str) -> dict[str, str]:
 STEP = {"step": "The kept step; 0 is the base."}
 VARIANT = {"variant": "The model: base, frozen, full, an edit such as rank_1, or window_W_METHOD."}
 DECODING = {"decoding": "How completions were drawn; a name in the study."}
-DRAWN = {"n": "Problems.", "samples": "Completions of each problem that its score is the mean of."}
+DRAWN = {"n": "Problems.", "samples": "Completions of each problem that its score is the mean of; 0: scored exactly."}
 ACCURACY = {
-    "accuracy": "Share of completions that the verifier accepts, mean over problems.",
+    "accuracy": "Share of completions that the verifier accepts, mean over problems; scored exactly: its expectation.",
     "low": "Lower end of accuracy's 95 % interval, from a bootstrap over problems.",
     "high": "Its upper end.",
 }
@@ -27,6 +27,7 @@ SCORED = {
     "tokens": "Generated, end-of-sequence tokens included.",
 }
 MEASURED = {
+    "unlisted": "Scored exactly: the most that completions which were not followed can add to accuracy.",
     "format_*": "Share of completions in this solution format of the pretraining mixture.",
     "*": "Whatever else the task measures of a completion: its mean.",
 }

@@ -82,6 +82,9 @@ class ChainTask:
     def verify(self, problem: Problem, completion: str) -> bool:
         return self.extract_answer(completion) == problem.answer
 
+    def right_completions(self, problem: Problem) -> None:  # any trace may stand before the answer
+        return None
+
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
         return formats_of(self, completion)
 

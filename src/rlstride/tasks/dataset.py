@@ -83,6 +83,9 @@ class DatasetTask:
     def verify(self, problem: Problem, completion: str) -> bool:
         return self._verifier.accepts(completion, problem.answer)
 
+    def right_completions(self, problem: Problem) -> Sequence[str] | None:
+        return self._verifier.right(problem.answer) if self._verifier.right else None
+
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
         return {"answered": float(self.extract_answer(completion) is not None)}
 

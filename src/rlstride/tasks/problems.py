@@ -85,6 +85,13 @@ class Task(Protocol):
         """Whether the completion solves the problem: the reward of RL and the score of the benchmark."""
         ...
 
+    def right_completions(self, problem: Problem) -> Sequence[str] | None:
+        """All completions that the verifier accepts, as texts; None where they are without number.
+
+        Exact scoring reads them (rlstride.evaluation.exact): every text that ``verify`` accepts has to be among them.
+        """
+        ...
+
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
         """Further figures of a completion, by name: their means are columns of the tables, and metrics in MLflow."""
         ...

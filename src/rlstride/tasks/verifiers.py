@@ -4,7 +4,7 @@ Each verifier finds the answer that a completion states, and compares it with th
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pkgutil import resolve_name
@@ -23,10 +23,12 @@ class Verifier:
     Attributes:
         extract: from a completion to the answer that it states; None where it states none.
         same: whether that answer is the expected one.
+        right: from the expected answer to all completions that are accepted; None where they are without number.
     """
 
     extract: Callable[[str], str | None]
     same: Callable[[str, str], bool]
+    right: Callable[[str], Sequence[str]] | None = None
 
     def accepts(self, completion: str, answer: str) -> bool:
         """Whether a completion states the answer."""
@@ -55,6 +57,11 @@ def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
             raise RequestError(f"{where}: the pattern {pattern!r} is wrong: {error}") from error
         return Verifier(lambda completion: last_match(found, completion), _same_text)
     return {
+        "verbatim": Verifier(
+            lambda completion: completion or None,
+            lambda completion, answer: completion == answer,
+            right=lambda answer: [answer] if answer else [],
+        ),
         "exact": Verifier(lambda completion: completion.strip() or None, _same_text),
         "number": Verifier(stated_number, same_number),
         "choice": Verifier(lambda completion: last_match(_CHOICE, completion), _same_choice),
