@@ -20,6 +20,7 @@ from rlstride.study.plan import (
     edited_steps,
     planned_jumps,
     predictions,
+    rounding_steps,
     step_folder,
 )
 from rlstride.tables.specs import TABLES as SPECS, inputs_of

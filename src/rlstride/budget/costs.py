@@ -17,13 +17,14 @@ from rlstride.budget.estimates import (
 )
 from rlstride.budget.sizes import model_parameters
 from rlstride.config.models import TinyModel
-from rlstride.study.plan import edit_decodings, kept_steps, predictions
+from rlstride.study.plan import edit_decodings, kept_steps, predictions, rounding_steps
 from rlstride.study.study import Study
 
 _UNKNOWN_PARAMETERS = 8e9  # of a model whose size neither its name nor a config tells
 _CPU_FLOP_PER_SECOND = 3e10  # of one core, sampling and updates together
 _SAMPLING_SHARE = 0.25  # of RL's FLOP: 2 of 8 for each parameter and token
 _SPECTRA_SECONDS = 12e-9  # for each parameter and kept step; benchmarks/spectra.py
+_ROUNDING_SECONDS = 1e-6  # for each parameter and measured step
 _TRAINED_COPIES = {"cpu": 6, "cuda": 3}  # of fp32 weights in a host's memory: gradients, moments, reference, files
 _READ_COPIES = 2
 
@@ -117,6 +118,11 @@ def cost_of_dynamics(work: Work) -> Cost:
     """Gram matrices, fits and their nulls."""
     memory, seconds = cost_of_spectra(work)
     return memory, 3 * seconds  # each step is read for the Gram matrices, the fits and their nulls
+
+
+def cost_of_rounding(work: Work) -> Cost:
+    """Rounding each measured update in several ways, with the leading values of each."""
+    return _READ_COPIES, _ROUNDING_SECONDS * work.size * len(rounding_steps(work.spec))
 
 
 def cost_of_drift(work: Work) -> Cost:

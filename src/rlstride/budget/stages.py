@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlstride.budget import costs
-from rlstride.study.asks import always, has_drift, has_edits, has_fetched_models, has_jumps, has_predictions
+from rlstride.study.asks import (
+    always,
+    has_drift,
+    has_edits,
+    has_fetched_models,
+    has_jumps,
+    has_predictions,
+    has_rounding,
+)
 from rlstride.study.study import Study
 
 MEASURING = "measure"  # the group of the stages that measure one run: on a cluster they share a job
@@ -99,6 +107,7 @@ _ALL = (
         of_controls=True,
         is_asked=has_drift,
     ),
+    Stage("measure_rounding", "rounding", "cell", costs.cost_of_rounding, ("rounding",), is_asked=has_rounding),
     Stage("collect_table", "collect", "study"),
     Stage("judge_claims", "judge", "study"),
     Stage("write_report", "report", "study"),

@@ -85,6 +85,19 @@ class Drift(Strict):
         return self
 
 
+class Rounding(Strict):
+    """What rounding to bfloat16 makes of each run's updates: norm share and sparsity, beside what is expected of it."""
+
+    at: list[Window] = Field(
+        default=[],
+        description="Shares of the steps: the last kept step in each is measured. An empty list leaves the stage out.",
+    )
+
+
+def _is_left_out(rounding: Rounding) -> bool:
+    return not rounding.at
+
+
 class Extrapolation(Strict):
     """The models predicted from a first part of each run."""
 
@@ -181,6 +194,11 @@ class StudyFile(Strict):
     spectra: SpectraSpec = Field(default=SpectraSpec(), description="What is measured of every kept update.")
     ablation: Ablation = Field(default=Ablation(), description="The edited models of each run.")
     drift: Drift = Field(default=Drift(), description="How far each run's models are from the base in what they say.")
+    rounding: Rounding = Field(
+        default=Rounding(),
+        exclude_if=_is_left_out,
+        description="What rounding to bfloat16 makes of each run's updates.",
+    )
     extrapolation: Extrapolation = Field(
         default=Extrapolation(), description="The models predicted from a first part of each run."
     )

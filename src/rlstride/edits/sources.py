@@ -12,16 +12,10 @@ import torch
 from torch import Tensor
 
 from rlstride.config.variants import Source
+from rlstride.spectra.grid import on_bf16_grid
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.compare import dtype_of_edits
 from rlstride.trajectory.scope import Weight
-
-
-def on_bf16_grid(tensor: Tensor) -> Tensor:
-    """Each entry rounded to the nearest bfloat16 number, ties to even, in float32 at least; integers as they are."""
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.to(torch.bfloat16).to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def without_part_along(tensor: Tensor, direction: Tensor) -> Tensor:

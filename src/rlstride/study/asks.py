@@ -1,7 +1,9 @@
 """What a study asks for, known before anything runs: which stages, tables and figures it has follows from these."""
 
+from collections.abc import Callable
+
 from rlstride.study.paths import source_folder
-from rlstride.study.plan import drift_steps, predictions
+from rlstride.study.plan import drift_steps, predictions, rounding_steps
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Study
 
@@ -34,6 +36,21 @@ def has_jumps(study: Study) -> bool:
 def has_drift(study: Study) -> bool:
     """Whether drift from the base is measured."""
     return bool(drift_steps(study.spec))
+
+
+def has_rounding(study: Study) -> bool:
+    """Whether it is measured what rounding makes of updates."""
+    return bool(rounding_steps(study.spec))
+
+
+def has_edits_of(*variants: str) -> Callable[[Study], bool]:
+    """Whether these models are edited."""
+    return lambda study: set(variants) <= set(study.spec.ablation.variants)
+
+
+def has_method(name: str) -> Callable[[Study], bool]:
+    """Whether a method makes a model of every cell."""
+    return lambda study: any(prediction.method == name for prediction in predictions(study.spec))
 
 
 def has_stride_pairs(study: Study) -> bool:

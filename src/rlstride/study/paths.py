@@ -85,6 +85,11 @@ class CellPaths:
         return self.root / "drift-tokens.parquet"
 
     @property
+    def rounding(self) -> Path:
+        """What rounding to bfloat16 makes of the updates."""
+        return self.root / "rounding.parquet"
+
+    @property
     def dynamics(self) -> Path:
         return self.root / "dynamics.parquet"
 

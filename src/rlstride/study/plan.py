@@ -103,6 +103,11 @@ def drift_steps(spec: StudyFile) -> list[int]:
     return [] if greedy else steps_at(spec.training, spec.drift.at)
 
 
+def rounding_steps(spec: StudyFile) -> list[int]:
+    """The kept steps whose updates are rounded to bfloat16 and measured, ascending."""
+    return steps_at(spec.training, spec.rounding.at)
+
+
 def asked_predictions(methods: Sequence[str], windows: Sequence[float]) -> list[tuple[float, str]]:
     """Window and method of each model that is asked for, applicable or not; a method of the whole run once, at 1."""
     whole = [method for method in methods if METHODS[method].whole_run]

@@ -16,6 +16,7 @@ from rlstride.config.study_file import StudyFile
 from rlstride.evaluation.score_tables import asked_drift, asked_edits, problems_file, read_table
 from rlstride.ledger import read_ledger
 from rlstride.study.paths import CellPaths, StudyPaths
+from rlstride.study.plan import rounding_steps
 from rlstride.study.study import Cell, Study
 from rlstride.trajectory.manifest import Manifest, read_manifest
 
@@ -93,6 +94,12 @@ class CellResults:
     def drift(self) -> pd.DataFrame:
         """How far the models that the study asks for are from the base in what they say."""
         return asked_drift(read_table(self.paths.drift), self._spec)
+
+    @property
+    def rounding(self) -> pd.DataFrame:
+        """A row for each measured step, tensor, update, factor and dtype; read anew, as it is large."""
+        frame, spec = read_table(self.paths.rounding), self._spec
+        return frame if spec is None or frame.empty else frame[frame["step"].isin(rounding_steps(spec))]
 
     @property
     def tokens(self) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlstride.study.asks import has_drift, has_jumps, has_stride_pairs
+from rlstride.study.asks import has_drift, has_jumps, has_rounding, has_stride_pairs
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell, Study
 from rlstride.tables.columns import (
@@ -293,6 +293,35 @@ _ALL = (
         order=("variant", "step", "place", "token_id"),
         cells=_runs,
         is_asked=has_drift,
+    ),
+    Table(
+        "rounding",
+        "Every run's measured updates in float32 and as bfloat16 files show them: norm share, shares of few triplets "
+        "and sparsity of the whole model, beside those of random updates and those expected of the grid alone.",
+        {
+            **STEP,
+            "update": "run: the run's own; random, random_rank_1: nulls of each tensor's norm.",
+            "factor": "That the update is taken times.",
+            "dtype": "fp32: itself; bf16: base and step rounded; bf16_grid: the base lies on the grid before it moves.",
+            "relative": "|D|F / |W|F of all matrices in scope, as this dtype shows the update.",
+            "share_sum": "Sum of s1 over sum of |D|F, over these matrices: the published norm share.",
+            "share_mean": "Mean of s1 / |D|F over them.",
+            "energy_1": "Share of their |D|F^2 in the leading triplet of each.",
+            "energy_2": "In 2 triplets.",
+            "energy_4": "In 4.",
+            "energy_8": "In 8.",
+            "cosine": "Of the update as shown to the update itself.",
+            "unchanged": "Share of all parameters that are equal to the base's.",
+            "unchanged_1e-05": "Share of them that changed by at most 1e-5: the published sparsity.",
+            "expected_relative": "relative, of normal entries of the same norm.",
+            "expected_share_sum": "share_sum, of the update's own s1 in the noise that rounding makes of such entries.",
+            "expected_unchanged": "unchanged, of normal entries.",
+            "expected_unchanged_1e-05": "unchanged_1e-05, of normal entries.",
+        },
+        "rounding:rounding_rows",
+        reads=("rounding",),
+        order=("step", "update", "factor", "dtype"),
+        is_asked=has_rounding,
     ),
     Table(
         "dynamics",
