@@ -18,6 +18,7 @@ from test_training import digests, kill_in_training, study_file, train
 from transformers import TrainerCallback, set_seed
 from trl import DistillationConfig, GRPOConfig, RLOOConfig
 
+from rlstride.cli import main
 from rlstride.config.training import VLLM, Training
 from rlstride.errors import RequestError
 from rlstride.extras import ExtraError
@@ -26,11 +27,14 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder, teacher_folder
 from rlstride.tasks import build_task
 from rlstride.training import precision
+from rlstride.training.launch import cell_settings
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run, vllm_arguments
+from rlstride.training.stalled import constant_reward
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.store import Trajectory
+from rlstride.trajectory.writer import TrajectoryWriter
 
 __all__ = ["launch", "spawner", "study_file"]  # the fixtures
 pytestmark = pytest.mark.slow
@@ -328,3 +332,110 @@ def test_vllm_that_is_missing_is_named_with_the_command_that_installs_it(study_f
     training = run.training.model_copy(update={"generation": "vllm_colocate"})
     with pytest.raises(ExtraError, match=r"needs vllm: pip install 'rlstride\[vllm\]'"):
         build_trainer(dataclasses.replace(run, training=training))
+
+
+def rewarding_nothing(study_file: Path, tmp_path: Path, **keys: Any) -> Path:
+    """The study with a completion too short for any answer: no rollout is ever right."""
+    return with_training(study_file, tmp_path, max_completion_tokens=1, steps=6, keep_every=1, **keys)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "dapo", "ppo"])
+def test_a_run_without_any_reward_stops_after_its_first_steps_and_says_where_to_look(
+    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], algorithm: str
+) -> None:
+    out, cell = tmp_path / "run" / "trajectory", f"random/{algorithm}/0"
+    file = rewarding_nothing(study_file, tmp_path, reward_patience=3)
+    for _ in range(2):  # a second attempt goes no step further
+        status = main(["train", "--study", str(file), "--cell", cell, "--out", str(out)])
+        said = capsys.readouterr().err
+        assert status == 1
+        assert "every rollout of the first 3 steps had the reward 0, which teaches nothing" in said
+        assert "rlstride check --study FILE --sample" in said
+        assert [record.step for record in TrajectoryWriter(out).kept()] == [1, 2, 3]
+        assert not (out / "manifest.json").exists()
+
+    train(rewarding_nothing(study_file, tmp_path, reward_patience=None), cell, out)  # now it may
+    assert "every rollout of the first 6 steps" in capsys.readouterr().err
+    assert read_ledger(out.parent / "ledger")[-1]["resumed_from"] == 3
+    assert read_manifest(out).stalled == "constant reward"
+    assert [record.step for record in read_manifest(out).steps] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+def test_a_run_whose_weights_are_the_bases_fails_though_its_steps_are_kept(
+    study_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], algorithm: str
+) -> None:
+    """In bf16 an update of 1e-9 is lost in the rounding of the weights."""
+    keys = {"precision": "bf16", "masters": "bf16", "steps": 2}
+    study = yaml.safe_load(with_training(study_file, tmp_path, **keys).read_text())
+    study["define"]["algorithms"][algorithm]["learning_rate"] = 1e-9
+    file, out = tmp_path / "slow.yaml", tmp_path / "run" / "trajectory"
+    file.write_text(yaml.safe_dump(study))
+    verb = ["train", "--study", str(file), "--cell", f"random/{algorithm}/0", "--out", str(out)]
+    for _ in range(2):
+        assert main(verb) == 1
+        assert "every weight of the last step is its base's, to the bit" in capsys.readouterr().err
+        assert len(TrajectoryWriter(out).kept()) == 2
+    study["training"]["reward_patience"] = None
+    file.write_text(yaml.safe_dump(study))
+    assert main(verb) == 0
+    assert read_manifest(out).stalled == "unmoved"
+
+
+def test_two_processes_without_any_reward_stop_together(study_file: Path, tmp_path: Path, launch: Launch) -> None:
+    file, out = rewarding_nothing(study_file, tmp_path, reward_patience=2), tmp_path / "trajectory"
+    run = launch(arguments(file, "random/rloo/0", out), 2)
+    assert run.statuses() == [1, 1]
+    assert run.said("every rollout of the first 2 steps had the reward 0") == 1
+    assert [record.step for record in TrajectoryWriter(out).kept()] == [1, 2]
+
+
+def entry(step: int, mean: float | None, spread: float | None, name: str = "verified") -> dict[str, Any]:
+    return {"step": step, "loss": 0.0, f"rewards/{name}/mean": mean, f"rewards/{name}/std": spread}
+
+
+def test_a_reward_is_constant_if_every_rollout_has_the_same() -> None:
+    same = [entry(step, 0.25, 0.0) for step in (1, 2, 3)]
+    assert constant_reward(same, 3) == 0.25
+    assert constant_reward(same, 4) is None  # not there yet
+    assert constant_reward([*same[:2], entry(3, 0.5, 0.0)], 3) is None  # all right in one step, none in another
+    assert constant_reward([entry(step, 0.25, 0.4) for step in (1, 2, 3)], 3) is None  # the same mean by chance
+    assert constant_reward([entry(step, None, None) for step in (1, 2)], 2) == 0.0  # no rollout could be scored
+    assert constant_reward([{"step": 1, "loss": 0.1}], 1) is None  # supervised
+
+
+def test_a_punishment_of_length_is_no_reward() -> None:
+    both = [entry(step, 0.0, 0.0) | entry(step, -step, 0.3, "soft_overlong_punishment_reward") for step in (1, 2)]
+    assert constant_reward(both, 2) == 0.0
+
+
+def test_patience_is_none_of_what_weights_depend_on(study_file: Path, tmp_path: Path) -> None:
+    patient, plain = (load_study(with_training(study_file, tmp_path, **keys)) for keys in ({"reward_patience": 4}, {}))
+    cell = plain.cell("random/grpo/0")
+    assert cell_settings(patient, cell) == cell_settings(plain, cell)
+    assert cell_settings(load_study(with_training(study_file, tmp_path, micro_batch=2)), cell) != cell_settings(
+        plain, cell
+    )
+
+
+def test_a_later_key_at_its_default_leaves_a_studys_hash_as_it_was() -> None:
+    first = {"steps": 3, "keep_every": 2, "problems_per_step": 16, "completions_per_problem": 8, "temperature": 1.0}
+    assert Training(steps=3).model_dump(mode="json") == first
+    assert Training(steps=3, micro_batch=2, vllm=None).model_dump(mode="json") == first | {"micro_batch": 2}
+    assert Training.model_validate(Training(steps=3, reward_patience=None).model_dump()).reward_patience is None
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"masters": "bf16"}, "masters: bf16 goes with precision: bf16"),
+        ({"masters": "bf16", "precision": "bf16", "adapter": {"kind": "lora"}}, "is for full weights"),
+        ({"vllm": {"server_port": 1}}, "goes with generation: vllm_colocate or vllm_server"),
+        ({"generation": "vllm_server"}, "needs device: cuda"),
+    ],
+)
+def test_keys_that_do_not_go_together_are_refused(
+    study_file: Path, tmp_path: Path, keys: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        load_study(with_training(study_file, tmp_path, **keys))

@@ -10,7 +10,7 @@ def leaf_values(**values):
 
 def training_values(wildcards):
     algorithm = STUDY.algorithm(cell_of(wildcards)).model_dump(mode="json")
-    return leaf_values(algorithm=algorithm, training=STUDY.spec.training.model_dump(mode="json"))
+    return leaf_values(algorithm=algorithm, training=STUDY.spec.training.decides_weights())
 
 
 def jump_values(wildcards):

@@ -15,6 +15,7 @@ from rlstride.budget.estimates import (
     scored_steps,
     tried_in_cell,
 )
+from rlstride.budget.memory import tokens_per_sequence, training_memory
 from rlstride.budget.sizes import model_parameters
 from rlstride.config.models import TinyModel
 from rlstride.study.plan import edit_decodings, kept_steps, predictions, rounding_steps
@@ -27,30 +28,32 @@ _SPECTRA_SECONDS = 12e-9  # for each parameter and kept step; benchmarks/spectra
 _ROUNDING_SECONDS = 1e-6  # for each parameter and measured step
 _TRAINED_COPIES = {"cpu": 6, "cuda": 3}  # of fp32 weights in a host's memory: gradients, moments, reference, files
 _READ_COPIES = 2
+_RECOMPUTED = 1.25  # of RL's FLOP with activation checkpointing: a second forward pass, 10 for 8
 
 
 class Work:
     """What jobs of one model and algorithm cost, in seconds on one core or one GPU."""
 
     def __init__(self, study: Study, model: str, algorithm: str | None) -> None:
-        self.study, self.spec = study, study.spec
+        self.study, self.spec, self.model, self.algorithm_name = study, study.spec, model, algorithm
         self.made_from = study.models[model]
         self.algorithm = {**study.algorithms, **study.controls}.get(algorithm or "")
         self.size = parameters_of(study, model)
         self.growth = max(1.0, self.size / MEASURED_PARAMETERS)
 
-    def completions(self, number: float, tiny_seconds: float, share_of_rl: float) -> float:
+    def completions(self, number: float, tiny_seconds: float, share_of_rl: float, tokens: int | None = None) -> float:
         """Seconds for so many completions.
 
         Args:
             number: of completions.
             tiny_seconds: that one takes with a model of the testbed.
             share_of_rl: of the FLOP of a rollout in RL, its update included.
+            tokens: of a prompt with its completion; the task's, if left out.
         """
         if isinstance(self.made_from, TinyModel):
             return number * tiny_seconds * self.growth
         speed = FLOP_PER_SECOND if self.spec.device == "cuda" else _CPU_FLOP_PER_SECOND
-        flop = share_of_rl * FLOP_PER_PARAMETER_AND_TOKEN * self.size * self.study.task.max_tokens
+        flop = share_of_rl * FLOP_PER_PARAMETER_AND_TOKEN * self.size * (tokens or self.study.task.max_tokens)
         return number * flop / speed
 
     def scoring(self, models: float, problems: int, decodings: list[str]) -> float:
@@ -76,9 +79,18 @@ def cost_of_pretrain(work: Work) -> Cost:
 
 def cost_of_train(work: Work) -> Cost:
     """RL, or a control."""
-    rollouts = work.spec.training.steps * completions_per_step(work.study)
+    training = work.spec.training
+    rollouts = training.steps * completions_per_step(work.study)
     models, factor = (work.algorithm.models_in_memory, work.algorithm.cost) if work.algorithm else (1, 1.0)
-    return models * _TRAINED_COPIES[work.spec.device], work.completions(factor * rollouts, ROLLOUT_SECONDS, 1.0)
+    again = _RECOMPUTED if training.activation_checkpointing else 1.0
+    seconds = work.completions(factor * rollouts, ROLLOUT_SECONDS, again, tokens_per_sequence(work.study))
+    copies: float = models * _TRAINED_COPIES[work.spec.device]
+    if work.spec.device == "cuda":
+        return copies, seconds
+    if training.masters == "bf16":
+        copies /= 2
+    found = training_memory(work.study, work.model, work.algorithm_name) if work.algorithm_name else None
+    return max(copies, 1 + found.total / (4 * work.size) if found else 0.0), seconds  # 1: files that are written
 
 
 def cost_of_evaluate_steps(work: Work) -> Cost:

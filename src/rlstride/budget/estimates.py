@@ -1,5 +1,6 @@
 """What a study will make and cost, told before it runs. Cells and steps are exact; disk and time are estimates."""
 
+from rlstride.budget.memory import sequences_at_once, tokens_per_sequence, training_memory
 from rlstride.budget.sizes import adapter_parameters, decoder_parameters, model_parameters
 from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
@@ -70,12 +71,26 @@ def _costs(study: Study) -> list[str]:
             f"  tiny models together: about {_minutes(seconds)} of one core, {_minutes(seconds / 2)} with two jobs "
             "side by side (from times measured on one core: yours may be half or twice that)"
         )
+    lines += [line for model in study.models if model not in tiny for line in _training_memory(study, model)]
     if len(tiny) < len(study.models):
         lines.append(
             f"  GPU-hours: {FLOP_PER_PARAMETER_AND_TOKEN} FLOP for each parameter and token, "
-            f"{FLOP_PER_SECOND:.0e} FLOP a second, {_tokens_per_sequence(study)} tokens a sequence; RL only"
+            f"{FLOP_PER_SECOND:.0e} FLOP a second, {tokens_per_sequence(study)} tokens a sequence; RL only"
         )
     return lines
+
+
+def _training_memory(study: Study, model: str) -> list[str]:
+    """What the training of a published model holds in memory, by the algorithm that holds most."""
+    found = {name: training_memory(study, model, name) for name in {**study.algorithms, **study.controls}}
+    known = {name: memory for name, memory in found.items() if memory is not None}
+    if not known:
+        return []
+    name = max(known, key=lambda name: known[name].total)
+    where = "each of its GPUs" if study.spec.device == "cuda" else "each process"
+    parts = ", ".join(f"{part} {_size(size)}" for part, size in known[name].parts().items())
+    passes = f"{sequences_at_once(study, model, name)} sequences of {tokens_per_sequence(study)} tokens at once"
+    return [f"  {model}: training holds about {_size(known[name].total)} in {where} ({name}: {parts}; {passes})"]
 
 
 def tiny_seconds(study: Study, model: str) -> float:
@@ -116,7 +131,7 @@ def _describe_model(study: Study, model: str) -> str:
         steps = study.spec.training.steps * _runs_of_model(study) + _steps_of_jumps(study) / len(study.models)
         flop = FLOP_PER_PARAMETER_AND_TOKEN * steps
         flop += _FLOP_PER_PASS * _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
-        tokens = completions_per_step(study) * _tokens_per_sequence(study)
+        tokens = completions_per_step(study) * tokens_per_sequence(study)
         text += f"; about {flop * parameters * tokens / FLOP_PER_SECOND / 3600:.2g} GPU-hours of RL"
     return text
 
@@ -254,10 +269,6 @@ def _not_applicable(study: Study) -> list[str]:
 def completions_per_step(study: Study) -> int:
     """Rollouts in a step of RL."""
     return study.spec.training.problems_per_step * study.spec.training.completions_per_problem
-
-
-def _tokens_per_sequence(study: Study) -> int:
-    return study.task.max_tokens
 
 
 def _listed(steps: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,39 @@ from rlstride.config.models import PublishedModel, TinyModel
 
 TINY_VOCABULARY = 20  # characters and special tokens of the testbed's tasks
 Model = TinyModel | PublishedModel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder's sizes.
+
+    Attributes:
+        layers: of the decoder.
+        hidden: width of its residual stream.
+        wide: width of its MLPs.
+        queries: of all query heads together.
+        keys: of all key heads together; values have the same.
+    """
+
+    layers: int
+    hidden: int
+    wide: int
+    queries: int
+    keys: int
+
+
+def shape_of(model: Model) -> Shape | None:
+    """A model's shape; of one that only its name tells the size of, that of a usual decoder (llama) of this size."""
+    config = _configuration(model)
+    if config is not None:
+        (queries, hidden), (keys, _), *_, (_, wide) = layer_matrices(config)
+        return Shape(int(config["num_hidden_layers"]), hidden, wide, queries, keys)
+    size = model_parameters(model)
+    if size is None:
+        return None
+    # Layers are a 128th of the width in llama and qwen, and have 12 hidden^2 parameters.
+    hidden = round((128 * size / 12) ** (1 / 3))
+    return Shape(max(1, round(hidden / 128)), hidden, round(8 / 3 * hidden), hidden, max(1, hidden // 4))
 
 
 def model_parameters(model: Model) -> float | None:

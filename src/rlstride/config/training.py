@@ -82,6 +82,12 @@ class Training(Strict):
         description="Who draws the rollouts: transformers; vLLM in the same processes; a server of trl vllm-serve.",
     )
     vllm: VLLM | None = Field(default=None, description="vLLM's settings; null: their defaults.")
+    reward_patience: int | None = Field(
+        default=10,
+        ge=2,
+        description="An RL run stops, and fails, after so many first steps if all of their rollouts were rewarded "
+        "alike; a run whose weights never moved fails as well (controls with learning_rate 0 excepted). null: neither.",
+    )
     adapter: Adapter | None = Field(
         default=None,
         description="Trained in place of full weights: lora, prilora, adalora or c3a; null: full weights.",
@@ -96,6 +102,10 @@ class Training(Strict):
         if self.vllm is not None and self.generation == "hf":
             raise ValueError("vllm: goes with generation: vllm_colocate or vllm_server")
         return self
+
+    def decides_weights(self) -> dict[str, Any]:
+        """What the weights of a run depend on, as JSON has it: how long it may stand still is none of that."""
+        return {key: value for key, value in self.model_dump(mode="json").items() if key != "reward_patience"}
 
     @model_serializer(mode="wrap")
     def _without_later_keys_at_their_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

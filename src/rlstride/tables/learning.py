@@ -14,11 +14,12 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
     Returns:
         decoding, n, samples; the accuracy of base, frozen and full on test problems, each with its 95 % interval
         (``base_low``, ``base_high``, ...); ``gain``, the full run's accuracy less the frozen control's on the same
-        problems, with its interval; ``learns``, whether that interval lies above 0. Empty where the cell was not
-        scored; what was not scored is missing.
+        problems, with its interval; ``learns``, whether that interval lies above 0; ``stalled``, why the run learnt
+        nothing. Empty where the cell was not scored; what was not scored is missing.
     """
     if results.accuracy.empty:
         return pd.DataFrame()
+    manifest = results.manifest
     rows = []
     for decoding, found in results.accuracy.groupby("decoding", sort=True):
         by_variant = found.set_index("variant")
@@ -31,5 +32,5 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
         if {"frozen", "full"} <= set(scores):
             gain = paired_difference_interval(scores["full"], scores["frozen"])
             row |= gain.columns("gain") | {"learns": gain.low > 0}
-        rows.append(row)
+        rows.append(row | {"stalled": manifest.stalled if manifest else None})
     return pd.DataFrame(rows)

@@ -80,6 +80,8 @@ _ALL = (
             **interval("full", "Accuracy of the trained model."),
             **interval("gain", "full less frozen on the same problems."),
             "learns": "Whether the gain's interval lies above 0.",
+            "stalled": "Why the run learnt nothing: constant reward (of all rollouts of its first steps), or unmoved "
+            "(the last step's weights are the base's); empty where it may have.",
         },
         "learning:learning_rows",
         reads=("accuracy",),

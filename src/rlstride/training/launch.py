@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import warnings
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -38,7 +39,8 @@ from rlstride.training.lease import Lease, lease
 from rlstride.training.precision import BASE, base_as_trained, require_bf16
 from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run
-from rlstride.trajectory.manifest import REMEMBERED, Manifest, TrainingRecord, read_manifest
+from rlstride.training.stalled import StopWithoutReward, may_stall, sentence, steps_to_watch, why_stalled
+from rlstride.trajectory.manifest import REMEMBERED, Manifest, Stalled, TrainingRecord, read_manifest
 from rlstride.trajectory.writer import STEP_RECORD, TrajectoryWriter
 
 LEASE, _STAMP = "lease.json", "config_hash"  # in the folder of the trainer's own checkpoints
@@ -147,13 +149,17 @@ def _train(
     trainer.add_callback(LogLines(str(cell), updates))
     stop = StopOnSignal(updates)
     trainer.add_callback(stop)
+    if not may_stall(run.training, run.algorithm):
+        trainer.add_callback(StopWithoutReward(str(cell), steps_to_watch(run.training), updates))
     trainer.remove_callback(transformers.PrinterCallback)
     # TRL writes a model card with every checkpoint; these checkpoints are nobody's model.
     trainer.create_model_card = lambda *args, **kwargs: None
     if not (cut and checkpoint and cut.resumes_at_its_end(trainer, checkpoint)):
         with stop.listening():
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.state.global_step < last_update:
+    ended = trainer.state.global_step >= last_update
+    stalled = _stalled(run, cell, trainer, harvest.writer, ended=ended)
+    if not ended:
         reached = trainer.state.global_step // updates
         raise WorkError(f"{cell}: stopped by SIGTERM after step {reached}; the same command goes on from there")
     records = training_records(trainer.state.log_history, run.batch_size, updates)
@@ -162,6 +168,7 @@ def _train(
         "step_seconds": round(sum(record.seconds for record in records) / len(records), 4),
         "harvest_seconds": round(harvest.harvest_seconds, 4),
         "completion_tokens": sum(record.tokens for record in records),
+        **({"stalled": stalled} if stalled else {}),
         **(stride.summary() if stride else {}),
         **(cut.callback.report if cut else {}),
     }
@@ -173,8 +180,27 @@ def _train(
             seed=cell.seed,
             config_hash=config_hash,
             training=records,
+            stalled=stalled,
         )
     )
+
+
+def _stalled(run: Run[Any], cell: Cell, trainer: Any, writer: TrajectoryWriter, *, ended: bool) -> Stalled | None:
+    """Why a run learnt nothing, said on stderr where it may go on all the same.
+
+    Raises:
+        WorkError: it may not.
+    """
+    history, steps = trainer.state.log_history, steps_to_watch(run.training)
+    stalled = from_main_process(lambda: why_stalled(run, history, writer, ended=ended))
+    if stalled is None:
+        return None
+    said = f"{cell}: {sentence(stalled, history, steps)}"
+    if not may_stall(run.training, run.algorithm):
+        raise WorkError(said)
+    if trainer.is_world_process_zero():
+        print(said, file=sys.stderr, flush=True)
+    return stalled
 
 
 def cell_settings(study: Study, cell: Cell) -> dict[str, Any]:
@@ -183,7 +209,7 @@ def cell_settings(study: Study, cell: Cell) -> dict[str, Any]:
     return {
         "model": study.models[cell.model].model_dump(mode="json"),
         "task": study.task.model_dump(mode="json"),
-        "training": study.spec.training.model_dump(mode="json"),
+        "training": study.spec.training.decides_weights(),
         "algorithm": study.algorithm(cell).model_dump(mode="json"),
         "seed": cell.seed,
         **({"teacher": cell_settings(study, teacher)} if teacher else {}),

@@ -53,6 +53,8 @@ def base_as_trained(run: Run[Any], out: Path) -> Path:
     """
     if run.training.masters == "fp32" or _is_on_bf16_grid(run.base_folder):
         return run.base_folder
+    if (out / BASE).is_dir():  # whole, of this run
+        return out / BASE
     with atomic_folder(out / BASE) as partial:
         # As TRL loads the policy itself.
         AutoModelForCausalLM.from_pretrained(run.base_folder, dtype=torch.bfloat16).save_pretrained(partial)

@@ -2,6 +2,7 @@
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,6 +44,9 @@ class StepRecord(_Section):
     seconds: float | None = None  # wall-clock seconds of training since step 0
 
 
+Stalled = Literal["constant reward", "unmoved"]
+
+
 class TrainingRecord(_Section):
     """One step, kept or not."""
 
@@ -65,6 +69,7 @@ class Manifest(_Format):
     config_hash: str
     steps: list[StepRecord]
     training: list[TrainingRecord] = []
+    stalled: Stalled | None = None  # of a run that learnt nothing
     libraries: dict[str, str] = {}
     tokenizer: str | None = None  # folder of the run's own tokenizer, relative to the manifest's; None: the base's
 

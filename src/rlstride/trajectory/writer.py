@@ -11,7 +11,7 @@ from rlstride.atomic_files import atomic_folder, digests_of
 from rlstride.study.plan import step_folder
 from rlstride.trajectory.adapted import Adapted, base_is_moved
 from rlstride.trajectory.architecture import read_architecture
-from rlstride.trajectory.manifest import BaseRecord, Manifest, StepRecord, TrainingRecord, library_versions
+from rlstride.trajectory.manifest import BaseRecord, Manifest, Stalled, StepRecord, TrainingRecord, library_versions
 from rlstride.trajectory.model_folder import ModelFolder
 from rlstride.trajectory.sources.formats import ADAPTER, HF
 from rlstride.trajectory.sources.recognise import Checkpoint
@@ -69,11 +69,13 @@ class TrajectoryWriter:
         seed: int,
         config_hash: str,
         training: list[TrainingRecord],
+        stalled: Stalled | None = None,
     ) -> Manifest:
         """Writes the manifest over every kept step: the trajectory is whole from here on.
 
         Args:
             training: every optimiser step, from which kept steps get their reward, tokens and seconds.
+            stalled: why it learnt nothing, where it did not.
         """
         base = BaseRecord(
             name=base_name,
@@ -87,6 +89,7 @@ class TrajectoryWriter:
             config_hash=config_hash,
             steps=[_with_costs(record, training) for record in self.kept()],
             training=training,
+            stalled=stalled,
             libraries=library_versions(),
         )
         manifest.write(self.folder)
