@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rlstride.config.kinds import Kinds, union_of
-from rlstride.config.section import Share, Strict
+from rlstride.config.section import Name, Share, Strict
 
 _tasks = Kinds("rlstride.tasks")
 VERIFIERS = ("exact", "verbatim", "number", "choice", "regex")  # of data sets
+GYM_VERIFIERS = ("whole", "number", "choice", "regex")  # of reasoning-gym: how the answer is found, for its grader
 
 
 class TaskSection(Strict):
@@ -156,6 +157,64 @@ class DatasetSpec(TaskSection):
             raise ValueError("pattern: goes with verifier: regex, and regex needs one")
         if self.splits and not {"train", "test"} <= self.splits.keys():
             raise ValueError("splits: name train and test, or none")
+        return self
+
+
+class GymGenerator(Strict):
+    """One of reasoning-gym's generators."""
+
+    weight: float = Field(default=1.0, gt=0, description="Its share of the problems, relative to the others' weights.")
+    config: dict[str, Any] = Field(
+        default={}, description="The generator's own keys, such as max_terms; the library's defaults where left out."
+    )
+
+
+class GymSizes(Strict):
+    """Distinct problems of each split; fewer where the generators repeat themselves."""
+
+    train: int = Field(default=10_000, ge=1, le=100_000_000, description="Training passes over them as needed.")
+    validation: int = Field(default=500, ge=1, le=100_000_000, description="Validation problems.")
+    test: int = Field(default=1_000, ge=1, le=100_000_000, description="Test problems.")
+
+
+@_tasks.made_by("rlstride.tasks.reasoning_gym:build")
+class ReasoningGymSpec(TaskSection):
+    """Problems of reasoning-gym's generators, judged by its own graders."""
+
+    kind: Literal["reasoning_gym"] = Field(description="The problem generator.")
+    generators: dict[Name, GymGenerator] = Field(
+        min_length=1, description="Generators by the library's names, such as chain_sum: one or several."
+    )
+    sizes: GymSizes = Field(default=GymSizes(), description="Distinct problems of each split.")
+    prompt: str = Field(
+        default="{{ question }}",
+        description="The prompt: a Jinja template of the columns question, answer and metadata.",
+    )
+    solution: str | None = Field(
+        default=None, description="A right completion, which SFT learns: likewise. The verifier has to accept it."
+    )
+    verifier: str = Field(
+        default="whole",
+        description="How the answer is found in a completion before the library's grader judges it: whole (all of it), "
+        "number, choice or regex, as for data sets.",
+    )
+    pattern: str | None = Field(
+        default=None, description="With regex: what the answer is found by in a completion; its last match counts."
+    )
+    max_prompt_tokens: int = Field(default=512, ge=1, description="Tokens of the longest prompt.")
+    max_completion_tokens: int = Field(default=256, ge=1, description="Tokens of a completion, its end included.")
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "ReasoningGymSpec":
+        if self.verifier not in GYM_VERIFIERS:
+            raise ValueError(f"verifier: {self.verifier!r} is none of {', '.join(GYM_VERIFIERS)}")
+        if (self.verifier == "regex") != (self.pattern is not None):
+            raise ValueError("pattern: goes with verifier: regex, and regex needs one")
         return self
 
 

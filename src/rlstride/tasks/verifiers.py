@@ -50,22 +50,28 @@ def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
     if ":" in name:
         judge = _function(name, where)
         return Verifier(lambda completion: completion, lambda completion, answer: bool(judge(completion, answer)))
-    if name == "regex":
-        try:
-            found = re.compile(pattern or "", re.MULTILINE)
-        except re.error as error:
-            raise RequestError(f"{where}: the pattern {pattern!r} is wrong: {error}") from error
-        return Verifier(lambda completion: last_match(found, completion), _same_text)
-    return {
-        "verbatim": Verifier(
+    if name == "verbatim":
+        return Verifier(
             lambda completion: completion or None,
             lambda completion, answer: completion == answer,
             right=lambda answer: [answer] if answer else [],
-        ),
-        "exact": Verifier(lambda completion: completion.strip() or None, _same_text),
-        "number": Verifier(stated_number, same_number),
-        "choice": Verifier(lambda completion: last_match(_CHOICE, completion), _same_choice),
-    }[name]
+        )
+    return Verifier(extractor_named(name, pattern, where), _SAME.get(name, _same_text))
+
+
+def extractor_named(name: str, pattern: str | None, where: str) -> Callable[[str], str | None]:
+    """How the answer that a completion states is found in it: all of it, a number, a letter or a pattern's match.
+
+    Raises:
+        RequestError: the pattern is wrong.
+    """
+    if name != "regex":
+        return _EXTRACTORS[name]
+    try:
+        found = re.compile(pattern or "", re.MULTILINE)
+    except re.error as error:
+        raise RequestError(f"{where}: the pattern {pattern!r} is wrong: {error}") from error
+    return lambda completion: last_match(found, completion)
 
 
 def stated_number(completion: str) -> str | None:
@@ -101,6 +107,15 @@ def _same_text(found: str, answer: str) -> bool:
 
 def _same_choice(found: str, answer: str) -> bool:
     return found == (last_match(_CHOICE, answer) or answer.strip())
+
+
+_EXTRACTORS: dict[str, Callable[[str], str | None]] = {
+    "exact": lambda completion: completion.strip() or None,
+    "whole": lambda completion: completion.strip() or None,
+    "number": stated_number,
+    "choice": lambda completion: last_match(_CHOICE, completion),
+}
+_SAME: dict[str, Callable[[str, str], bool]] = {"number": same_number, "choice": _same_choice}
 
 
 def _function(name: str, where: str) -> Callable[[str, str], object]:
