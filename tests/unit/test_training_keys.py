@@ -335,8 +335,12 @@ def test_vllm_that_is_missing_is_named_with_the_command_that_installs_it(study_f
 
 
 def rewarding_nothing(study_file: Path, tmp_path: Path, **keys: Any) -> Path:
-    """The study with a completion too short for any answer: no rollout is ever right."""
-    return with_training(study_file, tmp_path, max_completion_tokens=1, steps=6, keep_every=1, **keys)
+    """The study with completions too short for any answer: no rollout is ever right."""
+    file = with_training(study_file, tmp_path, max_completion_tokens=1, steps=6, keep_every=1, **keys)
+    study = yaml.safe_load(file.read_text())
+    study["define"]["algorithms"]["dapo"]["overlong_buffer"] = 1
+    file.write_text(yaml.safe_dump(study))
+    return file
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "dapo", "ppo"])

@@ -69,7 +69,7 @@ def training_memory(study: Study, model: str, algorithm: str) -> TrainingMemory 
     settings = {**study.algorithms, **study.controls}[algorithm]
     trained = size if training.adapter is None else adapter_parameters(training.adapter, made_from) or 0.01 * size
     held = _BYTES[training.masters]
-    copies = _HALF_COPY * size if training.precision == "bf16" and training.masters == "fp32" else 0
+    copies = _HALF_COPY * size if training.precision == "bf16" else 0  # of fp32 weights
     has_reference = bool(getattr(settings, "beta", 0)) and training.adapter is None
     others = held * size if has_reference and not isinstance(settings, Distillation) else 0
     others += 4 * size if isinstance(settings, Distillation) else 0
@@ -79,7 +79,7 @@ def training_memory(study: Study, model: str, algorithm: str) -> TrainingMemory 
     cached = 2 * shape.keys * shape.layers * _BYTES[training.precision]
     kept = sequences * tokens * _activations_per_token(shape, training)
     return TrainingMemory(
-        weights=held * size + copies,
+        weights=held * size + (copies if training.masters == "fp32" else 0),
         gradients=held * trained,
         moments=2 * held * trained,
         others=others,
