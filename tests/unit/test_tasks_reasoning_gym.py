@@ -170,7 +170,7 @@ def test_what_is_wrong_with_an_entry_is_one_sentence(keys: dict[str, Any], why: 
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"verifier": "exact"}, "is none of whole, number, choice, regex"),
+        ({"verifier": "exact"}, "is none of whole, verbatim, number, choice, regex"),
         ({"pattern": "a"}, "goes with verifier: regex"),
         ({"generators": {}}, "at least 1"),
         ({"generators": {"chain_sum": {"weight": 0}}}, "greater than 0"),
@@ -257,3 +257,15 @@ def test_check_says_what_is_wrong_with_a_generator_before_anything_is_drawn(
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     assert main(["check", "--study", str(path)]) == 2
     assert "reasoning-gym has no 'chain_sums'" in capsys.readouterr().err
+
+
+def test_verbatim_takes_the_solution_as_it_stands_and_lists_it() -> None:
+    task = task_of(verifier="verbatim", solution=" {{ answer }}")
+    [problem] = draw_problems(task, "test", 1, seed=0)
+    assert task.verify(problem, f" {problem.answer}")
+    assert not task.verify(problem, problem.answer)
+    assert not task.verify(problem, f" {problem.answer}.")
+    assert task.right_completions(problem) == [f" {problem.answer}"]
+    assert task_of().right_completions(problem) is None
+    with pytest.raises(ValueError, match="verbatim compares with the solution: state its template"):
+        task_of(verifier="verbatim", solution=None)

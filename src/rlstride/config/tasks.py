@@ -10,7 +10,8 @@ from rlstride.config.section import Name, Share, Strict
 
 _tasks = Kinds("rlstride.tasks")
 VERIFIERS = ("exact", "verbatim", "number", "choice", "regex")  # of data sets
-GYM_VERIFIERS = ("whole", "number", "choice", "regex")  # of reasoning-gym: how the answer is found, for its grader
+# Of reasoning-gym: how the answer is found, for its grader; with verbatim, the solution alone is right.
+GYM_VERIFIERS = ("whole", "verbatim", "number", "choice", "regex")
 
 
 class TaskSection(Strict):
@@ -196,7 +197,8 @@ class ReasoningGymSpec(TaskSection):
     verifier: str = Field(
         default="whole",
         description="How the answer is found in a completion before the library's grader judges it: whole (all of it), "
-        "number, choice or regex, as for data sets.",
+        "number, choice or regex, as for data sets. With verbatim no grader is asked: the solution is right as it "
+        "stands, and nothing else is.",
     )
     pattern: str | None = Field(
         default=None, description="With regex: what the answer is found by in a completion; its last match counts."
@@ -215,6 +217,8 @@ class ReasoningGymSpec(TaskSection):
             raise ValueError(f"verifier: {self.verifier!r} is none of {', '.join(GYM_VERIFIERS)}")
         if (self.verifier == "regex") != (self.pattern is not None):
             raise ValueError("pattern: goes with verifier: regex, and regex needs one")
+        if self.verifier == "verbatim" and self.solution is None:
+            raise ValueError("verifier: verbatim compares with the solution: state its template")
         return self
 
 

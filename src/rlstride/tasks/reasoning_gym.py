@@ -4,7 +4,7 @@ Splits have disjoint seeds, and a prompt stands in one of them alone: one of tes
 one of validation out of train.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -56,6 +56,8 @@ class ReasoningGymTask(ListedTask):
 
     def solution(self, problem: Problem) -> str:
         text = super().solution(problem)
+        if self.spec.verifier == "verbatim":
+            return text
         if not self.verify(problem, text):
             raise RequestError(
                 f"{self.where}: solution: {text!r} is not right by the task's own verifier ({self.spec.verifier}); "
@@ -70,9 +72,16 @@ class ReasoningGymTask(ListedTask):
         return found
 
     def verify(self, problem: Problem, completion: str) -> bool:
+        if self.spec.verifier == "verbatim":
+            return completion == self.solution(problem)
         return self._grade(problem.prompt, completion).score >= 1
 
+    def right_completions(self, problem: Problem) -> Sequence[str] | None:
+        return [self.solution(problem)] if self.spec.verifier == "verbatim" else None
+
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
+        if self.spec.verifier == "verbatim":
+            return super().measure(problem, completion)
         grade = self._grade(problem.prompt, completion)
         more = {"score": grade.score, "timed_out": float(grade.timed_out)}
         return super().measure(problem, completion) | more

@@ -52,7 +52,7 @@ def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
         return Verifier(lambda completion: completion, lambda completion, answer: bool(judge(completion, answer)))
     if name == "verbatim":
         return Verifier(
-            lambda completion: completion or None,
+            _EXTRACTORS[name],
             lambda completion, answer: completion == answer,
             right=lambda answer: [answer] if answer else [],
         )
@@ -112,6 +112,7 @@ def _same_choice(found: str, answer: str) -> bool:
 _EXTRACTORS: dict[str, Callable[[str], str | None]] = {
     "exact": lambda completion: completion.strip() or None,
     "whole": lambda completion: completion.strip() or None,
+    "verbatim": lambda completion: completion or None,
     "number": stated_number,
     "choice": lambda completion: last_match(_CHOICE, completion),
 }
