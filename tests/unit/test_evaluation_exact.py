@@ -318,7 +318,7 @@ def test_texts_name_right_completions_in_place_of_drawn_ones(
 @pytest.mark.parametrize(
     ("task", "why"),
     [
-        ({"verifier": "number"}, "verifier number accepts completions without number, and verbatim the answer alone"),
+        ({"verifier": "number"}, "verifier number accepts completions without number, and verbatim one alone"),
         ({"verifier": "exact"}, "verifier exact accepts completions without number"),
     ],
 )

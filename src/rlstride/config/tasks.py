@@ -147,8 +147,7 @@ class DatasetSpec(TaskSection):
     @property
     def unlistable(self) -> str | None:
         """All verifiers but verbatim accept more than one text."""
-        accepts = f"verifier {self.verifier} accepts completions without number, and verbatim the answer alone"
-        return None if self.verifier == "verbatim" else accepts
+        return _unlistable(self.verifier)
 
     @model_validator(mode="after")
     def _is_whole(self) -> "DatasetSpec":
@@ -211,6 +210,11 @@ class ReasoningGymSpec(TaskSection):
         """Tokens of the longest prompt with its completion."""
         return self.max_prompt_tokens + self.max_completion_tokens
 
+    @property
+    def unlistable(self) -> str | None:
+        """Why right completions cannot be listed; None where they can be."""
+        return _unlistable(self.verifier)
+
     @model_validator(mode="after")
     def _is_whole(self) -> "ReasoningGymSpec":
         if self.verifier not in GYM_VERIFIERS:
@@ -220,6 +224,11 @@ class ReasoningGymSpec(TaskSection):
         if self.verifier == "verbatim" and self.solution is None:
             raise ValueError("verifier: verbatim compares with the solution: state its template")
         return self
+
+
+def _unlistable(verifier: str) -> str | None:
+    accepts = f"verifier {verifier} accepts completions without number, and verbatim one alone"
+    return None if verifier == "verbatim" else accepts
 
 
 TASK_KINDS = _tasks.by_name()
