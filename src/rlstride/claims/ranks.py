@@ -6,7 +6,7 @@ from rlstride.claims import published, verdicts
 from rlstride.claims.claim import Claim, Found, accuracies, named
 from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.stats.pooling import Statistic, difference, recovered_gain, relative
-from rlstride.tables.evidence import Evidence
+from rlstride.tables.evidence import SHARPEST_BASE, Evidence
 
 # Edits with the whole update's norm and one triplet of each matrix, but not the leading one.
 _EQUAL_NORM = ("rank_1_random", "rank_1_random_u", "rank_1_random_v", "rank_1_bottom", "single_2")
@@ -23,6 +23,16 @@ def _gain_over(other: str) -> Callable[[str, Evidence], Found]:
         )
 
     return measure
+
+
+def _beyond_sharpening(algorithm: str, evidence: Evidence) -> Found:
+    gain = evidence.interval(difference("full", SHARPEST_BASE))
+    return Found(
+        measured=gain,
+        cells=len(evidence.having("full", SHARPEST_BASE)),
+        control=accuracies(evidence, "full", "base", SHARPEST_BASE),
+        verdict=verdicts.beats(gain),
+    )
 
 
 def _kept_by_rank_1(statistic: Callable[[str], Statistic], *references: str) -> Callable[[str, Evidence], Found]:
@@ -95,6 +105,17 @@ CLAIMS = (
     _learns("learns_over_frozen", "frozen", "the frozen control"),
     _dominates("rank_1_accuracy", "relative accuracy", relative, "full"),
     _dominates("rank_1_gain", "recovered gain", recovered_gain, "base", "full"),
+    Claim(
+        "beyond_sharpening",
+        "RL does more than sharpen: accuracy gained over the base at its best decoding",
+        source=f"{published.PROJECT}: the null of a lower temperature",
+        published=None,
+        rule="full - base at its best decoding > 0",
+        bar="> 0: else drawing from the base more narrowly gives as much",
+        control="the base at whichever of the study's decodings it scores best, on the same problems",
+        needs="full and base scored in one cell",
+        measure=_beyond_sharpening,
+    ),
     Claim(
         "rank_1_in_scope_gain",
         "Rank-1 dominance: share of the in-scope gain in the rank-1 model",

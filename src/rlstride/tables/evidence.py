@@ -16,6 +16,8 @@ from rlstride.study.study import Cell, Study
 from rlstride.tables.costs import window_costs
 from rlstride.tables.results import CellResults, StudyResults
 
+SHARPEST_BASE = "sharpest_base"  # among the variants of a cell: the base at its best decoding
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -53,7 +55,7 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
     return Evidence(
         study=results.study,
         cells=list(cells),
-        scores=results.last_scores(list(cells)),
+        scores={cell: scores | _sharpest(found[cell]) for cell, scores in results.last_scores(list(cells)).items()},
         shares={cell: shares for cell, each in found.items() if (shares := _shares(each.paths.spectra))},
         dynamics={cell: movement for cell, each in found.items() if (movement := leading(each.dynamics))},
         costs={
@@ -61,6 +63,11 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
             for window in windows
         },
     )
+
+
+def _sharpest(results: CellResults) -> dict[str, Floats]:
+    sharpest = results.sharpest_base()
+    return {} if sharpest is None else {SHARPEST_BASE: sharpest[1]}
 
 
 def _shares(file: Path) -> dict[str, Floats]:

@@ -14,12 +14,13 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
     Returns:
         decoding, n, samples; the accuracy of base, frozen and full on test problems, each with its 95 % interval
         (``base_low``, ``base_high``, ...); ``gain``, the full run's accuracy less the frozen control's on the same
-        problems, with its interval; ``learns``, whether that interval lies above 0; ``stalled``, why the run learnt
-        nothing. Empty where the cell was not scored; what was not scored is missing.
+        problems, with its interval; ``learns``, whether that interval lies above 0; the same of the run over the base
+        at its best decoding: what the base has by itself, if it is only drawn from more narrowly; ``stalled``, why the
+        run learnt nothing. Empty where the cell was not scored; what was not scored is missing.
     """
     if results.accuracy.empty:
         return pd.DataFrame()
-    manifest = results.manifest
+    manifest, sharpest = results.manifest, results.sharpest_base()
     rows = []
     for decoding, found in results.accuracy.groupby("decoding", sort=True):
         by_variant = found.set_index("variant")
@@ -32,5 +33,9 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
         if {"frozen", "full"} <= set(scores):
             gain = paired_difference_interval(scores["full"], scores["frozen"])
             row |= gain.columns("gain") | {"learns": gain.low > 0}
+        if sharpest is not None:
+            row |= {"sharpest": sharpest[0], "sharpest_base": float(sharpest[1].mean())}
+            if "full" in scores:
+                row |= paired_difference_interval(scores["full"], sharpest[1]).columns("over_sharpest")
         rows.append(row | {"stalled": manifest.stalled if manifest else None})
     return pd.DataFrame(rows)

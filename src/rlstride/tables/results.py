@@ -71,6 +71,11 @@ class CellResults:
         """Scores by variant, each at its own last step: models edited on the way are not what claims are about."""
         return {variant: each for (variant, _, at), each in self.scores.items() if at == decoding}  # steps ascend
 
+    def sharpest_base(self) -> tuple[str, Floats] | None:
+        """The base at the decoding at which it scores best, and its scores: what sharpening alone would give a run."""
+        found = {name: each for (variant, _, name), each in self.scores.items() if variant == "base"}
+        return max(found.items(), key=lambda each: float(each[1].mean())) if found else None
+
     def scores_at(self, step: int, decoding: str) -> dict[str, Floats]:
         """Scores of the base, and of the full run and the models edited at one kept step."""
         return {name: each for (name, of, at), each in self.scores.items() if at == decoding and of in (0, step)}

@@ -80,6 +80,9 @@ _ALL = (
             **interval("full", "Accuracy of the trained model."),
             **interval("gain", "full less frozen on the same problems."),
             "learns": "Whether the gain's interval lies above 0.",
+            "sharpest": "The decoding at which the base scores best.",
+            "sharpest_base": "Accuracy of the base at that decoding: what sharpening alone gives.",
+            **interval("over_sharpest", "full less that, on the same problems."),
             "stalled": "Why the run learnt nothing: constant reward (of all rollouts of its first steps), or unmoved "
             "(the last step's weights are the base's); empty where it may have.",
         },
