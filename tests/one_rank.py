@@ -1,4 +1,7 @@
-"""One of several processes that train, and stride or extrapolate, and write down where they ended: KIND STUDY OUT."""
+"""One of several processes that train, and stride or extrapolate, and write down where they ended.
+
+Usage: one_rank.py KIND STUDY OUT [KIND STUDY OUT ...]
+"""
 
 import json
 import sys
@@ -52,4 +55,5 @@ def main(kind: str, study_file: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+    for kind, study_file, out in zip(*[iter(sys.argv[1:])] * 3, strict=True):
+        main(kind, Path(study_file), Path(out))

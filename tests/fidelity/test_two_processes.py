@@ -11,32 +11,39 @@ import pytest
 import torch
 
 SCRIPT = Path(__file__).with_name("updates_of_one_batch.py")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ppo": {"value_learning_rate": 1e-3, "beta": 0.1, "epochs": 3},
+    "reinforce_pp": {"beta": 0.1, "epochs": 3},
+    "grpo": {"beta": 0.1, "epochs": 3},
+    "rloo": {"beta": 0.1, "epochs": 3},
+    "dr_grpo": {"epochs": 3},
+    "gspo": {"minibatches": 1, "epochs": 3},
+}
+Found = dict[str, dict[str, Any]]
 
 
-def train(settings: dict[str, Any], base: Path, folder: Path, processes: int) -> dict[str, Any]:
+def train(base: Path, folder: Path, processes: int) -> Found:
+    """What each algorithm ends with, trained in so many processes."""
     out = folder / f"weights-{processes}.pt"
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *(["-m", *launch] if launch else []), SCRIPT, json.dumps(settings), base, folder, out]
+    algorithms = [{"trainer": name, "learning_rate": 1e-3, **settings} for name, settings in SETTINGS.items()]
+    command = [sys.executable, *(["-m", *launch] if launch else []), SCRIPT, json.dumps(algorithms), base, folder, out]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    return torch.load(out)
+    found: Found = torch.load(out)
+    return found
+
+
+@pytest.fixture(scope="module")
+def ends(small_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
+    """Of one process, and of two."""
+    folder = tmp_path_factory.mktemp("updates")
+    return train(small_base, folder, 1), train(small_base, folder, 2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"trainer": "ppo", "value_learning_rate": 1e-3, "beta": 0.1, "epochs": 3},
-        {"trainer": "reinforce_pp", "beta": 0.1, "epochs": 3},
-        {"trainer": "grpo", "beta": 0.1, "epochs": 3},
-        {"trainer": "rloo", "beta": 0.1, "epochs": 3},
-        {"trainer": "dr_grpo", "epochs": 3},
-        {"trainer": "gspo", "minibatches": 1, "epochs": 3},
-    ],
-    ids=lambda settings: settings["trainer"],
-)
-def test_two_processes_make_the_updates_of_one(small_base: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    settings = settings | {"learning_rate": 1e-3}
-    alone, together = (train(settings, small_base, tmp_path, processes) for processes in (1, 2))
+@pytest.mark.parametrize("trainer", SETTINGS)
+def test_two_processes_make_the_updates_of_one(ends: tuple[Found, Found], trainer: str) -> None:
+    alone, together = (found[trainer] for found in ends)
     assert (alone["processes"], together["processes"]) == (1, 2)
     for model, weights in alone["weights"].items():
         for name, expected in weights.items():

@@ -1,11 +1,14 @@
 """Trains on one injected batch, in as many processes as it is launched in, and saves the weights that come out.
 
-Usage: updates_of_one_batch.py ALGORITHM_JSON BASE_FOLDER STATE_FOLDER OUT_FILE
+Usage: updates_of_one_batch.py ALGORITHMS_JSON BASE_FOLDER STATE_FOLDER OUT_FILE
+
+One launch does all algorithms, one after the other: processes take longer to start than to train.
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from injected_rollouts import build_trainer, disturb
@@ -13,10 +16,10 @@ from pydantic import TypeAdapter
 
 from rlstride.config.algorithms import Algorithm
 
-if __name__ == "__main__":
-    settings, base, state, out = sys.argv[1:]
-    algorithm = TypeAdapter(Algorithm).validate_json(settings)
-    trainer = build_trainer(algorithm, Path(base), Path(state), processes=int(os.environ.get("WORLD_SIZE", "1")))
+
+def updated(algorithm: Algorithm, base: Path, state: Path) -> dict[str, Any]:
+    """The weights of an algorithm's models after its updates of one batch, and by how many processes."""
+    trainer = build_trainer(algorithm, base, state, processes=int(os.environ.get("WORLD_SIZE", "1")))
     trainer.args.max_steps = algorithm.updates_per_step
     trainer.args.save_strategy = "no"
     models = {"policy": trainer.model}
@@ -25,6 +28,13 @@ if __name__ == "__main__":
     for seed, model in enumerate(models.values()):
         disturb(model, 0.02, seed)
     trainer.train()
-    if trainer.accelerator.is_main_process:
-        weights = {name: model.state_dict() for name, model in models.items()}
-        torch.save({"processes": trainer.accelerator.num_processes, "weights": weights}, out)
+    weights = {name: model.state_dict() for name, model in models.items()}
+    return {"processes": trainer.accelerator.num_processes, "weights": weights}
+
+
+if __name__ == "__main__":
+    settings, base, state, out = sys.argv[1:]
+    algorithms = TypeAdapter(list[Algorithm]).validate_json(settings)
+    found = {each.trainer: updated(each, Path(base), Path(state) / each.trainer) for each in algorithms}
+    if os.environ.get("RANK", "0") == "0":
+        torch.save(found, out)

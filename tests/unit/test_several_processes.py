@@ -252,35 +252,49 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     assert not (out / "manifest.json").exists()
 
 
-def ends_of_two(kind: str, study: Path, out: Path) -> tuple[list[dict[str, torch.Tensor]], list[Any]]:
-    """The weights that each of two processes ends with, and what its callback has found."""
+ADAPTERS: dict[str, dict[str, Any] | None] = {"full": None, "lora": {"kind": "lora", "rank": 4, "alpha": 2}}
+
+
+@pytest.fixture(scope="module")
+def of_two(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of three runs of two processes: stride, full and lora; one launch makes all of them."""
+    root = tmp_path_factory.mktemp("of-two")
+    words: list[str | Path] = ["stride", study_file, root / "stride"]
+    for name, adapter in ADAPTERS.items():
+        study = yaml.safe_load(study_file.read_text())
+        study["training"] |= {"adapter": adapter, "steps": 6}
+        file = root / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(study))
+        words += ["extrapolate", file, root / name]
+    for name in ("stride", *ADAPTERS):
+        (root / name).mkdir()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, Path(__file__).parents[1] / "one_rank.py", kind, study, out]
+    command = [*launcher, Path(__file__).parents[1] / "one_rank.py", *words]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return root
+
+
+def ends_of_two(out: Path) -> tuple[list[dict[str, torch.Tensor]], list[Any]]:
+    """The weights that each of two processes ended with, and what its callback found."""
     ranks = [out / f"rank{rank}" for rank in (0, 1)]
     found = [json.loads(rank.with_suffix(".json").read_text()) for rank in ranks]
     return [load_file(rank.with_suffix(".safetensors")) for rank in ranks], found
 
 
-def test_all_processes_jump_alike_and_end_with_the_same_weights(study_file: Path, tmp_path: Path) -> None:
-    (one, other), histories = ends_of_two("stride", study_file, tmp_path)
+def test_all_processes_jump_alike_and_end_with_the_same_weights(of_two: Path) -> None:
+    (one, other), histories = ends_of_two(of_two / "stride")
     assert [entry["factor"] for entry in histories[0]] == [entry["factor"] for entry in histories[1]]
     assert any(entry["factor"] > 1 for entry in histories[0])
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("adapter", [None, {"kind": "lora", "rank": 4, "alpha": 2}], ids=["full", "lora"])
-def test_all_processes_extrapolate_alike_and_train_on_together(
-    study_file: Path, tmp_path: Path, adapter: dict[str, Any] | None
-) -> None:
-    study = yaml.safe_load(study_file.read_text())
-    study["training"] |= {"adapter": adapter, "steps": 6}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
-    (one, other), reports = ends_of_two("extrapolate", tmp_path / "study.yaml", tmp_path)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_all_processes_extrapolate_alike_and_train_on_together(of_two: Path, adapter: str) -> None:
+    (one, other), reports = ends_of_two(of_two / adapter)
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert reports[0] == reports[1]
     assert (reports[0]["factor"], reports[0]["kept_steps"]) == (1.5, [2, 4])  # 6 steps over 4
-    base = load_file(tmp_path / "window" / "base" / "model.safetensors")
+    base = load_file(of_two / adapter / "window" / "base" / "model.safetensors")
     moved = [name for name in base if ".layers." in name and "_proj" in name]
     named = {name.replace(".base_layer.", ".").removeprefix("base_model.model."): name for name in one}
     assert moved
