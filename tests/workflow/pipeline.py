@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from dry_runs import dry_run
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_STUDY = ROOT / "config" / "config.yaml"
@@ -25,7 +26,10 @@ def run(
 
 def snakemake(*arguments: str | Path, folder: Path = ROOT, timeout: int = 1200) -> subprocess.CompletedProcess[str]:
     """Snakemake on the repository's Snakefile; paths are relative to ``folder``, where it also keeps its records."""
-    return run("snakemake", "--snakefile", ROOT / "Snakefile", *arguments, folder=folder, timeout=timeout)
+    everything = ("--snakefile", ROOT / "Snakefile", *arguments)
+    if "-n" in arguments:
+        return dry_run(list(map(str, everything)), folder)
+    return run("snakemake", *everything, folder=folder, timeout=timeout)
 
 
 def planned_jobs(*arguments: str | Path, folder: Path = ROOT) -> dict[str, int]:
