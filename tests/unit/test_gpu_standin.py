@@ -1,6 +1,6 @@
 """With `device: cuda`, on a GPU that is not there (gpu_standin.py), every verb does what it does on the CPU.
 
-This shows that all tensors are where they should be. What a real GPU computes, test_smoke_study.py asks where one is.
+This shows that all tensors are where they should be. A real one's numbers are test_smoke_algorithms.py's.
 """
 
 import json

@@ -1,7 +1,6 @@
 """The smoke study through the real Snakefile, from pretraining to MLflow: what it finds, not only what it leaves."""
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -9,74 +8,15 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
-from pipeline import ROOT, SMOKE_STUDY, planned_jobs, run, snakemake, write_study
+from pipeline import planned_jobs, run, snakemake
 from safetensors.torch import load_file
+from smoke import Finished
 
-from rlstride.config.algorithms import PolicyGradient
-from rlstride.config.study_file import AlgorithmsFile
-from rlstride.config.yaml_files import validate_entries
 from rlstride.report.figures.specs import figures_of
-from rlstride.study.load import load_study
-from rlstride.study.plan import drift_steps, kept_steps, planned_jumps, predictions, step_folder
-from rlstride.study.study import Study
+from rlstride.study.plan import drift_steps, kept_steps, step_folder
 from rlstride.tables.specs import tables_of
 
 pytestmark = pytest.mark.slow
-
-# Every RL algorithm of the catalogue, by name.
-ALGORITHMS = {
-    name: spec
-    for name, spec in validate_entries(ROOT / "config" / "algorithms.yaml", AlgorithmsFile).items()
-    if isinstance(spec, PolicyGradient) and spec.learning_rate > 0
-}
-PROFILE = ROOT / "profiles" / "local"
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The results folder of a finished smoke study."""
-
-    results: Path
-
-    @property
-    def root(self) -> Path:
-        return self.results / "smoke"
-
-    @property
-    def cell(self) -> Path:
-        return self.root / "tiny-llama" / "grpo" / "seed0"
-
-    @property
-    def request(self) -> tuple[str | Path, ...]:
-        return ("--profile", PROFILE, "--configfile", SMOKE_STUDY, "--config", f"results={self.results}")
-
-    @property
-    def study(self) -> Study:
-        return load_study(self.root / "study.yaml")
-
-    @property
-    def variants(self) -> list[str]:
-        """Everything that is scored on the test problems of the cell."""
-        spec = self.study.spec
-        made = [model.variant for model in (*predictions(spec), *planned_jumps(spec).values())]
-        return ["base", "frozen", "full", *spec.ablation.variants, *made]
-
-    def table(self, name: str) -> pd.DataFrame:
-        return pd.read_csv(self.root / "tables" / f"{name}.csv")
-
-    def accuracy(self, variant: str, decoding: str = "t1.0") -> pd.Series:
-        """The row of a variant, with accuracy, low and high."""
-        table = self.table("accuracy")
-        (row,) = [row for _, row in table[(table.variant == variant) & (table.decoding == decoding)].iterrows()]
-        return row
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    smoke = Finished(tmp_path_factory.mktemp("smoke") / "results")
-    done = snakemake(*smoke.request, timeout=3 * 3600)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
-    return smoke
 
 
 def test_the_base_leaves_rl_something_to_find(finished: Finished) -> None:
@@ -266,43 +206,6 @@ def test_every_job_leaves_its_benchmark_and_stays_within_2_gib(finished: Finishe
     rows = [row for row in rows if row["max_rss"] not in ("-", "NA")]  # over before Snakemake looked
     memory = [float(row["max_rss"]) for row in rows]
     assert max(memory) < 2048
-
-
-def trained_and_scored(finished: Finished, folder: Path, algorithm: str, device: str) -> pd.Series:
-    """The validation row of the last step of forty, trained and scored on a device at the catalogue's settings."""
-    settings = ALGORITHMS[algorithm].model_dump(mode="json")
-    study = write_study(
-        folder,
-        SMOKE_STUDY,
-        algorithms=[algorithm],
-        define={"algorithms": {algorithm: settings}},  # in place of the smoke study's own
-        training={"keep_every": 40},
-        extrapolation={"jumps": {}},  # which need kept steps
-        results=str(finished.results),  # where the base is
-        device=device,
-    )
-    out, cell, scores = folder / device, f"tiny-llama/{algorithm}/0", folder / f"{device}.parquet"
-    scored = ("--split", "validation", "--decodings", "t1.0", "--device", device, "--out", scores)
-    for command in (("train", "--out", out), ("evaluate", out, *scored)):
-        done = run("rlstride", *command, "--study", study, "--cell", cell, timeout=3600)
-        assert done.returncode == 0, done.stderr
-    return pd.read_parquet(scores).set_index("variant").loc["checkpoint"]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_reaches_what_the_cpu_reaches_within_noise(finished: Finished, tmp_path: Path) -> None:
-    cpu, gpu = (trained_and_scored(finished, tmp_path, "grpo", device) for device in ("cpu", "cuda"))
-    assert abs(cpu.accuracy - gpu.accuracy) < (cpu.high - cpu.low) + (gpu.high - gpu.low)
-
-
-@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_every_algorithm_lifts_the_smoke_model_above_its_frozen_control(
-    finished: Finished, tmp_path: Path, algorithm: str
-) -> None:
-    learned = trained_and_scored(finished, tmp_path, algorithm, device="cpu")
-    validation = finished.table("validation")
-    frozen = validation[validation.algorithm == "frozen"]
-    assert learned.low > frozen.high.mean()
 
 
 def test_the_resolved_study_needs_no_catalogue(finished: Finished) -> None:
