@@ -190,6 +190,15 @@ def test_nothing_depends_on_batches_or_on_what_completions_share(
     np.testing.assert_allclose(one_by_one.listed, together.listed, atol=1e-6)
 
 
+@pytest.mark.parametrize("right", [["42"], ["4", "42"]])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(taught: CountingHFLM, right: list[str]) -> None:
+    prompts = [f"242424242424{end}=" for end in ("", "4", "2", "42")]
+    together = right_probabilities(taught, prompts, [right] * 4, TEMPERATURES, MAX_TOKENS)
+    alone = [right_probabilities(taught, [prompt], [right], TEMPERATURES, MAX_TOKENS).listed[0] for prompt in prompts]
+    np.testing.assert_allclose(together.listed, alone, atol=1e-6)
+    assert together.listed.max() > 1e-3
+
+
 def test_extrapolated_logits_are_those_that_completions_are_drawn_from(
     tokenizer: PreTrainedTokenizerFast, taught: CountingHFLM
 ) -> None:

@@ -7,8 +7,10 @@ that completion leads to, at every temperature at once. What is left open is at 
 so that their sum bounds what the sum of the listed completions lacks.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from rlstride.evaluation.spellings import RightTexts, Spellings
 TOLERANCE = 1e-4  # of a problem's probability: less is not worth another forward pass
 _ROUNDS = 8  # of forward passes at most: a model that never ends would take as many as it has tokens
 _PATHS = 32  # of one problem in a round
+_SHORTEST_OPENING = 8  # tokens
 _CPU_TOKENS, _GPU_TOKENS = 1024, 32_768  # of a batch
 
 _Tokens = tuple[int, ...]
@@ -75,8 +78,9 @@ def right_probabilities(
         wanted = [(search, paths) for search in searches if (paths := search.next_paths(tolerance))]
         if not wanted:
             break
+        opening = _Opening.of(lm, [search.prompt for search, _ in wanted])
         for batch in _batches(wanted, lm.device.type):
-            _read(lm, batch, temperatures)
+            _read(lm, batch, opening, temperatures)
     return RightProbabilities(
         np.array([search.listed for search in searches]), np.array([search.unlisted() for search in searches])
     )
@@ -197,9 +201,10 @@ def _batches(wanted: list[tuple[_Search, list[list[int]]]], device: str) -> Iter
 
 
 @torch.inference_mode()
-def _read(lm: CountingHFLM, batch: _Batch, temperatures: Sequence[float]) -> None:
+def _read(lm: CountingHFLM, batch: _Batch, opening: "_Opening", temperatures: Sequence[float]) -> None:
     """Follows a batch's paths, each from its start to its end."""
-    logits = _logits_after_prompts(lm, batch) if batch.shared else _logits_of_sequences(lm, batch)  # (nodes, V)
+    read = _logits_after_prompts if batch.shared else _logits_of_sequences
+    logits = read(lm, batch, opening)  # (nodes, V)
     nodes = [
         (search, tuple(path[:size]), search.right.moves(text).tokens)
         for search, path in batch.paths
@@ -229,28 +234,61 @@ def _log_probabilities(logits: Tensor, temperature: float, rows: Tensor, tokens:
     return scaled[rows, tokens] - scaled.logsumexp(dim=-1)[rows]
 
 
-def _logits_of_sequences(lm: CountingHFLM, batch: _Batch) -> Tensor:
+@dataclass(frozen=True)
+class _Opening:
+    """The tokens that all prompts begin with, such as a system prompt's: read once.
+
+    Attributes:
+        size: how many there are.
+        caches: their keys and values, of the model and of the base that logits are extrapolated from.
+    """
+
+    size: int
+    caches: list[Any]
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, lm: CountingHFLM, prompts: Sequence[list[int]]) -> "_Opening":
+        """That of some prompts; none where it is too short to be worth a pass, or there is one prompt alone."""
+        pairs = zip(min(prompts)[:-1], max(prompts)[:-1], strict=False)  # what these share, all do
+        common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+        if len(common) < _SHORTEST_OPENING or len(prompts) == 1:
+            return cls(0, [])
+        ids = torch.tensor([common], device=lm.device)
+        _, caches = _combined(lm, ids, torch.zeros(1, dtype=torch.long, device=lm.device), [], keep_cache=True)
+        return cls(len(common), caches)
+
+    def repeated(self, rows: int) -> list[Any]:
+        """Its caches for so many sequences, to go on from."""
+        copies = copy.deepcopy(self.caches)
+        for cache in copies:
+            cache.batch_repeat_interleave(rows)
+        return copies
+
+
+def _logits_of_sequences(lm: CountingHFLM, batch: _Batch, opening: _Opening) -> Tensor:
     """Logits after every node of every path, from one pass of prompts with their completions, (nodes, V).
 
     Padding on the right needs no mask: no real token attends to what follows it.
     """
-    paths = batch.paths
-    ids = _padded([search.prompt + path for search, path in paths], lm.device)  # (B, T)
-    first = min(len(search.prompt) for search, _ in paths) - 1
-    last = max(len(search.prompt) + len(path) for search, path in paths)
-    logits, _ = _combined(lm, ids, torch.arange(first, last, device=lm.device), [None, None])  # (B, kept, V)
+    rows = [(search.prompt[opening.size :], path) for search, path in batch.paths]
+    ids = _padded([prompt + path for prompt, path in rows], lm.device)  # (B, T)
+    first = min(len(prompt) for prompt, _ in rows) - 1
+    last = max(len(prompt) + len(path) for prompt, path in rows)
+    kept = torch.arange(first, last, device=lm.device)
+    logits, _ = _combined(lm, ids, kept, opening.repeated(len(rows)))  # (B, kept, V)
     parts = [
-        logits[row, len(search.prompt) - 1 - first : len(search.prompt) + len(path) - first]
-        for row, (search, path) in enumerate(paths)
+        logits[row, len(prompt) - 1 - first : len(prompt) + len(path) - first]
+        for row, (prompt, path) in enumerate(rows)
     ]
     return torch.cat(parts)
 
 
-def _logits_after_prompts(lm: CountingHFLM, batch: _Batch) -> Tensor:
+def _logits_after_prompts(lm: CountingHFLM, batch: _Batch, opening: _Opening) -> Tensor:
     """The same, from one pass of each prompt, whose keys and values all of its completions share, (nodes, V)."""
-    prompts = torch.tensor([search.prompt for search, _ in batch.members], device=lm.device)  # (prompts, P)
+    prompts = _padded([search.prompt[opening.size :] for search, _ in batch.members], lm.device)  # (prompts, P)
     end = torch.tensor([prompts.shape[1] - 1], device=lm.device)
-    after_prompt, caches = _combined(lm, prompts, end, [None, None], keep_cache=True)  # (prompts, 1, V)
+    after_prompt, caches = _combined(lm, prompts, end, opening.repeated(len(prompts)), keep_cache=True)
     owner = [index for index, (_, paths) in enumerate(batch.members) for _ in paths]
     for cache in caches:
         cache.batch_select_indices(torch.tensor(owner, device=lm.device))
@@ -259,7 +297,7 @@ def _logits_after_prompts(lm: CountingHFLM, batch: _Batch) -> Tensor:
     parts = [
         part
         for row, (_, path) in enumerate(batch.paths)
-        for part in (after_prompt[owner[row]], after_path[row, : len(path)])
+        for part in (after_prompt[owner[row]], after_path[row, : len(path)])  # (1, V), (L, V)
     ]
     return torch.cat(parts)
 
@@ -272,7 +310,7 @@ def _combined(
     Args:
         ids: (B, T), padded on the right.
         kept: the positions that are wanted.
-        caches: of the model and of the base, of what stands before.
+        caches: of the model and of the base, of what stands before; empty where nothing does.
         keep_cache: whether to return them.
 
     Returns:
@@ -281,7 +319,7 @@ def _combined(
     models = [lm.model] if lm.contrast is None else [lm.model, lm.contrast.base]
     outs = [
         model(ids, past_key_values=cache, use_cache=keep_cache or cache is not None, logits_to_keep=kept)
-        for model, cache in zip(models, caches, strict=False)
+        for model, cache in zip(models, caches or [None, None], strict=False)
     ]
     logits = [out.logits.float() for out in outs]
     combined = logits[0] if lm.contrast is None else lm.contrast.of(*logits)
