@@ -15,7 +15,7 @@ FAST = {
     *("alpha_investing", "characters", "claims", "cli", "cluster", "collect", "docs", "dynamics_gram", "dynamics_pls"),
     *("dynamics_table", "extrapolation_alpharl", "extrapolation_sums", "intervals", "job_requests", "layout", "lease"),
     *("progress", "public_face", "ranks", "rounding", "spectra_measures", "spectra_svd", "spectra_table", "stride"),
-    *("striding", "study", "study_based_on", "study_files", "study_schema", "tasks", "trajectory"),
+    *("striding", "study", "study_based_on", "study_files", "study_schema", "tasks", "training_memory", "trajectory"),
 }
 LONGEST = ("test_faults.py", "test_smoke_study.py", "test_kubernetes_profile.py", "test_executor.py")
 

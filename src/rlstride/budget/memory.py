@@ -2,7 +2,7 @@
 
 Static parts are exact for the shapes that config.json tells. Activations are what autograd keeps of a decoder layer
 with a gated MLP and fused attention: counted with saved-tensor hooks on llama and qwen3, in bytes for each token and
-layer. TRL makes logits in tiles: they are left out. Allocators and padding waste some more: leave a tenth free.
+layer. TRL 1.16 makes logits in tiles: they are left out. Allocators and padding waste some more: leave a tenth free.
 """
 
 from dataclasses import dataclass, fields
