@@ -8,7 +8,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rlstride.budget.estimates import describe
+from rlstride.budget.estimates import describe, disk_bytes
 from rlstride.budget.memory import _activations_per_token, sequences_at_once, tokens_per_sequence, training_memory
 from rlstride.budget.requests import job_request
 from rlstride.budget.sizes import Shape
@@ -117,9 +117,16 @@ def test_a_micro_batch_is_at_most_an_updates_share(tmp_path: Path) -> None:
 
 def test_check_says_what_a_training_holds_and_in_what(tmp_path: Path) -> None:
     text = describe(study(tmp_path, precision="bf16", micro_batch=2, activation_checkpointing=True))
-    assert "big: training holds about " in text
-    assert "in each of its GPUs (ppo: weights 42 GB, gradients 28 GB, moments 56 GB, others 126 GB" in text
+    assert "big: training by grpo, gspo, sft holds about 128 GB in each of its GPUs: weights 42 GB, gradients" in text
+    assert "big: training by ppo holds about 255 GB in each of its GPUs: weights 42 GB, gradients 28 GB" in text
     assert "2 sequences of 1024 tokens at once" in text
+
+
+def test_steps_of_bf16_masters_take_half_the_disk(tmp_path: Path) -> None:
+    def kept(**training: Any) -> float:
+        return disk_bytes(study(tmp_path, **training)) - 28e9  # less the base
+
+    assert kept(precision="bf16", masters="bf16") == pytest.approx(kept() / 2)
 
 
 def test_a_job_on_a_cpu_asks_for_less_in_small_parts(tmp_path: Path) -> None:

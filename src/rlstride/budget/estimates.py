@@ -1,6 +1,6 @@
 """What a study will make and cost, told before it runs. Cells and steps are exact; disk and time are estimates."""
 
-from rlstride.budget.memory import sequences_at_once, tokens_per_sequence, training_memory
+from rlstride.budget.memory import TrainingMemory, sequences_at_once, tokens_per_sequence, training_memory
 from rlstride.budget.sizes import adapter_parameters, decoder_parameters, model_parameters
 from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
@@ -18,7 +18,7 @@ from rlstride.study.plan import (
 from rlstride.study.stride_pairs import stride_of
 from rlstride.study.study import Study
 
-_FP32_BYTES = 4
+_FP32_BYTES, _BF16_BYTES = 4, 2
 
 # Measured on one core with models of 0.15 M parameters; time is taken as proportional to parameters above that.
 MEASURED_PARAMETERS = 150e3
@@ -81,16 +81,21 @@ def _costs(study: Study) -> list[str]:
 
 
 def _training_memory(study: Study, model: str) -> list[str]:
-    """What the training of a published model holds in memory, by the algorithm that holds most."""
-    found = {name: training_memory(study, model, name) for name in {**study.algorithms, **study.controls}}
-    known = {name: memory for name, memory in found.items() if memory is not None}
-    if not known:
-        return []
-    name = max(known, key=lambda name: known[name].total)
+    """What the training of a published model holds in memory: a line for all algorithms that hold the same."""
+    by_memory: dict[tuple[TrainingMemory, int], list[str]] = {}
+    for name in {**study.algorithms, **study.controls}:
+        memory = training_memory(study, model, name)
+        if memory is not None:
+            by_memory.setdefault((memory, sequences_at_once(study, model, name)), []).append(name)
     where = "each of its GPUs" if study.spec.device == "cuda" else "each process"
-    parts = ", ".join(f"{part} {_size(size)}" for part, size in known[name].parts().items())
-    passes = f"{sequences_at_once(study, model, name)} sequences of {tokens_per_sequence(study)} tokens at once"
-    return [f"  {model}: training holds about {_size(known[name].total)} in {where} ({name}: {parts}; {passes})"]
+    lines = []
+    for (memory, sequences), names in by_memory.items():
+        parts = ", ".join(f"{part} {_size(size)}" for part, size in memory.parts().items())
+        lines.append(
+            f"  {model}: training by {', '.join(names)} holds about {_size(memory.total)} in {where}: {parts}; "
+            f"{sequences} sequences of {tokens_per_sequence(study)} tokens at once"
+        )
+    return lines
 
 
 def tiny_seconds(study: Study, model: str) -> float:
@@ -163,7 +168,8 @@ def _lasting_bytes(study: Study, parameters: float, trained: float) -> float:
     """Of a model's base, and of what all of its runs keep."""
     kept: float = _runs_of_model(study) * len(kept_steps(study.spec.training))
     kept += _steps_of_jumps(study) / len(study.models) / study.spec.training.keep_every
-    return _FP32_BYTES * (parameters + trained * kept)
+    held = _FP32_BYTES if study.spec.training.masters == "fp32" else _BF16_BYTES
+    return _FP32_BYTES * parameters + held * trained * kept
 
 
 def _trained_parameters(study: Study, model: str) -> float | None:
