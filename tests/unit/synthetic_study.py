@@ -1,5 +1,6 @@
 """Per-cell tables as the verbs write them, drawn from known accuracies: for tests of what reads them."""
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rlstride.config.variants import is_variant
 from rlstride.config.yaml_files import read_yaml
 from rlstride.ledger import append
 from rlstride.study.load import resolve_study
@@ -98,7 +100,7 @@ def write_cell(
     for split, variants in (("test", tests), ("validation", [("base", 0, accuracies["base"]), *curve])):
         found = dict(zip(("", "-problems"), _scores(study, cell, split, variants, rng), strict=True))
         for suffix, rows in found.items():
-            edited = rows["variant"].str.startswith(("rank_", "in_scope", "single_"))
+            edited = rows["variant"].map(is_variant)
             edited |= (rows["variant"] == "full") & (rows["step"] < STEPS)
             name = "accuracy" if split == "test" else "validation"
             for stem, part in ((name, rows[~edited]), ("ablation", rows[edited])):
@@ -158,6 +160,40 @@ def write_dynamics(results_dir: Path, study: Study, **values: float) -> None:
             for quantity in ("pca_1", "pca_2", "tsne_1", "tsne_2"):
                 rows.append({"module": "in_scope", "rank": 0, "step": step, "quantity": quantity, "value": step / 2})
         pd.DataFrame(rows).to_parquet(StudyPaths(results_dir).cell(cell).dynamics)
+
+
+def write_rounding(
+    results_dir: Path, study: Study, shares: Mapping[str, float], unchanged: Mapping[str, float]
+) -> None:
+    """rounding.parquet of every cell: 20 matrices with the given mean norm shares and sparsities by dtype, those of a
+    random update under ``random``, and an embedding as large as all of them of which nothing changed.
+    """
+    rng = np.random.default_rng(0)
+    for cell in study.cells:
+        rows = []
+        for index, (dtype, share) in itertools.product(range(21), shares.items()):
+            found: dict[str, float] = {"unchanged_1e-05": unchanged[dtype] if index < 20 else 1.0}
+            if index < 20:
+                found |= {
+                    "share_1": share + rng.normal(0, 0.01),
+                    **{f"energy_{rank}": share**2 for rank in (1, 2, 4, 8)},
+                }
+            if dtype not in ("fp32", "random"):
+                found |= {f"expected_{name}": value for name, value in found.items()} | {"expected_frobenius": 1.0}
+            found |= {name.removesuffix("_1e-05"): value for name, value in found.items() if "unchanged" in name}
+            found |= {"own_frobenius": 1.0, "frobenius": 1.0, "weight_frobenius": 1000.0, "cosine": 1.0}
+            about = {
+                "step": STEPS,
+                "module": f"m{index:02d}",
+                "in_scope": index < 20,
+                "size": 4096 if index < 20 else 81920,
+            }
+            which = {"update": "run", "dtype": dtype}
+            if dtype == "random":
+                which = {"update": "random", "dtype": "bf16_grid"}
+            factors = (1.0,) if dtype == "random" else (1.0, 0.3)
+            rows += [about | which | {"factor": factor} | found for factor in factors]
+        pd.DataFrame(rows).to_parquet(StudyPaths(results_dir).cell(cell).rounding)
 
 
 def _step(variant: str) -> int:

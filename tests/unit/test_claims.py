@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics
+from synthetic_study import ACCURACIES, synthetic_study, write_cells, write_dynamics, write_rounding
 
 from rlstride.claims import verdicts
 from rlstride.claims.table import claims_table
@@ -292,3 +292,73 @@ def test_supervised_runs_are_marked_and_compared_with_their_own_published_share(
     assert "supervised" not in row(claims, "RL learns: accuracy gained over the base", "grpo")["note"]
     published = {name: row(claims, "Norm share", name)["published"] for name in ("grpo", "sft", "dist")}
     assert published == {"grpo": 0.188, "sft": 0.078, "dist": 0.126}
+
+
+def test_rounding_is_judged_by_the_float32_update(tmp_path: Path) -> None:
+    study = synthetic_study(rounding={"at": [1.0]})
+    write_cells(tmp_path / "demo", study)
+    shares = {"fp32": 0.55, "bf16": 0.25, "bf16_grid": 0.30, "random": 0.1}
+    unchanged = {"fp32": 0.06, "bf16": 0.76, "bf16_grid": 0.84, "random": 0.8}
+    write_rounding(tmp_path / "demo", study, shares, unchanged)
+    claims = claims_table(StudyResults(tmp_path / "demo", study))
+    share, sparsity = row(claims, "Rounding: norm share"), row(claims, "Rounding: share of parameters")
+    assert share["measured"] == pytest.approx(0.30 / 0.55, abs=0.02)
+    assert share["verdict"] == sparsity["verdict"] == "reproduced"
+    # Half of all parameters are the embedding's, none of which changed in either.
+    assert sparsity["measured"] == pytest.approx((0.84 - 0.06) / 2, abs=1e-6)
+    for said in ("share_fp32 0.5", "share_bf16 0.2", "expected_share_bf16_grid 0.", "random_share_bf16_grid 0.1"):
+        assert said in share["control"]
+    assert "sparsity_fp32 0.530" in sparsity["control"]
+    assert "random_sparsity_bf16_grid 0.900" in sparsity["control"]
+
+
+def test_a_matrix_whose_change_rounding_hides_has_no_share_and_costs_no_claim(tmp_path: Path) -> None:
+    study = synthetic_study(rounding={"at": [1.0]})
+    write_cells(tmp_path / "demo", study)
+    values = {"fp32": 0.5, "bf16": 0.25, "bf16_grid": 0.25}
+    write_rounding(tmp_path / "demo", study, values, values)
+    for cell in study.cells:
+        file = StudyPaths(tmp_path / "demo").cell(cell).rounding
+        table = pd.read_parquet(file)
+        table.loc[(table["module"] == "m03") & (table["dtype"] == "bf16_grid"), "share_1"] = np.nan
+        table.to_parquet(file)
+    share = row(claims_table(StudyResults(tmp_path / "demo", study)), "Rounding: norm share")
+    assert share["measured"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shrunk", "unscaled", "noise", "verdicts_found"),
+    [
+        (0.98, 0.97, 0.35, ("reproduced", "reproduced", "inconclusive")),
+        (0.80, 0.60, 0.60, ("not reproduced", "not reproduced", "not reproduced")),
+    ],
+)
+def test_shrinkage_is_judged_beside_the_run_and_the_whole_update_of_equal_norm(
+    tmp_path: Path, shrunk: float, unscaled: float, noise: float, verdicts_found: tuple[str, ...]
+) -> None:
+    names = ["rank_1", "rank_1_unscaled", "in_scope_full_as_rank_1", "rounding_noise_unscaled", "full_bf16_in_all"]
+    asked = {"methods": ["last", "full_shrunk"], "windows": [0.4]}
+    models = ["tiny-qwen3", "tiny-llama", "tiny-qwen2", "tiny-glm4"]
+    study = synthetic_study(ablation={"variants": names}, extrapolation=asked, models=models)
+    accuracies = {"base": 0.35, "full": 0.90, "full_shrunk": shrunk, "rank_1": 0.9, "rank_1_unscaled": unscaled}
+    accuracies |= {"in_scope_full_as_rank_1": 0.85, "rounding_noise_unscaled": noise, "full_bf16_in_all": 0.9}
+    write_cells(tmp_path / "demo", study, accuracies)
+    claims = claims_table(StudyResults(tmp_path / "demo", study))
+    found = [row(claims, f"Shrinkage: accuracy of the {name}") for name in ("shrunk run", "unscaled rank-1")]
+    found += [row(claims, "Rounding: accuracy of the rounding noise")]
+    assert found[0]["measured"] == pytest.approx(shrunk - 0.90, abs=0.02)
+    assert found[1]["measured"] == pytest.approx(unscaled - 0.85, abs=0.03)
+    assert tuple(each["verdict"] for each in found)[:2] == verdicts_found[:2]
+    assert found[2]["verdict"] in (verdicts_found[2], "reproduced")
+
+
+def test_nothing_shows_only_where_the_whole_interval_is_near_zero() -> None:
+    assert verdicts.within(Interval(0.0, -0.01, 0.015), 0.02) == "reproduced"
+    assert verdicts.within(Interval(0.0, -0.03, 0.015), 0.02) == "inconclusive"
+    assert verdicts.within(Interval(-0.1, -0.12, -0.05), 0.02) == "not reproduced"
+
+
+def test_a_study_that_asks_for_none_of_it_has_no_row_about_rounding_or_shrinkage(tmp_path: Path) -> None:
+    ids = set(claims_of(tmp_path)["id"])
+    assert not ids & {"rounding_share", "rounding_sparsity", "bf16_accuracy", "noise_accuracy", "shrinkage"}
+    assert "norm_share" in ids

@@ -7,6 +7,8 @@ from rlstride.claims.verdicts import Verdict
 from rlstride.config.algorithms import PolicyGradient
 from rlstride.stats.intervals import Interval
 from rlstride.stats.pooling import UNKNOWN, drawn_level, mean_of
+from rlstride.study.asks import always
+from rlstride.study.study import Study
 from rlstride.tables.evidence import Evidence, format_interval
 
 SUPERVISED = "supervised, no RL: for comparison"
@@ -48,6 +50,7 @@ class Claim:
         needs: what has to be there to measure it.
         measure: from an algorithm's name and its evidence to what was found.
         note: what limits it.
+        is_asked: whether a study has it; one that leaves a stage out has no row of the stage's claims.
     """
 
     id: str
@@ -60,6 +63,7 @@ class Claim:
     needs: str
     measure: Callable[[str, Evidence], Found]
     note: str = ""
+    is_asked: Callable[[Study], bool] = always
 
     def row(self, algorithm: str, evidence: Evidence) -> "ClaimRow":
         """Its row for an algorithm; without a cell that has the data it says so instead of a figure."""

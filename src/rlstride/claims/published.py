@@ -2,6 +2,7 @@
 
 PAPER = "arXiv 2510.00553"
 NEXT = "arXiv 2604.11446"
+SUBNETWORKS = "arXiv 2505.11711"
 PROJECT = "this project"
 
 # "recovering over 99% of performance gains" (abstract).
@@ -23,6 +24,18 @@ NORM_SHARES = {
     "rloo": 0.196,
     "grpo": 0.188,
     "dapo": 0.193,
+}
+# Share of all parameters that changed by at most 1e-5 between bfloat16 checkpoints, in per cent (arXiv 2505.11711).
+SPARSITIES = {
+    "GRPO, DeepSeek-Math": 68.5,
+    "ORPO": 76.9,
+    "PRIME": 77.0,
+    "PPO": 80.8,
+    "DPO, Tulu 8B": 81.4,
+    "GRPO, R1-Zero": 86.0,
+    "SimPO": 86.5,
+    "DPO, 70B": 95.2,
+    "KTO, Eurus": 96.0,
 }
 # The testbed's own target: what RL must add before any other claim means something.
 LEARNING_TARGET = 0.35

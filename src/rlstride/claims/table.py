@@ -5,14 +5,15 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from rlstride.claims import extrapolation, movement, ranks
+from rlstride.claims import extrapolation, movement, ranks, rounding
 from rlstride.claims.claim import Claim, ClaimRow
 from rlstride.study.paths import StudyPaths
 from rlstride.tables.collect import write_table
 from rlstride.tables.evidence import gather
 from rlstride.tables.results import StudyResults
 
-CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in (*ranks.CLAIMS, *movement.CLAIMS, *extrapolation.CLAIMS)}
+_ALL = (*ranks.CLAIMS, *movement.CLAIMS, *rounding.CLAIMS, *extrapolation.CLAIMS)
+CLAIMS: Mapping[str, Claim] = {claim.id: claim for claim in _ALL}
 
 
 def judge(results: StudyResults) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def rules() -> str:
 
 
 def claims_table(results: StudyResults) -> pd.DataFrame:
-    """Every claim for every algorithm of a study, pooled over its models and seeds.
+    """Every claim that a study asks about for each of its algorithms, pooled over its models and seeds.
 
     Args:
         results: the study's.
@@ -44,5 +45,6 @@ def claims_table(results: StudyResults) -> pd.DataFrame:
     evidence = {
         name: gather(results, [cell for cell in study.cells if cell.algorithm == name]) for name in study.algorithms
     }
-    rows = [claim.row(name, evidence[name]) for claim in CLAIMS.values() for name in study.algorithms]
+    asked = [claim for claim in CLAIMS.values() if claim.is_asked(study)]
+    rows = [claim.row(name, evidence[name]) for claim in asked for name in study.algorithms]
     return pd.DataFrame([asdict(row) for row in rows], columns=list(ClaimRow.__dataclass_fields__))

@@ -37,6 +37,15 @@ def near(measured: Interval, published: float, margin: float = 0.2) -> Verdict:
     return "not reproduced" if measured.high < low or measured.low > high else "inconclusive"
 
 
+def within(difference: Interval, margin: float) -> Verdict:
+    """Reproduced when the whole interval lies within ``margin`` of zero, not reproduced when all of it lies outside."""
+    if _unknown(difference):
+        return "inconclusive"
+    if -margin <= difference.low and difference.high <= margin:
+        return "reproduced"
+    return "not reproduced" if difference.high < -margin or difference.low > margin else "inconclusive"
+
+
 def beats(advantage: Interval) -> Verdict:
     """Whether something is better than its control: the interval of their difference lies above zero."""
     if _unknown(advantage):

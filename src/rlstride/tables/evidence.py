@@ -17,6 +17,7 @@ from rlstride.tables.costs import window_costs
 from rlstride.tables.results import CellResults, StudyResults
 
 SHARPEST_BASE = "sharpest_base"  # among the variants of a cell: the base at its best decoding
+_ROUNDING_NAMES = {"run": {"": "", "expected_": "expected_"}, "random": {"random_": ""}}  # of columns' prefixes
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Evidence:
     shares: dict[Cell, dict[str, Floats]]  # of the last update's matrices: "share" and the Gaussian "null", (matrices,)
     dynamics: dict[Cell, dict[str, Floats]]  # the quantities of dynamics.parquet, (matrices,), as leading() names them
     costs: dict[float, dict[Cell, dict[str, Floats]]]  # by window: steps and seconds of the full and the shortened run
+    rounding: dict[Cell, dict[str, Floats]]  # as of_rounding_table() names them: of matrices, or of all tensors
 
     def having(self, *variants: str) -> dict[Cell, dict[str, Floats]]:
         """The scores of the cells in which all these variants were evaluated."""
@@ -41,6 +43,14 @@ class Evidence:
     def of_dynamics(self, statistic: Statistic) -> Interval:
         """A statistic of the movement's quantities over the cells that have them all."""
         return pooled_interval(having(self.dynamics, *statistic.variants), statistic)
+
+    def having_rounding(self, *names: str) -> dict[Cell, dict[str, Floats]]:
+        """The rounding of the cells in which all of these were measured."""
+        return having(self.rounding, *names)
+
+    def of_rounding(self, statistic: Statistic) -> Interval:
+        """A statistic of what rounding makes of the last measured update, over the cells that have all its parts."""
+        return pooled_interval(self.having_rounding(*statistic.variants), statistic)
 
 
 def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
@@ -62,12 +72,39 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
             window: {cell: costs for cell, each in found.items() if (costs := _costs(each, window, results.headline))}
             for window in windows
         },
+        rounding={cell: shown for cell, each in found.items() if (shown := of_rounding_table(each.rounding))},
     )
 
 
 def _sharpest(results: CellResults) -> dict[str, Floats]:
     sharpest = results.sharpest_base()
     return {} if sharpest is None else {SHARPEST_BASE: sharpest[1]}
+
+
+def of_rounding_table(table: pd.DataFrame) -> dict[str, Floats]:
+    """What rounding makes of a cell's last measured update, by name and dtype; empty where nothing was measured.
+
+    Args:
+        table: the rows of rounding.parquet, or none.
+
+    Returns:
+        ``share_fp32``, ``expected_share_bf16_grid``, ``random_share_bf16``, ...: s1 / |D|F of each matrix in scope, as
+        shown, as expected, of a random update; ``sparsity_`` likewise: of each tensor the share of entries within 1e-5,
+        weighted so that the mean over tensors is that of all parameters.
+    """
+    if table.empty:
+        return {}
+    last = table[(table["step"] == table["step"].max()) & (table["factor"] == 1)].sort_values("module")
+    shown = last.loc[last["in_scope"], "share_1"].notna().groupby(last["module"]).all()
+    with_share = last["module"].isin(shown.index[shown])  # of what did not move, or not in files, none
+    found: dict[str, Floats] = {}
+    for (update, dtype), rows in last.groupby(["update", "dtype"]):
+        inside, weight = rows[with_share[rows.index]], rows["size"] / rows["size"].mean()
+        for name, prefix in _ROUNDING_NAMES.get(str(update), {}).items():
+            if prefix + "share_1" in rows:
+                found[f"{name}share_{dtype}"] = inside[prefix + "share_1"].to_numpy(dtype=float)
+                found[f"{name}sparsity_{dtype}"] = (weight * rows[prefix + "unchanged_1e-05"]).to_numpy(dtype=float)
+    return {name: values for name, values in found.items() if len(values) and np.isfinite(values).all()}
 
 
 def _shares(file: Path) -> dict[str, Floats]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-from rlstride.config.variants import IN_SCOPE_FULL
-from rlstride.study.asks import always, has_drift, has_edits, has_predictions, has_stride_pairs
+from rlstride.config.variants import IN_SCOPE_FULL, parse_ablation
+from rlstride.study.asks import always, has_drift, has_edits, has_predictions, has_rounding, has_stride_pairs
 from rlstride.study.plan import edited_steps, edits_of_step
 from rlstride.study.study import Study
 
@@ -29,6 +29,11 @@ def _has_ranks_beside_the_whole(study: Study) -> bool:
 def _has_rank_1_on_the_way(study: Study) -> bool:
     edits = [set(edits_of_step(study.spec, step)) for step in edited_steps(study.spec)]
     return sum({"rank_1", IN_SCOPE_FULL} <= names for names in edits) > 1
+
+
+def _has_factors(study: Study) -> bool:
+    edits = [parse_ablation(name) for name in study.spec.ablation.variants]
+    return any(edit.scale != 1 and edit.rank is None and edit.scope == "all" for edit in edits)
 
 
 def _ranks(variants: list[str]) -> list[str]:
@@ -164,6 +169,25 @@ FIGURES = (
         "Median over the in-scope matrices, with the middle half of them as a band. Dotted: a Gaussian update "
         "of the same shapes.",
         "dominance:draw_share_over_steps",
+    ),
+    FigureSpec(
+        "rounding",
+        "What bfloat16 files hide of an update",
+        "Norm share and sparsity of the runs' updates, taken times several factors, over their size: in float32, and "
+        "as bfloat16 files show the same updates. Lines: what rounding alone would show, of normal entries on the same "
+        "grid (sparsity), and of the update's own s1 in their noise (share). Grey: published figures, all from "
+        "bfloat16 checkpoints.",
+        "rounding:draw_rounding",
+        is_asked=has_rounding,
+    ),
+    FigureSpec(
+        "accuracy_over_factor",
+        "Is a part of the update better than all of it?",
+        "Test accuracy of W0 + f D over the factor f, mean over RL runs, with the envelope of their 95 % intervals; "
+        "the base is f = 0. Rank 1 at its own norm has to beat the whole update of that norm, or it is better by being "
+        "shorter alone.",
+        "rounding:draw_accuracy_over_factor",
+        is_asked=_has_factors,
     ),
     FigureSpec(
         "linear_fits",
