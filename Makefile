@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo test test-fast bench docs lint ui help
+.PHONY: demo demo-real test test-fast bench docs lint ui help
 
 PYTHON ?= python3
 STUDY ?= config/config.yaml
@@ -18,6 +18,9 @@ demo: .venv/installed ## run the default study (or STUDY=...); print where its r
 	@$(BIN)/snakemake --profile profiles/local --cores $(CORES) --configfile $(STUDY); \
 	$(BIN)/python workflow/scripts/summary.py $(STUDY); \
 	echo "done in $$SECONDS s"
+
+demo-real: ## the same with a real language model of 134.5 M parameters: a cut of config/studies/real.yaml
+	@$(MAKE) --no-print-directory demo STUDY=config/studies/real-demo.yaml
 
 test: lint ## run every test, the smoke study included
 	@$(BIN)/python -m pytest -n $$(($(CORES) + 1)) --dist loadfile --no-loadscope-reorder # those of a cluster wait most of the time

@@ -241,3 +241,9 @@ def test_a_sample_of_a_base_that_is_not_made_says_how_it_is_made(
     monkeypatch.chdir(tmp_path)
     assert main(["check", "--study", str(file), "--sample", "1"]) == 2
     assert "the base of tiny-qwen3 is not there; make it with rlstride pretrain" in capsys.readouterr().err
+
+
+def test_rows_are_left_out_for_which_a_template_does_not_say_true(file: Path) -> None:
+    task = task_of(source=str(file), where="{{ '1 +' in question }}")
+    found = [problem.prompt for split in SPLITS for problem in task.listed(split) or []]
+    assert sorted(found) == sorted(f"Q: {row['question']}\nA:" for row in ROWS if "1 +" in row["question"])

@@ -269,3 +269,11 @@ def test_verbatim_takes_the_solution_as_it_stands_and_lists_it() -> None:
     assert task_of().right_completions(problem) is None
     with pytest.raises(ValueError, match="verbatim compares with the solution: state its template"):
         task_of(verifier="verbatim", solution=None)
+
+
+def test_rows_are_left_out_for_which_a_template_does_not_say_true() -> None:
+    task = task_of(where="{{ answer | int > 0 }}")
+    assert all(int(problem.answer) > 0 for listed in by_split(task).values() for problem in listed)
+    assert any(int(problem.answer) <= 0 for listed in by_split(task_of()).values() for problem in listed)
+    with pytest.raises(RequestError, match=r"where: the template '\{\{ answer \}\}' says '-?\d+' of a row, not True"):
+        task_of(where="{{ answer }}").listed("test")

@@ -11,6 +11,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Window = Annotated[float, Field(gt=0, le=1)]
 
 
+def is_left_out(value: object) -> bool:
+    """Whether an optional part is not there: it then stays out of dumps, and so out of the hashes that name folders."""
+    return value is None
+
+
 class Strict(BaseModel):
     """A section in which an unknown key is an error."""
 

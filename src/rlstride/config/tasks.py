@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rlstride.config.kinds import Kinds, union_of
-from rlstride.config.section import Name, Share, Strict
+from rlstride.config.section import Name, Share, Strict, is_left_out
 
 _tasks = Kinds("rlstride.tasks")
 VERIFIERS = ("exact", "verbatim", "number", "choice", "regex")  # of data sets
@@ -125,6 +125,12 @@ class DatasetSpec(TaskSection):
         description="Where each split comes from: a split's name on the hub, else a file. Without train and test all "
         "problems are split by a hash of their prompts, 80 to 10 to 10; without validation a tenth of train is it.",
     )
+    where: str | None = Field(
+        default=None,
+        exclude_if=is_left_out,
+        description="Which rows are problems: a Jinja template that says True of them, such as {{ level > 2 }}; null: "
+        "all.",
+    )
     prompt: str = Field(description="The prompt: a Jinja template of a row's columns, such as Q: {{ question }}.")
     answer: str = Field(default="{{ answer }}", description="What the verifier expects: likewise.")
     solution: str | None = Field(default=None, description="A right completion, which SFT learns: likewise.")
@@ -186,6 +192,12 @@ class ReasoningGymSpec(TaskSection):
         min_length=1, description="Generators by the library's names, such as chain_sum: one or several."
     )
     sizes: GymSizes = Field(default=GymSizes(), description="Distinct problems of each split.")
+    where: str | None = Field(
+        default=None,
+        exclude_if=is_left_out,
+        description="Which rows are problems: a Jinja template that says True of them, such as "
+        "{{ 'in-law' not in answer }}; null: all.",
+    )
     prompt: str = Field(
         default="{{ question }}",
         description="The prompt: a Jinja template of the columns question, answer and metadata.",

@@ -4,7 +4,7 @@ Rows come from local JSONL, CSV or Parquet files or from the Hugging Face hub. A
 of test is taken out of validation and train, one of validation out of train, and repeated rows count once.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -14,7 +14,7 @@ import pandas as pd
 
 from rlstride.config.tasks import DatasetSpec
 from rlstride.errors import RequestError, first_line
-from rlstride.tasks.listed import PRECEDENCE, Columns, ListedTask, Row, template, without
+from rlstride.tasks.listed import PRECEDENCE, Columns, ListedTask, Row, is_asked_for, template, without
 from rlstride.tasks.problems import SPLITS, Problem, Split, split_of
 from rlstride.tasks.verifiers import Verifier, verifier_named
 
@@ -65,9 +65,10 @@ class DatasetTask(ListedTask):
     def _rendered(self) -> dict[Split, dict[str, Row]]:
         """Rows by prompt, each prompt in one split."""
         prompt, answer = (template(text, self.where) for text in (self.spec.prompt, self.spec.answer))
+        is_asked = is_asked_for(self.spec.where, self.where)
         found: dict[Split, dict[str, Row]] = {split: {} for split in SPLITS}
         for own, rows in self._rows.items():
-            for columns in rows:
+            for columns in filter(is_asked, rows):
                 problem = Problem(prompt(columns) or "", answer(columns) or "")
                 split = own if self.spec.splits else split_of(problem.prompt)
                 if split == "train" and "validation" not in self.spec.splits and self.spec.splits:

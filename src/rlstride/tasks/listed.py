@@ -138,6 +138,23 @@ class ListedTask(ABC):
         return template(self.spec.solution, self.where)
 
 
+def is_asked_for(text: str | None, where: str) -> Callable[[Columns], bool]:
+    """Whether a template says True of a row; without one all rows are asked for.
+
+    Raises:
+        RequestError: it says something else than True or False.
+    """
+    condition = template(text, where)
+
+    def holds(row: Columns) -> bool:
+        said = condition(row)
+        if said not in (None, "True", "False"):
+            raise RequestError(f"{where}: where: the template {text!r} says {said!r} of a row, not True or False")
+        return said != "False"
+
+    return holds
+
+
 def without(rows: Mapping[str, _Row], taken: Iterable[Mapping[str, object]]) -> dict[str, _Row]:
     """The rows whose prompts do not stand in splits that have them already."""
     others = list(taken)

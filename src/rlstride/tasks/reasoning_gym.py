@@ -12,7 +12,7 @@ from rlstride.config.tasks import ReasoningGymSpec
 from rlstride.errors import RequestError
 from rlstride.extras import require
 from rlstride.tasks.gym_library import Entry
-from rlstride.tasks.listed import PRECEDENCE, ListedTask, Row, template
+from rlstride.tasks.listed import PRECEDENCE, ListedTask, Row, is_asked_for, template
 from rlstride.tasks.problems import Problem, Split
 from rlstride.tasks.verifiers import extractor_named
 from rlstride.tasks.worker import LostCallError, Worker
@@ -119,7 +119,7 @@ class ReasoningGymTask(ListedTask):
     def _made(self, split: Split, taken: list[Mapping[str, Row]]) -> Mapping[str, Row]:
         prompt, wanted = template(self.spec.prompt, self.where), getattr(self.spec.sizes, split)
         found: dict[str, Row] = {}
-        for entry in self._entries(split):
+        for entry in filter(is_asked_for(self.spec.where, self.where), self._entries(split)):
             text = prompt(entry) or ""
             if not any(text in other for other in (found, *taken)):
                 found[text] = Row(Problem(text, "" if entry["answer"] is None else str(entry["answer"])), entry)
