@@ -9,9 +9,9 @@ from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Name, Share, Strict, is_left_out
 
 _tasks = Kinds("rlstride.tasks")
-VERIFIERS = ("exact", "verbatim", "number", "choice", "regex")  # of data sets
+VERIFIERS = ("exact", "verbatim", "number", "choice", "regex", "math")  # of data sets
 # Of reasoning-gym: how the answer is found, for its grader; with verbatim, the solution alone is right.
-GYM_VERIFIERS = ("whole", "verbatim", "number", "choice", "regex")
+GYM_VERIFIERS = ("whole", "verbatim", "number", "choice", "regex", "math")
 
 
 class TaskSection(Strict):
@@ -136,8 +136,8 @@ class DatasetSpec(TaskSection):
     solution: str | None = Field(default=None, description="A right completion, which SFT learns: likewise.")
     verifier: str = Field(
         default="exact",
-        description="How completions are judged: exact, verbatim, number, choice, regex, or MODULE:FUNCTION, which is "
-        "given completion and answer and returns whether it is right.",
+        description="How completions are judged: exact, verbatim, number, choice, regex, math, or MODULE:FUNCTION, "
+        "which is given completion and answer and returns whether it is right.",
     )
     pattern: str | None = Field(
         default=None, description="With regex: what the answer is found by in a completion; its last match counts."
@@ -208,8 +208,8 @@ class ReasoningGymSpec(TaskSection):
     verifier: str = Field(
         default="whole",
         description="How the answer is found in a completion before the library's grader judges it: whole (all of it), "
-        "number, choice or regex, as for data sets. With verbatim no grader is asked: the solution is right as it "
-        "stands, and nothing else is.",
+        "number, choice or regex, as for data sets; math judges it in the grader's place. With verbatim the solution "
+        "is right as it stands, and nothing else is.",
     )
     pattern: str | None = Field(
         default=None, description="With regex: what the answer is found by in a completion; its last match counts."

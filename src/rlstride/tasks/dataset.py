@@ -15,6 +15,7 @@ import pandas as pd
 from rlstride.config.tasks import DatasetSpec
 from rlstride.errors import RequestError, first_line
 from rlstride.tasks.listed import PRECEDENCE, Columns, ListedTask, Row, is_asked_for, template, without
+from rlstride.tasks.math_answers import MathVerifier
 from rlstride.tasks.problems import SPLITS, Problem, Split, split_of
 from rlstride.tasks.verifiers import Verifier, verifier_named
 
@@ -50,8 +51,11 @@ class DatasetTask(ListedTask):
     def right_completions(self, problem: Problem) -> Sequence[str] | None:
         return self._verifier.right(problem.answer) if self._verifier.right else None
 
+    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
+        return self._verifier.figures(completion, problem.answer)
+
     @cached_property
-    def _verifier(self) -> Verifier:
+    def _verifier(self) -> Verifier | MathVerifier:
         return verifier_named(self.spec.verifier, self.spec.pattern, f"{self.where}: verifier")
 
     @cached_property

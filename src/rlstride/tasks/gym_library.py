@@ -90,6 +90,8 @@ class _Library:
             if key not in keys:
                 raise RequestError(f"{self._where}: {name}: it has no key {key!r}, but {', '.join(keys)}")
         try:
-            section(**config).validate()
+            made = section(**config)
+            if hasattr(made, "validate"):  # a few have none
+                made.validate()
         except Exception as error:  # the library asserts
             raise RequestError(f"{self._where}: {name}: {first_line(error)}") from error

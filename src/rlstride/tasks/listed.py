@@ -60,10 +60,6 @@ class ListedTask(ABC):
     def rows(self, split: Split) -> Mapping[str, Row]:
         """The rows of a split by their prompts, at least one."""
 
-    @abstractmethod
-    def extract_answer(self, completion: str) -> str | None:
-        """The final answer stated in a completion, or None where it states none."""
-
     @property
     def where(self) -> str:
         """Where its entry stands, which errors name."""
@@ -114,9 +110,6 @@ class ListedTask(ABC):
     def right_completions(self, problem: Problem) -> Sequence[str] | None:
         """All completions that are right; None where they are without number."""
         return None
-
-    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
-        return {"answered": float(self.extract_answer(completion) is not None)}
 
     def row_of(self, problem: Problem) -> Row:
         """The row that a problem is made of.

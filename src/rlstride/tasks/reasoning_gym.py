@@ -13,8 +13,9 @@ from rlstride.errors import RequestError
 from rlstride.extras import require
 from rlstride.tasks.gym_library import Entry
 from rlstride.tasks.listed import PRECEDENCE, ListedTask, Row, is_asked_for, template
+from rlstride.tasks.math_answers import MathVerifier
 from rlstride.tasks.problems import Problem, Split
-from rlstride.tasks.verifiers import extractor_named
+from rlstride.tasks.verifiers import Verifier, verifier_named
 from rlstride.tasks.worker import LostCallError, Worker
 
 # A problem's own seed is this and its number, of which a split has fewer than lie between.
@@ -66,7 +67,7 @@ class ReasoningGymTask(ListedTask):
         return text
 
     def extract_answer(self, completion: str) -> str | None:
-        found = self._extract(completion)
+        found = self._finder.extract(completion)
         if found is not None and self.spec.verifier == "number":
             return found.replace(",", "")  # most graders compare strings
         return found
@@ -81,10 +82,10 @@ class ReasoningGymTask(ListedTask):
 
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
         if self.spec.verifier == "verbatim":
-            return super().measure(problem, completion)
+            return {"answered": float(self.extract_answer(completion) is not None)}
         grade = self._grade(problem.prompt, completion)
-        more = {"score": grade.score, "timed_out": float(grade.timed_out)}
-        return super().measure(problem, completion) | more
+        answered = float(self.extract_answer(completion) is not None)
+        return {"answered": answered, "score": grade.score, "timed_out": float(grade.timed_out)}
 
     @cached_property
     def worker(self) -> Worker:
@@ -93,8 +94,8 @@ class ReasoningGymTask(ListedTask):
         return Worker("rlstride.tasks.gym_library:serve", self.where, generators)
 
     @cached_property
-    def _extract(self) -> Callable[[str], str | None]:
-        return extractor_named(self.spec.verifier, self.spec.pattern, f"{self.where}: verifier")
+    def _finder(self) -> Verifier | MathVerifier:
+        return verifier_named(self.spec.verifier, self.spec.pattern, f"{self.where}: verifier")
 
     @cached_property
     def _by_split(self) -> dict[Split, Mapping[str, Row]]:
@@ -106,15 +107,16 @@ class ReasoningGymTask(ListedTask):
 
     def _graded(self, prompt: str, completion: str) -> Grade:
         row = self.row_of(Problem(prompt, ""))
+        if isinstance(self._finder, MathVerifier):  # in place of the library's grader
+            figures = self._finder.figures(completion, row.problem.answer)
+            return Grade(float(self._finder.accepts(completion, row.problem.answer)), figures["timed_out"] == 1)
         answer = self.extract_answer(completion)
         if answer is None:
             return Grade(0.0)
         # Graders know the configuration, not the seed: any split's data set will do.
         asked = ("score", *self._data_set("test"), dict(row.columns), answer)
-        try:
-            return Grade(self.worker.call(*asked, seconds=_SECONDS_FOR_A_SCORE))
-        except LostCallError:
-            return Grade(0.0, timed_out=True)
+        score = self.worker.judged(*asked, seconds=_SECONDS_FOR_A_SCORE)
+        return Grade(0.0, timed_out=True) if score is None else Grade(score)
 
     def _made(self, split: Split, taken: list[Mapping[str, Row]]) -> Mapping[str, Row]:
         prompt, wanted = template(self.spec.prompt, self.where), getattr(self.spec.sizes, split)

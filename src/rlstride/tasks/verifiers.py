@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from pkgutil import resolve_name
 
 from rlstride.errors import RequestError
+from rlstride.tasks.math_answers import MathVerifier
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 _MARKED = re.compile(r"####\s*(\S[^\n]*)")  # as GSM8K's answers are
@@ -35,8 +36,12 @@ class Verifier:
         found = self.extract(completion)
         return found is not None and self.same(found, answer)
 
+    def figures(self, completion: str, answer: str) -> dict[str, float]:
+        """answered: whether an answer was found."""
+        return {"answered": float(self.extract(completion) is not None)}
 
-def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
+
+def verifier_named(name: str, pattern: str | None, where: str) -> Verifier | MathVerifier:
     """A verifier by its name, or the function that MODULE:FUNCTION names.
 
     Args:
@@ -47,6 +52,8 @@ def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
     Raises:
         RequestError: there is no such function, or the pattern is wrong.
     """
+    if name == "math":
+        return MathVerifier()
     if ":" in name:
         judge = _function(name, where)
         return Verifier(lambda completion: completion, lambda completion, answer: bool(judge(completion, answer)))
@@ -56,22 +63,7 @@ def verifier_named(name: str, pattern: str | None, where: str) -> Verifier:
             lambda completion, answer: completion == answer,
             right=lambda answer: [answer] if answer else [],
         )
-    return Verifier(extractor_named(name, pattern, where), _SAME.get(name, _same_text))
-
-
-def extractor_named(name: str, pattern: str | None, where: str) -> Callable[[str], str | None]:
-    """How the answer that a completion states is found in it: all of it, a number, a letter or a pattern's match.
-
-    Raises:
-        RequestError: the pattern is wrong.
-    """
-    if name != "regex":
-        return _EXTRACTORS[name]
-    try:
-        found = re.compile(pattern or "", re.MULTILINE)
-    except re.error as error:
-        raise RequestError(f"{where}: the pattern {pattern!r} is wrong: {error}") from error
-    return lambda completion: last_match(found, completion)
+    return Verifier(_extractor(name, pattern, where), _SAME.get(name, _same_text))
 
 
 def stated_number(completion: str) -> str | None:
@@ -117,6 +109,16 @@ _EXTRACTORS: dict[str, Callable[[str], str | None]] = {
     "choice": lambda completion: last_match(_CHOICE, completion),
 }
 _SAME: dict[str, Callable[[str, str], bool]] = {"number": same_number, "choice": _same_choice}
+
+
+def _extractor(name: str, pattern: str | None, where: str) -> Callable[[str], str | None]:
+    if name != "regex":
+        return _EXTRACTORS[name]
+    try:
+        found = re.compile(pattern or "", re.MULTILINE)
+    except re.error as error:
+        raise RequestError(f"{where}: the pattern {pattern!r} is wrong: {error}") from error
+    return lambda completion: last_match(found, completion)
 
 
 def _function(name: str, where: str) -> Callable[[str, str], object]:
