@@ -12,10 +12,19 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import BPE
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from rlstride.config.study_file import Evaluation
 from rlstride.errors import RequestError
@@ -149,6 +158,39 @@ def test_a_case_of_two_tokens_by_hand(tokenizer: PreTrainedTokenizerFast) -> Non
     np.testing.assert_allclose(found.listed[0], [0.5 * 0.4, 4 / 6 * 2 / 11, 0.0], atol=1e-6)
     cut = right_probabilities(lm, ["="], [["4"], ["42"]][:1], [1.0, 0.0], max_tokens=1)
     np.testing.assert_allclose(cut.listed[0], [0.5, 1.0], atol=1e-6)  # cut without an end token, and right
+
+
+def test_every_end_token_ends_a_completion_whatever_else_is_in_its_batch(tokenizer: PreTrainedTokenizerFast) -> None:
+    """The model's configuration names one end token, the tokenizer another: after it this model would go on."""
+    model = of_pairs({EQUALS: {END: 1.0}, END: {FOUR: 1.0}, FOUR: {FOUR: 1.0}, TWO: {TWO: 1.0}})
+    model.generation_config.eos_token_id = [OTHER_END]
+    lm = CountingHFLM(model, tokenizer)
+    options = {"until": [], "max_gen_toks": 4, "do_sample": False}
+    asked = [Instance("generate_until", {}, (prompt, options), index) for index, prompt in enumerate(["=", "2"])]
+    assert lm.generate_until(asked) == ["", "2222"]
+    assert lm.tokens == 1 + 4
+
+
+@pytest.mark.parametrize("family", [LlamaForCausalLM, MistralForCausalLM])
+def test_samples_of_a_prompt_share_its_pass_and_are_what_they_were(
+    tokenizer: PreTrainedTokenizerFast, family: type[PreTrainedModel]
+) -> None:
+    torch.manual_seed(5)
+    window = {"sliding_window": 3} if family is MistralForCausalLM else {}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = family.config_class(
+        vocab_size=VOCABULARY, **sizes, **window, num_key_value_heads=1, head_dim=8, initializer_range=0.3
+    )
+    lm = CountingHFLM(family(config).eval(), tokenizer)
+    options = {"until": [], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+    prompts = [prompt for prompt in ("=", "2=", "24=24=42=", "4=") for _ in range(5)]
+    asked = [Instance("generate_until", {}, (prompt, options), index) for index, prompt in enumerate(prompts)]
+    written = []
+    for lm.shares_prompts in (True, False):
+        torch.manual_seed(0)
+        written.append(lm.generate_until(asked))
+    assert written[0] == written[1]
+    assert len(set(written[0])) > 10
 
 
 def of_pairs(following: dict[int, dict[int, float]]) -> LlamaForCausalLM:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.contrast import Contrast, ContrastProcessor
@@ -47,6 +47,7 @@ class CountingHFLM(HFLM):
     Attributes:
         tokens: completion tokens generated so far, end-of-sequence tokens included, padding not.
         cut: prompts so far that were longer than the model takes: lm-eval leaves out their beginnings.
+        shares_prompts: whether the samples of a prompt that are drawn together share the pass over it.
         contrast: what its logits are extrapolated from; None leaves them as they are.
     """
 
@@ -56,6 +57,7 @@ class CountingHFLM(HFLM):
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self.tokens = self.cut = 0
         self.contrast: Contrast | None = None
+        self.shares_prompts = parameters >= _TINY_PARAMETERS  # smaller ones would gain nothing
 
     def use_batch_size(self, size: int | str) -> None:
         """Takes ``size`` sequences at once from now on; "auto" looks for the most that fit, once for each model."""
@@ -132,8 +134,13 @@ class CountingHFLM(HFLM):
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         # Any end token ends a completion, whatever else is in its batch.
         options = {"eos_token_id": self._end_tokens()} | settled_sampling(options)
+        if "stop" in options:  # the end token does not have to be looked for in the text of every completion and step
+            end = self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+            options["stop"] = [stop for stop in options["stop"] if stop != end]
         if self.contrast is not None:
             options["logits_processor"] = [ContrastProcessor(self.contrast, options["attention_mask"])]
+        if self.shares_prompts and (shared := shared_prompts(self.model, context, options["attention_mask"])):
+            options["past_key_values"] = shared
         with asked_generation(self.model):
             ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
         self.tokens += count_tokens(ids[:, context.shape[1] :], self._end_tokens())
@@ -147,6 +154,29 @@ class CountingHFLM(HFLM):
         configured = self.model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [] if configured is None else [configured]
         return list(dict.fromkeys([*ends, self.eot_token_id]))
+
+
+@torch.inference_mode()
+def shared_prompts(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> Cache | None:
+    """Keys and values of prompts but their last tokens, each prompt read once however many samples it has.
+
+    Args:
+        model: the model.
+        ids: prompts (B, P), padded on the left; equal ones stand side by side.
+        mask: (B, P); 0 is padding.
+
+    Returns:
+        what ``generate`` goes on from; None where no prompt stands twice.
+    """
+    distinct, counts = torch.unique_consecutive(ids, dim=0, return_counts=True)  # (D, P), (D,)
+    if len(distinct) == len(ids) or ids.shape[1] == 1:
+        return None
+    mask = mask[counts.cumsum(0) - 1, :-1]  # (D, P - 1)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    out = model(distinct[:, :-1], attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    cache: Cache = out.past_key_values
+    cache.batch_select_indices(torch.repeat_interleave(counts))
+    return cache
 
 
 def count_tokens(completions: torch.Tensor, end_tokens: list[int]) -> int:
