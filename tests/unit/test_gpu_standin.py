@@ -18,6 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from test_adapters import ALGORITHMS, KINDS, with_adapter
 from test_jumps import with_jumps
+from test_recipes import write_model
 from test_training import digests, kill_in_training, study_file, train
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -178,3 +179,36 @@ import os; os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment, text=True, capture_output=True)
     assert done.stdout == "as it should be\n", done.stderr[-2000:]
+
+
+def test_exact_scores_on_cuda_are_those_of_the_cpu(environment: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(10) for b in range(10)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = write_model(tmp_path / "model", "0123456789+=")
+    task = {"kind": "dataset", "source": str(tmp_path / "sums.jsonl"), "prompt": "{{ question }}"}
+    study = {
+        "name": "sums",
+        "task": "sums",
+        "models": ["mine"],
+        "algorithms": ["grpo"],
+        "controls": [],
+        "training": {"steps": 2},
+        "evaluation": {"scorer": "exact", "test_problems": 6},
+        "define": {
+            "tasks": {"sums": task | {"verifier": "verbatim", "max_completion_tokens": 4}},
+            "models": {"mine": {"source": str(model)}},
+            "algorithms": {"grpo": {"trainer": "grpo", "learning_rate": 1e-3}},
+        },
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    found = []
+    for device in ("cuda", "cpu"):
+        out = tmp_path / f"{device}.parquet"
+        flags = ["--study", str(tmp_path / "study.yaml"), "--device", device, "--out", str(out)]
+        if device == "cuda":
+            run_on_standin([["evaluate", str(model), *flags]], environment)
+        else:
+            assert main(["evaluate", str(model), *flags]) == 0
+        found.append(pd.read_parquet(out).set_index("decoding")[["n", "accuracy", "low", "high", "unlisted"]])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-3, atol=1e-7)
+    assert 0 < found[1].loc["t1.0", "accuracy"] < 1

@@ -9,9 +9,9 @@ from rlstride.config.kinds import Kinds, union_of
 from rlstride.config.section import Name, Share, Strict, is_left_out
 
 _tasks = Kinds("rlstride.tasks")
-VERIFIERS = ("exact", "verbatim", "number", "choice", "regex", "math")  # of data sets
+VERIFIERS = ("exact", "number", "choice", "regex", "math", "verbatim")  # of data sets
 # Of reasoning-gym: how the answer is found, for its grader; with verbatim, the solution alone is right.
-GYM_VERIFIERS = ("whole", "verbatim", "number", "choice", "regex", "math")
+GYM_VERIFIERS = ("whole", "number", "choice", "regex", "math", "verbatim")
 
 
 class TaskSection(Strict):
@@ -136,7 +136,7 @@ class DatasetSpec(TaskSection):
     solution: str | None = Field(default=None, description="A right completion, which SFT learns: likewise.")
     verifier: str = Field(
         default="exact",
-        description="How completions are judged: exact, verbatim, number, choice, regex, math, or MODULE:FUNCTION, "
+        description="How completions are judged: exact, number, choice, regex, math, verbatim, or MODULE:FUNCTION, "
         "which is given completion and answer and returns whether it is right.",
     )
     pattern: str | None = Field(

@@ -200,7 +200,7 @@ def _batches(wanted: list[tuple[_Search, list[list[int]]]], device: str) -> Iter
     yield batch
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _read(lm: CountingHFLM, batch: _Batch, opening: "_Opening", temperatures: Sequence[float]) -> None:
     """Follows a batch's paths, each from its start to its end."""
     read = _logits_after_prompts if batch.shared else _logits_of_sequences
@@ -247,7 +247,7 @@ class _Opening:
     caches: list[Any]
 
     @classmethod
-    @torch.inference_mode()
+    @torch.no_grad()
     def of(cls, lm: CountingHFLM, prompts: Sequence[list[int]]) -> "_Opening":
         """That of some prompts; none where it is too short to be worth a pass, or there is one prompt alone."""
         pairs = zip(min(prompts)[:-1], max(prompts)[:-1], strict=False)  # what these share, all do

@@ -156,7 +156,7 @@ class CountingHFLM(HFLM):
         return list(dict.fromkeys([*ends, self.eot_token_id]))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def shared_prompts(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> Cache | None:
     """Keys and values of prompts but their last tokens, each prompt read once however many samples it has.
 
