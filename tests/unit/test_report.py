@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from synthetic_study import ACCURACIES, striding_study, synthetic_study, write_cells, write_dynamics
+from synthetic_study import (
+    ACCURACIES,
+    striding_study,
+    synthetic_study,
+    write_cells,
+    write_dynamics,
+    write_rounding,
+)
 
 from rlstride.errors import RequestError
 from rlstride.report.figures.specs import FIGURES, figures_of
@@ -17,18 +24,29 @@ from rlstride.tables.specs import TABLES, tables_of
 
 # What a study without striding runs has; tests/unit/test_striding.py reports one that has them.
 DRAWN = [spec for spec in FIGURES if not spec.name.startswith("stride_")]
+# Parts of the update, and their accuracy.
+PARTS = {
+    "full_x0.5_in_all": 0.95,
+    "rank_1_x0.5": 0.85,
+    "in_scope_full_as_rank_1": 0.93,
+}
 
 
 def edited_on_the_way() -> Study:
     """A study that asks for every figure but those of strides."""
-    return synthetic_study(ablation=synthetic_study().spec.ablation.model_dump() | {"at": [0.5, 1.0]})
+    asked = synthetic_study().spec.ablation
+    variants = [*asked.variants, "full_x0.5_in_all", "rank_1_x0.5", "in_scope_full_as_rank_1"]
+    ablation = asked.model_dump() | {"at": [0.5, 1.0], "variants": variants, "on_the_way": asked.variants}
+    return synthetic_study(ablation=ablation, rounding={"at": [1.0]})
 
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """results/demo with a report on every part of a study."""
     study, results = edited_on_the_way(), tmp_path_factory.mktemp("results") / "demo"
-    write_cells(results, study)
+    write_cells(results, study, ACCURACIES | PARTS)
+    shares = {"fp32": 0.55, "bf16": 0.25, "bf16_grid": 0.3, "random": 0.1}
+    write_rounding(results, study, shares, {"fp32": 0.06, "bf16": 0.76, "bf16_grid": 0.84, "random": 0.8})
     write_dynamics(
         results, study, r2_in_sample=0.95, r2_random_walk=0.93, forecast_error=0.3, forecast_error_persistence=0.2
     )
@@ -73,6 +91,29 @@ def test_a_figures_table_holds_the_tables_figures(reported: Path) -> None:
     expected = tests[where & (tests["variant"] == "rank_2")].iloc[0]
     shown = drawn[(drawn["model"] == "tiny-llama") & (drawn["algorithm"] == "rloo") & (drawn["variant"] == "rank_2")]
     assert shown[["accuracy", "low", "high"]].to_numpy().tolist() == [list(expected[["accuracy", "low", "high"]])]
+
+
+def test_the_factor_curve_has_the_base_the_run_and_the_null_of_equal_norm(reported: Path) -> None:
+    drawn = pd.read_csv(reported / "report" / "figures" / "accuracy_over_factor.csv")
+    found = drawn.groupby("curve")["variant"].agg(lambda names: list(dict.fromkeys(names)))
+    assert found["whole update"] == ["base", "full_x0.5_in_all", "full"]
+    assert found["rank 1, the update's norm"] == ["base", "rank_1_x0.5", "rank_1"]
+    assert found["whole update in scope, rank 1's norm"] == ["base", "in_scope_full_as_rank_1"]
+    assert found["rank 1, its own norm"] == ["base", "rank_1_unscaled"]
+    half = drawn[drawn["variant"] == "full_x0.5_in_all"]
+    assert set(half["factor"]) == {0.5}
+    assert half["accuracy"].mean() == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_rounding_figure_has_a_point_for_each_dtype_and_factor(reported: Path) -> None:
+    drawn = pd.read_csv(reported / "report" / "figures" / "rounding.csv")
+    assert set(drawn["dtype"]) == {"fp32", "bf16", "bf16_grid"}
+    assert set(drawn["factor"]) == {1.0, 0.3}
+    assert drawn.groupby("dtype")["share_sum"].mean().round(2).to_dict() == {
+        "bf16": 0.25,
+        "bf16_grid": 0.3,
+        "fp32": 0.55,
+    }
 
 
 def test_the_page_asks_nothing_of_the_network_and_its_links_exist(reported: Path) -> None:

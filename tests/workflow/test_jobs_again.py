@@ -14,7 +14,8 @@ from token_ids import token_ids
 
 pytestmark = pytest.mark.slow
 STAGES = {
-    *("pretrain_base", "train_cell", "measure_spectra", "measure_dynamics", "measure_drift", "measure_cell"),
+    *("pretrain_base", "train_cell", "measure_spectra", "measure_dynamics", "measure_drift", "measure_rounding"),
+    "measure_cell",
     *("ablate_update", "extrapolate_trajectory", "evaluate_steps", "evaluate_variants"),
 }
 
@@ -39,7 +40,8 @@ def request_of_a_run(tmp_path: Path) -> list[str | Path]:
         training={"steps": 8},
         ablation={"variants": ["rank_1"]},
         drift={"variants": ["rank_1"], "problems": 8},
-        extrapolation={"methods": ["last"], "windows": [0.5], "jumps": {}},
+        rounding={"at": [0.5, 1.0]},
+        extrapolation={"methods": ["last", "full_shrunk"], "windows": [0.5], "jumps": {}},
         evaluation={"test_problems": 8, "validation_problems": 8},
         results=str(results),
     )

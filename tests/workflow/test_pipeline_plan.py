@@ -148,6 +148,23 @@ def test_a_cluster_is_asked_about_the_rules_that_have_jobs(tmp_path: Path, chang
     }
 
 
+def test_rounding_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
+    study = write_study(tmp_path, rounding={"at": [0.5, 1.0]}, results=str(tmp_path))
+    jobs = planned_jobs("--configfile", study)
+    assert jobs == DEFAULT_JOBS | {"measure_rounding": CELLS, "collect_table": len(TABLES) + 1}
+    asked = planned_jobs(f"{tmp_path}/demo/tables/rounding.csv", "--configfile", study)
+    assert asked == {"pretrain_base": MODELS, "train_cell": CELLS, "measure_rounding": CELLS, "collect_table": 1}
+
+
+def test_a_run_is_shrunk_once_whatever_the_windows(tmp_path: Path) -> None:
+    methods = {"methods": ["last", "full_shrunk"], "windows": [0.2, 0.4]}
+    done = snakemake("-n", "--configfile", write_study(tmp_path, extrapolation=methods), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    made = {Path(name).name for name in re.findall(r"\S+/models/[\w.]+", text)}
+    assert made == {"window_0.2_last", "window_0.4_last", "full_shrunk"}
+
+
 def test_asking_for_one_table_makes_no_more_than_it_needs(tmp_path: Path) -> None:
     at = f"{tmp_path}/grid/tables"
     study = ("--configfile", ROOT / "config/studies/grid.yaml", "--config", f"results={tmp_path}", "seeds=[0]")

@@ -35,7 +35,7 @@ def test_snakemake_has_nothing_to_complain_about() -> None:
 
 
 def test_every_stage_has_a_rules_file() -> None:
-    stages = "bases train jump spectra ablate dynamics drift extrapolate evaluate measure collect report track"
+    stages = "bases train jump spectra ablate dynamics drift rounding extrapolate evaluate measure collect report track"
     shared = "common rerun_triggers cluster"
     assert {file.stem for file in RULES_FILES} == {*stages.split(), *shared.split()}
 
