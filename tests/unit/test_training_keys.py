@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from test_adapters import KINDS
 from test_gpu_standin import measuring
 from test_jumps import with_jumps
 from test_several_processes import Launch, arguments, launch, spawner
@@ -34,7 +35,7 @@ from rlstride.training.registry import build_trainer
 from rlstride.training.run import Run, vllm_arguments
 from rlstride.training.stalled import constant_reward
 from rlstride.trajectory.manifest import read_manifest
-from rlstride.trajectory.model_folder import ModelFolder
+from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
 
@@ -74,7 +75,8 @@ class Gradients(TrainerCallback):
 
     def on_pre_optimizer_step(self, *arguments: Any, optimizer: Any, **kwargs: Any) -> None:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.found.append(torch.cat([parameter.grad.flatten().clone() for parameter in parameters]))
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad.clone() for each in parameters]
+        self.found.append(torch.cat([gradient.flatten() for gradient in gradients]))
 
 
 def run_of(study_file: Path, tmp_path: Path, cell: str, **keys: Any) -> Run[Any]:
@@ -279,6 +281,20 @@ def test_a_run_in_small_parts_jumps(study_file: Path, tmp_path: Path, jump: str,
     manifest = read_manifest(out)
     assert manifest.steps[-1].step == {"stop": 6, "on": 8}[jump]
     assert {record.dtype for record in manifest.steps} == {"bfloat16" if "masters" in keys else "float32"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_trains_in_small_parts_and_in_bf16(study_file: Path, tmp_path: Path, kind: str) -> None:
+    whole = gradients(run_of(study_file, tmp_path, "random/grpo/0", adapter=KINDS[kind]))
+    parts = gradients(run_of(study_file, tmp_path, "random/grpo/0", adapter=KINDS[kind], micro_batch=3))
+    first = next(update for update, gradient in enumerate(whole) if gradient.any())
+    assert float((parts[first] - whole[first]).norm()) < 1e-4 * float(whole[first].norm())
+    keys = {"micro_batch": 3, "precision": "bf16", "activation_checkpointing": True}
+    file = with_training(study_file, tmp_path, adapter=KINDS[kind], steps=4, **keys)
+    train(file, "random/ppo/0", tmp_path / "run" / "trajectory")
+    trajectory = Trajectory(tmp_path / "run" / "trajectory")
+    assert {record.dtype for record in trajectory.manifest.steps} == {"float32"}
+    assert first_difference(trajectory.source(4), trajectory.source(0)) is not None
 
 
 def test_every_verb_reads_a_run_of_bf16_masters(study_file: Path, tmp_path: Path) -> None:
