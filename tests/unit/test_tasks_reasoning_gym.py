@@ -170,7 +170,7 @@ def test_what_is_wrong_with_an_entry_is_one_sentence(keys: dict[str, Any], why: 
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"verifier": "exact"}, "is none of whole, verbatim, number, choice, regex"),
+        ({"verifier": "exact"}, "is none of whole, number, choice, regex, math, verbatim"),
         ({"pattern": "a"}, "goes with verifier: regex"),
         ({"generators": {}}, "at least 1"),
         ({"generators": {"chain_sum": {"weight": 0}}}, "greater than 0"),
