@@ -1,5 +1,9 @@
 """Fixtures shared by all tests."""
 
+import gc
+
+gc.disable()  # until all tests are collected: nothing that a module holds is garbage, and looking takes ten seconds
+
 from pathlib import Path
 
 import pytest
@@ -14,18 +18,37 @@ from token_ids import token_ids
 FAST = {
     *("alpha_investing", "characters", "claims", "cli", "cluster", "collect", "docs", "dynamics_gram", "dynamics_pls"),
     *("dynamics_table", "extrapolation_alpharl", "extrapolation_sums", "intervals", "job_requests", "layout", "lease"),
-    *("progress", "public_face", "ranks", "rounding", "spectra_measures", "spectra_svd", "spectra_table", "stride"),
-    *("striding", "study", "study_based_on", "study_files", "study_schema", "tasks", "training_memory", "trajectory"),
+    *("progress", "public_face", "ranks", "rounding", "sharing", "spectra_measures", "spectra_svd", "spectra_table"),
+    *("stride", "striding", "study", "study_based_on", "study_files", "study_schema", "tasks", "training_memory"),
+    "trajectory",
 }
-LONGEST = ("test_faults.py", "test_smoke_study.py", "test_kubernetes_profile.py", "test_executor.py")
+# Files that one worker runs one after the other: they share what it has started, such as a cluster.
+TOGETHER = dict.fromkeys(("faults", "study_on_slurm", "generic_profile", "executor", "cluster_check"), "cluster")
+# What takes longest comes first: nothing is left alone at the end.
+LONGEST = (
+    *("smoke_study", "cluster", "outages", "kubernetes_profile", "smoke_algorithms", "gpu_standin", "jobs_again"),
+    *("restart", "recipes", "several_processes", "two_processes", "pipeline_plan", "next"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is fast, and begins with the files that take a quarter of an hour: none is left alone at the end."""
+    """Marks what is fast, says what one worker runs (`--dist loadgroup`), and begins with what takes minutes."""
+
+    def group(item: pytest.Item) -> str:
+        name = item.path.stem.removeprefix("test_")
+        return TOGETHER.get(name, name)
+
     for item in items:
         if item.path.stem.removeprefix("test_") in FAST:
             item.add_marker("fast")
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """Collections of garbage, from here on, pass over what was imported."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
