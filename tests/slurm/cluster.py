@@ -61,7 +61,10 @@ class Cluster:
         for node in NODES:
             self.start_node(node)
         self.ask("scontrol", "update", f"NodeName={','.join(NODES)}", "State=RESUME", check=False)
-        wait_until(lambda: len(set(self.ask("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split())) == len(NODES))
+        wait_until(self._is_idle, every=0.5)
+
+    def _is_idle(self) -> bool:
+        return len(set(self.ask("sinfo", "-h", "-N", "-t", "idle", "-o", "%N").split())) == len(NODES)
 
     def stop(self) -> None:
         """Ends every job and every daemon."""
@@ -308,8 +311,12 @@ StorageLoc=slurm_acct
         wrapper.chmod(0o755)
 
 
-def wait_until(holds: Callable[[], bool], longest: float = _LONGEST_WAIT) -> None:
+def wait_until(holds: Callable[[], bool], longest: float = _LONGEST_WAIT, every: float = 0.1) -> None:
     """Returns when something holds.
+
+    Args:
+        longest: seconds.
+        every: seconds between two looks; longer for those that start a program.
 
     Raises:
         TimeoutError: it does not, for so many seconds.
@@ -318,7 +325,7 @@ def wait_until(holds: Callable[[], bool], longest: float = _LONGEST_WAIT) -> Non
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {longest:.0f} s")
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def _free_ports(number: int) -> int:

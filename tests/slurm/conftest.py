@@ -1,4 +1,4 @@
-"""The cluster that the tests share, and the study's results without one."""
+"""The cluster that the tests share, and the results of their two studies without one."""
 
 import fcntl
 import shutil
@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, missing
-from study import run_locally, write_study
+from study import COMPARED, TABLE, run_locally, write_long_study, write_study
+
+from sharing import made_once
 
 
 @pytest.fixture(scope="session")
@@ -29,24 +31,44 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the study that was run on this machine alone, whole."""
-    folder = tmp_path_factory.mktemp("local")
-    write_study(folder)
-    run_locally(folder)
-    return folder
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the long training, made on this machine alone."""
+
+    def make(folder: Path) -> None:
+        write_long_study(folder)
+        run_locally(folder, TABLE)
+
+    return made_once(tmp_path_factory, "trained", make)
+
+
+@pytest.fixture(scope="session")
+def local(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the study whose tables were made on this machine alone."""
+
+    def make(folder: Path) -> None:
+        write_study(folder)
+        copy_base(trained, folder)
+        run_locally(folder, *COMPARED)
+
+    return made_once(tmp_path_factory, "local", make)
 
 
 @pytest.fixture
-def folder(local: Path, tmp_path: Path) -> Path:
+def folder(trained: Path, tmp_path: Path) -> Path:
     """A folder for the study, with its base."""
     write_study(tmp_path)
-    shutil.copytree(local / "results" / "bases", tmp_path / "results" / "bases")
+    copy_base(trained, tmp_path)
     return tmp_path
 
 
 @pytest.fixture
-def lone(folder: Path) -> Path:
-    """The folder of a study with one run and no control."""
-    write_study(folder, controls=[])
-    return folder
+def lone(trained: Path, tmp_path: Path) -> Path:
+    """The folder of the long training, with its base."""
+    write_long_study(tmp_path)
+    copy_base(trained, tmp_path)
+    return tmp_path
+
+
+def copy_base(trained: Path, folder: Path) -> None:
+    """Both studies have the same one."""
+    shutil.copytree(trained / "results" / "bases", folder / "results" / "bases")

@@ -1,4 +1,4 @@
-"""A study for the cluster's tests: real in every stage, and small; its training lasts long enough to be broken."""
+"""Two studies for the cluster's tests: a small one, real in every stage, and a training long enough to break."""
 
 import os
 import re
@@ -15,12 +15,17 @@ from cluster import ACCOUNT, Cluster, wait_until
 from pandas.testing import assert_frame_equal
 
 ROOT = Path(__file__).parents[2]
-STEPS = 240  # some 15 s of training
+TABLE = "results/on-slurm/tables/training.csv"
+# Tables of a study that ran on a cluster are those of one that did not.
+_SAME = ("accuracy", "validation", "dominance", "spectra", "dynamics", "drift", "training", "learning")
+COMPARED = tuple(f"results/on-slurm/tables/{name}.csv" for name in _SAME)
+TRAJECTORY = Path("results", "on-slurm", "micro", "grpo", "seed0", "trajectory")
+BATCH = {"problems_per_step": 4, "completions_per_problem": 4}
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
 
 
 def write_study(folder: Path, **changes: object) -> Path:
-    """The study's file in a folder of its own, which becomes its working directory."""
+    """The small study's file in a folder of its own, which becomes its working directory."""
     pretraining = {"learning_rate": 2e-3, "max_steps": 120, "cooldown_steps": 20, "target_accuracy": 0.0}
     architecture = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     study = {
@@ -29,7 +34,7 @@ def write_study(folder: Path, **changes: object) -> Path:
         "models": ["micro"],
         "algorithms": ["grpo"],
         "controls": ["frozen"],
-        "training": {"steps": STEPS, "keep_every": 40, "problems_per_step": 4, "completions_per_problem": 4},
+        "training": {"steps": 40, "keep_every": 8, **BATCH},
         "ablation": {"variants": ["rank_1", "in_scope_full"]},
         "drift": {"at": [1.0], "variants": [], "problems": 16},
         "extrapolation": {"methods": ["last", "linear"], "windows": [0.5]},
@@ -57,6 +62,12 @@ def write_study(folder: Path, **changes: object) -> Path:
     file = folder / "study.yaml"
     file.write_text(yaml.safe_dump(study), encoding="utf-8")
     return file
+
+
+def write_long_study(folder: Path, **changes: object) -> Path:
+    """One run and no control: some 10 s of training, of which every 20th step is kept."""
+    training = {"steps": 120, "keep_every": 20, **BATCH}
+    return write_study(folder, **{"controls": [], "training": training, **changes})
 
 
 class Submission:
@@ -96,7 +107,7 @@ class Submission:
             found[:] = [number for number, state, about in self.cluster.jobs() if state == "RUNNING" and rule in about]
             return bool(found)
 
-        wait_until(runs, longest)
+        wait_until(runs, longest, every=0.5)
         return found[-1]
 
     def when_training(self, step: int, cell: str = "micro/grpo/seed0", longest: float = 900.0) -> str:
@@ -167,7 +178,7 @@ def table(folder: Path, name: str) -> pd.DataFrame:
 
 def assert_same_tables(folder: Path, other: Path) -> None:
     """Whether two runs of the study measured the same."""
-    for name in ("accuracy", "validation", "dominance", "spectra", "dynamics", "drift", "training", "learning"):
+    for name in _SAME:
         assert_frame_equal(table(folder, name), table(other, name))
 
 

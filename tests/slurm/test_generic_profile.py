@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, wait_until
-from study import ROOT, assert_same_tables, command
+from study import COMPARED, ROOT, assert_same_tables, command
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,11 +20,12 @@ def test_a_study_sent_with_qsub_ends_with_the_tables_of_a_local_one(
     cluster: Cluster, local: Path, folder: Path
 ) -> None:
     submit = ("--cluster-generic-submit-cmd", QSUB, "--latency-wait", "10")
-    called = command(profile=ROOT / "profiles" / "generic", waits=submit, resources=("gpu=0",))
+    called = command(*COMPARED, profile=ROOT / "profiles" / "generic", waits=submit, resources=("gpu=0",))
     cluster.run(folder, *called, longest=1800)
     assert_same_tables(folder, local)
     # What says that a job has ended is the last thing that it does: Slurm knows it a moment later.
-    wait_until(lambda: not {"PENDING", "RUNNING", "COMPLETING"} & {state for _, state in cluster.jobs_named(NAME)})
+    going = {"PENDING", "RUNNING", "COMPLETING"}
+    wait_until(lambda: not going & {state for _, state in cluster.jobs_named(NAME)}, every=0.5)
     jobs = cluster.jobs_named(NAME)
     # The plugin calls every group so.
     done = [name.removeprefix(NAME) for name, state in jobs if state == "COMPLETED"]

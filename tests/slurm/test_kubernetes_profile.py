@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import wait_until
-from study import ROOT, assert_same_tables, ledger
+from long_training import frozen
+from study import COMPARED, ROOT, TABLE, TRAJECTORY, assert_same_tables, ledger
 
 BIN = ROOT / "profiles" / "kubernetes" / "bin"
-TABLE = "results/on-slurm/tables/training.csv"
 ASKED = {"--cpu": 2, "--memory": 3000, "--gpu": 1, "--minutes": 90, "--grace": 300, "--claim": "volume"}
 
 
@@ -141,7 +141,7 @@ class Study:
 
 @pytest.mark.slow
 def test_a_study_sent_to_kubernetes_ends_with_the_tables_of_a_local_one(local: Path, folder: Path) -> None:
-    sent = Study(folder)
+    sent = Study(folder, *COMPARED)
     sent.wait()
     assert_same_tables(folder, local)
     assert len(sent.made()) == 4  # training and measuring, of the run and of its frozen control
@@ -153,8 +153,8 @@ def test_a_study_sent_to_kubernetes_ends_with_the_tables_of_a_local_one(local: P
 @pytest.mark.slow
 def test_a_training_whose_pod_is_ended_saves_and_its_retry_goes_on_from_there(lone: Path) -> None:
     sent = Study(lone, TABLE)
-    kept = lone / "results" / "on-slurm" / "micro" / "grpo" / "seed0" / "trajectory" / "step_000080"
-    wait_until(kept.is_dir, 900)
+    wait_until((lone / TRAJECTORY / "step_000040").is_dir, 900)
+    frozen(lone, 40)
     (name,) = sent.made("train-cell")
     began = time.monotonic()
     sent.delete(name)
@@ -163,5 +163,5 @@ def test_a_training_whose_pod_is_ended_saves_and_its_retry_goes_on_from_there(lo
     sent.wait()
     attempts = ledger(lone)
     assert list(attempts["status"]) == ["failed", "done"]
-    assert attempts["resumed_from"].iloc[-1] >= 80
+    assert attempts["resumed_from"].iloc[-1] >= 40
     assert len(sent.made("train-cell")) == 2
