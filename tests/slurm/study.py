@@ -18,7 +18,10 @@ ROOT = Path(__file__).parents[2]
 TABLE = "results/on-slurm/tables/training.csv"
 # Tables of a study that ran on a cluster are those of one that did not.
 _SAME = ("accuracy", "validation", "dominance", "spectra", "dynamics", "drift", "training", "learning")
-COMPARED = tuple(f"results/on-slurm/tables/{name}.csv" for name in _SAME)
+COMPARED = (
+    *(f"results/on-slurm/tables/{name}.csv" for name in _SAME),
+    *(f"results/on-slurm/micro/{name}/seed0/measured.done" for name in ("grpo", "frozen")),  # it holds a group together
+)
 TRAJECTORY = Path("results", "on-slurm", "micro", "grpo", "seed0", "trajectory")
 BATCH = {"problems_per_step": 4, "completions_per_problem": 4}
 QUICK = ("--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10")
