@@ -177,8 +177,8 @@ def test_without_the_extras_a_run_is_taken_apart_and_each_other_verb_names_its_e
     )
     assert found == [0, 0, 0, 0, 0, 2, 2, 2, 2], errors
     assert [line for line in errors if "pip install" in line] == [
-        "rlstride evaluate: needs lm-eval, datasets, Jinja2: pip install 'rlstride[evaluate]'",
-        "rlstride train: needs trl, peft, accelerate, datasets, Jinja2: pip install 'rlstride[train]'",
+        "rlstride evaluate: needs lm-eval, datasets, Jinja2, math-verify: pip install 'rlstride[evaluate]'",
+        "rlstride train: needs trl, peft, accelerate, datasets, Jinja2, math-verify: pip install 'rlstride[train]'",
         "rlstride track: needs mlflow: pip install 'rlstride[track]'",
         "rlstride report: needs matplotlib, Jinja2: pip install 'rlstride[report]'",
     ]

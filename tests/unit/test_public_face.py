@@ -11,7 +11,7 @@ import rlstride
 from rlstride.errors import RequestError
 from rlstride.extras import ExtraError, naming_the_extra, packages_of, require
 
-EXTRAS = ("train", "evaluate", "track", "report", "workflow")
+EXTRAS = ("train", "evaluate", "gym", "track", "report", "workflow")
 
 
 def python(code: str, cwd: Path | None = None) -> str:
