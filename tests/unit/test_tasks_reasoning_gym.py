@@ -145,6 +145,11 @@ def test_a_grader_that_fails_at_an_answer_counts_it_as_wrong() -> None:
     assert primes.verify(problem, problem.answer)
 
 
+def test_a_generator_whose_configuration_has_no_validation_is_made() -> None:
+    powers = task_of(generators={"power_function": {}}, prompt="{{ question }}", solution="{{ answer }}")
+    assert len(powers.listed("test") or []) == KEYS["sizes"]["test"]
+
+
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
