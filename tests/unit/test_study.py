@@ -221,11 +221,39 @@ def test_a_hundred_more_steps_take_the_time_of_a_hundred_steps(tmp_path: Path) -
 
 def test_the_size_of_a_published_model_comes_from_its_name_and_gives_gpu_hours() -> None:
     published = {"big": {"source": "Qwen/Qwen2.5-7B"}, "nameless": {"source": "org/model"}}
-    text = describe(study(models=["big", "nameless"], define={"models": published}))
+    text = describe(study(models=["big", "nameless"], define={"models": published}, device="cuda"))
     # 7e9 parameters in fp32, a base and 12 kept steps of 2 runs: 28 GB x 25; 24 steps of 128 x 36 tokens, 2 runs.
     assert "big: 7 B parameters; 700 GB of disk" in text
     assert f"about {8 * 7e9 * 24 * 128 * 36 * 2 / 2e14 / 3600:.2g} GPU-hours" in text
     assert "nameless: neither its name nor a local config.json tells its size" in text
+
+
+def test_a_published_model_without_a_gpu_takes_core_hours_of_training_and_of_scoring(tmp_path: Path) -> None:
+    task = {"kind": "dataset", "source": "sums.jsonl", "prompt": "{{ question }}", "verifier": "verbatim"}
+    task |= {"max_prompt_tokens": 60, "max_completion_tokens": 5}
+    asked = {
+        "task": "sums",
+        "models": ["small-135M"],
+        "define": {"tasks": {"sums": task}, "models": {"small-135M": {"source": "org/small-135M"}}},
+        "training": {"steps": 10, "keep_every": 5, "problems_per_step": 4, "completions_per_problem": 8},
+        "ablation": {"variants": []},
+        "extrapolation": {"windows": []},
+        "drift": {"at": []},
+        "device": "cpu",
+    }
+    small = study(**asked)
+    # Two runs of 10 steps of 32 rollouts: 4 passes of 2 FLOP over 65 tokens, of which 5 are drawn once.
+    pass_seconds = {"read": 2 * 135e6 / 1.5e11, "drawn": 2 * 135e6 / 3e10}  # for each token
+    training = 2 * 10 * 32 * (pass_seconds["read"] * (4 * 65 - 5) + pass_seconds["drawn"] * 5)
+    # Base and two kept steps of both runs on 256 x 4 validation completions; base, full and frozen on 512 x 9.
+    completions = 2 * 3 * 256 * 4 + 3 * 512 * 9
+    scoring = completions * (pass_seconds["read"] * 60 + pass_seconds["drawn"] * 5)
+    text = describe(small)
+    assert f"about {training / 3600:.2g} core-hours of RL, {scoring / 3600:.2g} of scoring" in text
+    assert "GPU" not in text
+    reading = (2 * 3 * 256 + 3 * 512) * pass_seconds["read"] * 65
+    text = describe(study(**asked, evaluation={"scorer": "exact"}))
+    assert f"{reading / 3600:.2g} of scoring" in text
 
 
 ADAPTERS = {
@@ -310,6 +338,7 @@ def test_the_searches_of_a_published_model_cost_a_forward_pass_of_each_candidate
             algorithms=["a"],
             controls=[],
             define={"models": {"big": {"source": "org/model-70B"}}, "algorithms": {"a": algorithm}},
+            device="cuda",
         )
     )
     # 24 steps at 8 FLOP, 11 searches of two candidates at 2.

@@ -9,8 +9,10 @@ from rlstride.budget.estimates import (
     ROLLOUT_SECONDS,
     SCORING_SECONDS,
     completions_per_step,
+    core_seconds,
     drift_models,
     edits_of_run,
+    samples_of,
     scored_models,
     scored_steps,
     tried_in_cell,
@@ -22,7 +24,6 @@ from rlstride.study.plan import edit_decodings, kept_steps, predictions, roundin
 from rlstride.study.study import Study
 
 _UNKNOWN_PARAMETERS = 8e9  # of a model whose size neither its name nor a config tells
-_CPU_FLOP_PER_SECOND = 3e10  # of one core, sampling and updates together
 _SAMPLING_SHARE = 0.25  # of RL's FLOP: 2 of 8 for each parameter and token
 _SPECTRA_SECONDS = 12e-9  # for each parameter and kept step; benchmarks/spectra.py
 _ROUNDING_SECONDS = 1e-6  # for each parameter and measured step
@@ -52,13 +53,16 @@ class Work:
         """
         if isinstance(self.made_from, TinyModel):
             return number * tiny_seconds * self.growth
-        speed = FLOP_PER_SECOND if self.spec.device == "cuda" else _CPU_FLOP_PER_SECOND
-        flop = share_of_rl * FLOP_PER_PARAMETER_AND_TOKEN * self.size * (tokens or self.study.task.max_tokens)
-        return number * flop / speed
+        length = tokens or self.study.task.max_tokens
+        if self.spec.device == "cpu":
+            return core_seconds(self.study, self.size, number, share_of_rl / _SAMPLING_SHARE, tokens=length)
+        return number * share_of_rl * FLOP_PER_PARAMETER_AND_TOKEN * self.size * length / FLOP_PER_SECOND
 
     def scoring(self, models: float, problems: int, decodings: list[str]) -> float:
         """Seconds to score so many models at some decodings."""
-        samples = sum(self.spec.evaluation.decodings[name].samples for name in decodings)
+        samples = samples_of(self.study, decodings)
+        if self.spec.evaluation.scorer == "exact" and self.spec.device == "cpu":
+            return core_seconds(self.study, self.size, models * problems * samples, 1, drawn=False)
         return self.completions(models * problems * samples, SCORING_SECONDS, _SAMPLING_SHARE)
 
 

@@ -32,8 +32,31 @@ _SECONDS_PER_PROCESS = 5  # imports, loading and writing of a job
 # A published model's RL on GPUs: sampling costs 2 FLOP for each parameter and token, forward and backward 6.
 FLOP_PER_PARAMETER_AND_TOKEN = 8
 _FLOP_PER_PASS = 2  # a stride's candidate reads a batch's rollouts, or samples as many of its own
+_PASSES_OF_RL = FLOP_PER_PARAMETER_AND_TOKEN / _FLOP_PER_PASS
 _CANDIDATES_PER_SEARCH = 2  # the fewest of a search that goes on, or that tries a shorter jump
 FLOP_PER_SECOND = 2e14  # what one GPU of the H100 class sustains over a whole step: about a fifth of its peak
+
+# On one core, measured with 135 M parameters in float32 (benchmarks/evaluate.py): many tokens are read at once, but
+# completions are drawn token by token, and each time all weights come from memory, for a batch of 32.
+_CORE_READS = 1.5e11  # FLOP a second; an update's backward pass is as fast
+_CORE_DRAWS = 3e10
+
+
+def core_seconds(
+    study: Study, parameters: float, sequences: float, passes: float, *, drawn: bool = True, tokens: int | None = None
+) -> float:
+    """Seconds on one core for so many sequences of a published model.
+
+    Args:
+        study: whose task says how long they are, at most.
+        parameters: of the model.
+        sequences: prompts with their completions.
+        passes: over each of them, of 2 FLOP for each parameter and token; an RL step has 4.
+        drawn: whether completions are sampled in the first pass, or read.
+        tokens: of a prompt with its completion; the task's, if left out.
+    """
+    whole, written = tokens or study.task.max_tokens, study.task.drawn_tokens if drawn else 0
+    return sequences * _FLOP_PER_PASS * parameters * ((passes * whole - written) / _CORE_READS + written / _CORE_DRAWS)
 
 
 def describe(study: Study) -> str:
@@ -72,7 +95,13 @@ def _costs(study: Study) -> list[str]:
             "side by side (from times measured on one core: yours may be half or twice that)"
         )
     lines += [line for model in study.models if model not in tiny for line in _training_memory(study, model)]
-    if len(tiny) < len(study.models):
+    if len(tiny) < len(study.models) and study.spec.device == "cpu":
+        lines.append(
+            f"  core-hours: as 135 M parameters took on one core in float32, {_CORE_READS:.1e} FLOP a second to read "
+            f"and to update, {_CORE_DRAWS:.0e} to draw; {tokens_per_sequence(study)} tokens a sequence, "
+            f"{study.task.drawn_tokens} of them drawn: shorter ones take less, and yours may take half or twice that"
+        )
+    elif len(tiny) < len(study.models):
         lines.append(
             f"  GPU-hours: {FLOP_PER_PARAMETER_AND_TOKEN} FLOP for each parameter and token, "
             f"{FLOP_PER_SECOND:.0e} FLOP a second, {tokens_per_sequence(study)} tokens a sequence; RL only"
@@ -105,18 +134,9 @@ def tiny_seconds(study: Study, model: str) -> float:
         raise TypeError(f"{model} is no tiny model")
     growth = max(1.0, decoder_parameters(made_from.architecture) / MEASURED_PARAMETERS)
     cells, controls = len(study.algorithms) * len(spec.seeds), len(study.controls) * len(spec.seeds)
-    train = spec.training.steps * completions_per_step(study) * ROLLOUT_SECONDS
-    look = spec.evaluation.validation_problems * spec.evaluation.decodings[spec.evaluation.headline].samples
-    validation, decodings = scored_steps(study) * look, spec.evaluation.decodings
-    samples = scored_models(study) * sum(decoding.samples for decoding in decodings.values())
-    samples += edits_of_run(study) * sum(decodings[name].samples for name in edit_decodings(spec))
-    test = spec.evaluation.test_problems * samples
-    scored = (cells + controls) * validation + cells * (test + tried_in_cell(study) * look)
-    drift = (cells + controls) * drift_models(study) * spec.drift.problems
-    work = (cells + controls) * train + len(spec.seeds) * _search_seconds(study)
-    work += _steps_of_jumps(study) / len(study.models) / spec.training.steps * train
-    work += scored * SCORING_SECONDS
-    work += drift * DRIFT_SECONDS
+    work = _trained_completions(study) * ROLLOUT_SECONDS + len(spec.seeds) * _search_seconds(study)
+    work += scored_completions(study) * SCORING_SECONDS
+    work += (cells + controls) * drift_models(study) * spec.drift.problems * DRIFT_SECONDS
     exists = (base_folder(study, model) / "pretraining.json").is_file()
     if not exists:
         work += made_from.pretraining.max_steps * PRETRAINING_SECONDS
@@ -126,13 +146,51 @@ def tiny_seconds(study: Study, model: str) -> float:
     return growth * work + _SECONDS_PER_PROCESS * (7 * cells + 3 * controls + 1)
 
 
+def _trained_completions(study: Study) -> float:
+    """Rollouts of all runs of one model, controls and early stops among them."""
+    steps = study.spec.training.steps * _runs_of_model(study) + _steps_of_jumps(study) / len(study.models)
+    return steps * completions_per_step(study)
+
+
+def scored_completions(study: Study) -> int:
+    """Completions that the models of all runs of one model are scored by: drawn ones, or right ones that are read."""
+    evaluation, decodings = study.spec.evaluation, study.spec.evaluation.decodings
+    look = evaluation.validation_problems * samples_of(study, [evaluation.headline])
+    test = scored_models(study) * samples_of(study, list(decodings))
+    test += edits_of_run(study) * samples_of(study, edit_decodings(study.spec))
+    cells = len(study.algorithms) * len(study.spec.seeds)
+    tried = evaluation.test_problems * test + tried_in_cell(study) * look
+    return _runs_of_model(study) * scored_steps(study) * look + cells * tried
+
+
+def samples_of(study: Study, decodings: list[str]) -> int:
+    """Completions of each problem by which a model is scored at some decodings; exact scoring reads one for all."""
+    if study.spec.evaluation.scorer == "exact":
+        return 1 if decodings else 0
+    return sum(study.spec.evaluation.decodings[name].samples for name in decodings)
+
+
+def _core_hours(study: Study, parameters: float) -> str:
+    """What a published model's runs take without a GPU."""
+    trained, scored = _trained_completions(study), scored_completions(study)
+    candidates = _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
+    training = core_seconds(study, parameters, trained, _PASSES_OF_RL)
+    training += core_seconds(study, parameters, candidates * completions_per_step(study), 1, drawn=False)
+    scoring = core_seconds(study, parameters, scored, 1, drawn=study.spec.evaluation.scorer == "sampled")
+    drifting = _runs_of_model(study) * drift_models(study) * study.spec.drift.problems
+    scoring += core_seconds(study, parameters, drifting, 2)
+    return f"; about {training / 3600:.2g} core-hours of RL, {scoring / 3600:.2g} of scoring and drift"
+
+
 def _describe_model(study: Study, model: str) -> str:
     made_from = study.models[model]
     parameters = model_parameters(made_from)
     if parameters is None:
         return "neither its name nor a local config.json tells its size, so disk and time are unknown"
     text = f"{_count(parameters)} parameters; {_disk(study, parameters, _trained_parameters(study, model))}"
-    if isinstance(made_from, PublishedModel):
+    if isinstance(made_from, PublishedModel) and study.spec.device == "cpu":
+        text += _core_hours(study, parameters)
+    elif isinstance(made_from, PublishedModel):
         steps = study.spec.training.steps * _runs_of_model(study) + _steps_of_jumps(study) / len(study.models)
         flop = FLOP_PER_PARAMETER_AND_TOKEN * steps
         flop += _FLOP_PER_PASS * _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)

@@ -27,6 +27,11 @@ class TaskSection(Strict):
         """Tokens of the longest prompt with its completion."""
 
     @property
+    def drawn_tokens(self) -> int:
+        """Those of them that a completion has: all, where a kind does not say."""
+        return self.max_tokens
+
+    @property
     def accuracy_of_base(self) -> float | None:
         """Validation accuracy at which a tiny base's cool-down starts, in place of the base's own."""
         return None
@@ -149,6 +154,11 @@ class DatasetSpec(TaskSection):
     def max_tokens(self) -> int:
         """Tokens of the longest prompt with its completion."""
         return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
+    def drawn_tokens(self) -> int:
+        """A completion's."""
+        return self.max_completion_tokens
 
     @property
     def unlistable(self) -> str | None:
