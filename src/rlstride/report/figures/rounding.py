@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pandas as pd
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rlstride.claims import published
 from rlstride.config.variants import IN_SCOPE_FULL, AblationVariant, parse_ablation
@@ -60,6 +61,8 @@ def draw_rounding(tables: Tables, study: Study) -> Drawing | None:
                 label = f"expected: {name}"
                 axes.plot(rows["size"], rows[f"expected_{column}"], color=look.colour, linestyle=look.line, label=label)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(0, 1.02)
     style.label_outer(grid, "|D|F / |W|F of the update in float32", "share")
     style.legend_below(figure, grid)
