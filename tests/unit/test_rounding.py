@@ -225,6 +225,19 @@ def test_a_wrong_request_is_one_sentence(
     assert not (tmp_path / "r.parquet").exists()
 
 
+def test_a_base_in_bfloat16_is_on_the_grid_already(small_run: SmallRun, tmp_path: Path) -> None:
+    run = small_run.copy_to(tmp_path / "copy")
+    file = run.trajectory.base_folder / "model.safetensors"
+    save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})
+    run.restate()
+    assert main(["rounding", str(run.path), "--factors", "0.003", "--out", str(tmp_path / "r.parquet")]) == 0
+    found = pd.read_parquet(tmp_path / "r.parquet")
+    small = found[(found["factor"] == 0.003) & found["in_scope"]].set_index(["dtype", "module"])
+    for column in ("unchanged", "frobenius", "expected_unchanged", "expected_share_1"):
+        first, second = (small.loc[dtype, column].to_numpy() for dtype in ("bf16", "bf16_grid"))
+        assert first == pytest.approx(second, rel=1e-6)
+
+
 def test_a_step_that_moved_nothing_has_no_shares(small_run: SmallRun, tmp_path: Path) -> None:
     run = small_run.copy_to(tmp_path / "copy")
     base, last = (run.trajectory.model_folder(step) / "model.safetensors" for step in (0, LAST))

@@ -28,7 +28,7 @@ if PREDICTED:
         params:
             trajectory=subpath(input.manifest, parent=True),
             methods=",".join(STUDY.spec.extrapolation.methods),
-            windows=",".join(f"{window:g}" for window in STUDY.spec.extrapolation.windows),
+            windows=",".join(f"{window:g}" for window in STUDY.spec.extrapolation.windows) or "1",
             target=STUDY.spec.extrapolation.target_accuracy,
             decoding=STUDY.spec.evaluation.headline,
             study=PATHS.root / "study.yaml",
