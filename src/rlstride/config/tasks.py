@@ -233,6 +233,11 @@ class ReasoningGymSpec(TaskSection):
         return self.max_prompt_tokens + self.max_completion_tokens
 
     @property
+    def drawn_tokens(self) -> int:
+        """Those of its longest completion."""
+        return self.max_completion_tokens
+
+    @property
     def unlistable(self) -> str | None:
         """Why right completions cannot be listed; None where they can be."""
         return _unlistable(self.verifier)
