@@ -24,7 +24,8 @@ from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import build_task
-from rlstride.training.run import Run, problem_dataset, rollout_arguments, verifier_reward
+from rlstride.training.rewards import verifier_reward
+from rlstride.training.run import Run, problem_dataset, rollout_arguments
 
 __all__ = ["study_file"]  # the fixture
 pytestmark = pytest.mark.slow

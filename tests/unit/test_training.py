@@ -14,12 +14,14 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlstride.config.rewards import Rewards
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder
 from rlstride.tasks import Task, build_task
 from rlstride.training.launch import train_cell, training_records
-from rlstride.training.run import Run, trainer_arguments, verifier_reward
+from rlstride.training.rewards import verifier_reward
+from rlstride.training.run import Run, trainer_arguments
 from rlstride.trajectory.manifest import read_manifest
 from rlstride.trajectory.writer import TrajectoryWriter
 from rlstride.zoo.bases import make_base
@@ -253,3 +255,28 @@ def test_tokens_that_a_trainer_counts_itself_go_before_those_of_its_batch() -> N
 def test_a_supervised_control_has_no_reward_and_samples_nothing() -> None:
     [record] = training_records([{"step": 1, "loss": 0.1, "seconds": 0.3}], completions=16, updates_per_step=1)
     assert (record.reward, record.tokens) == (None, 0)
+
+
+def test_further_reward_terms_move_other_weights_and_the_record_keeps_the_verifiers_mean(
+    study_file: Path, tmp_path: Path
+) -> None:
+    """Both runs draw the same first batch from the base: its verified reward is the same, what it teaches is not."""
+    study = yaml.safe_load(study_file.read_text())
+    study["training"] |= {"steps": 2, "keep_every": 1}
+    plain = tmp_path / "plain.yaml"
+    plain.write_text(yaml.safe_dump(study))
+    study["training"]["rewards"] = {"format": {"pattern": "G#[0-4]", "weight": 0.5}}
+    shaped = tmp_path / "shaped.yaml"
+    shaped.write_text(yaml.safe_dump(study))
+    for file in (plain, shaped):
+        train(file, "random/grpo/0", tmp_path / file.stem / "trajectory")
+    one, other = (read_manifest(tmp_path / file.stem / "trajectory") for file in (plain, shaped))
+    assert one.training[0].reward == other.training[0].reward
+    assert digests(tmp_path / "plain" / "trajectory")[1] != digests(tmp_path / "shaped" / "trajectory")[1]
+
+
+def test_rewards_are_left_out_of_what_is_hashed_where_the_verdict_alone_counts(study_file: Path) -> None:
+    training = load_study(study_file).spec.training
+    assert "rewards" not in training.model_dump()
+    shaped = training.model_copy(update={"rewards": Rewards(verifier=2.0)})
+    assert shaped.model_dump(mode="json")["rewards"]["verifier"] == 2.0

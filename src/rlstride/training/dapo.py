@@ -18,20 +18,30 @@ from trl.rewards import get_soft_overlong_punishment
 from rlstride.config.algorithms import DAPO
 from rlstride.errors import RequestError
 from rlstride.rollouts import total_rewards
-from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
+from rlstride.training.rewards import RewardTerm, reward_terms
+from rlstride.training.run import Run, policy_arguments, rollout_arguments
 
 Batch = dict[str, torch.Tensor]
 _PADDED_LEFT = ("prompt_ids", "prompt_mask")
 
 
 def build(run: Run[DAPO]) -> Trainer:
-    """The overlong buffer lies beyond the task's longest solution, so that only what cannot be right is punished."""
+    """The overlong buffer lies beyond the task's longest solution, so that only what cannot be right is punished.
+
+    It takes the place of a study's own ``overlong`` term.
+    """
     algorithm = run.algorithm
     longest = run.max_completion_tokens + algorithm.overlong_buffer
-    arguments = rollout_arguments(run) | {"max_completion_length": longest}
+    rewards = run.training.rewards.model_copy(update={"overlong": None})
+    terms = reward_terms(run.task, rewards, run.max_completion_tokens)
+    terms.append(RewardTerm(get_soft_overlong_punishment(longest, algorithm.overlong_buffer), 1.0))
+    arguments = rollout_arguments(run) | {
+        "max_completion_length": longest,
+        "reward_weights": [term.weight for term in terms],
+    }
     return DynamicSamplingTrainer(
         **policy_arguments(run),
-        reward_funcs=[verifier_reward(run.task), get_soft_overlong_punishment(longest, algorithm.overlong_buffer)],
+        reward_funcs=[term.function for term in terms],
         args=GRPOConfig(
             **arguments, epsilon_high=algorithm.epsilon_high, beta=0.0, loss_type="dapo", scale_rewards="group"
         ),

@@ -4,14 +4,14 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.config.algorithms import GRPO
-from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, reward_functions, rollout_arguments
 
 
 def build(run: Run[GRPO]) -> Trainer:
     """Group-normalised advantages, the clipped ratio averaged over each completion, the k3 estimate of the KL."""
     return GRPOTrainer(
         **policy_arguments(run),
-        reward_funcs=verifier_reward(run.task),
+        reward_funcs=reward_functions(run),
         args=GRPOConfig(
             **rollout_arguments(run),
             beta=run.algorithm.beta,

@@ -4,7 +4,7 @@ from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 from rlstride.config.algorithms import GSPO
-from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, reward_functions, rollout_arguments
 
 
 def build(run: Run[GSPO]) -> Trainer:
@@ -16,7 +16,7 @@ def build(run: Run[GSPO]) -> Trainer:
     algorithm = run.algorithm
     return GRPOTrainer(
         **policy_arguments(run),
-        reward_funcs=verifier_reward(run.task),
+        reward_funcs=reward_functions(run),
         args=GRPOConfig(
             **rollout_arguments(run),
             epsilon_high=algorithm.epsilon_high,

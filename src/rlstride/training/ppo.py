@@ -15,7 +15,7 @@ from trl.trainer.utils import split_tensor_dict
 
 from rlstride.config.algorithms import PPO
 from rlstride.rollouts import Rollouts, prompt_and_completion
-from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, reward_functions, rollout_arguments
 from rlstride.training.token_advantages import TokenAdvantageTrainer, normalise, token_mean
 from rlstride.training.value_model import ValueModel
 
@@ -28,7 +28,7 @@ def build(run: Run[PPO]) -> Trainer:
         algorithm=run.algorithm,
         value_model=ValueModel(run.base_folder, checkpointed=run.training.activation_checkpointing),
         **policy_arguments(run),
-        reward_funcs=verifier_reward(run.task),
+        reward_funcs=reward_functions(run),
         args=GRPOConfig(**rollout_arguments(run), beta=run.algorithm.beta, loss_type="dapo"),
     )
 

@@ -6,7 +6,7 @@ from trl import GRPOConfig
 
 from rlstride.config.algorithms import ReinforcePP
 from rlstride.rollouts import Rollouts
-from rlstride.training.run import Run, policy_arguments, rollout_arguments, verifier_reward
+from rlstride.training.run import Run, policy_arguments, reward_functions, rollout_arguments
 from rlstride.training.token_advantages import TokenAdvantageTrainer, normalise
 
 
@@ -14,7 +14,7 @@ def build(run: Run[ReinforcePP]) -> Trainer:
     """Undiscounted returns of the token-level rewards, normalised over all tokens of the batch; token-mean loss."""
     return ReinforcePPTrainer(
         **policy_arguments(run),
-        reward_funcs=verifier_reward(run.task),
+        reward_funcs=reward_functions(run),
         args=GRPOConfig(**rollout_arguments(run), beta=run.algorithm.beta, loss_type="dapo"),
     )
 

@@ -1,6 +1,6 @@
 """What a trainer is given: one cell's base, data, reward and settings, in TRL's own terms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,11 @@ from rlstride.config.models import Chat
 from rlstride.config.training import VLLM, Generation, Training
 from rlstride.errors import RequestError
 from rlstride.extras import require
-from rlstride.tasks import Problem, Task, training_problems
+from rlstride.tasks import Task, training_problems
 from rlstride.tasks.rendering import Render, read_renderer
 from rlstride.training.adapters import peft_config
+from rlstride.training.rewards import Reward, RewardTerm, reward_terms
 
-Reward = Callable[..., list[float]]
 A = TypeVar("A", bound=Optimisation)
 P = TypeVar("P", bound=PolicyGradient)
 
@@ -133,20 +133,14 @@ def require_lengths(run: Run[Any], prompts: Sequence[str], solutions: Sequence[s
             )
 
 
-def verifier_reward(task: Task) -> Reward:
-    """A reward function in TRL's form: 1 where the verifier accepts the completion, else 0."""
+def reward_functions(run: Run[P]) -> list[Reward]:
+    """What the study rewards completions for; their weights are among :func:`rollout_arguments`."""
+    return [term.function for term in run_rewards(run)]
 
-    def verified(
-        prompts: list[str],
-        completions: list[str],
-        answer: list[str],
-        question: list[str] | None = None,  # where it is not the prompt itself
-        **columns: Any,
-    ) -> list[float]:
-        problems = [Problem(*each) for each in zip(question or prompts, answer, strict=True)]
-        return [float(task.verify(*each)) for each in zip(problems, completions, strict=True)]
 
-    return verified
+def run_rewards(run: Run[Any]) -> list[RewardTerm]:
+    """The terms of a run's reward."""
+    return reward_terms(run.task, run.training.rewards, run.max_completion_tokens)
 
 
 def trainer_arguments(run: Run[A]) -> dict[str, Any]:
@@ -233,4 +227,5 @@ def rollout_arguments(run: Run[P]) -> dict[str, Any]:
         "num_iterations": run.algorithm.epochs,
         "num_generations": run.training.completions_per_problem,
         "epsilon": run.algorithm.epsilon,
+        "reward_weights": [term.weight for term in run_rewards(run)],
     }
