@@ -35,7 +35,7 @@ def test_reading_a_study_from_the_public_face_does_not_load_torch(default_study_
 
 
 def test_tables_claims_and_the_report_are_made_without_torch() -> None:
-    """A study has a job for each table: what they import is paid some forty times."""
+    """A study has a job for each table: what they import is paid some twenty times."""
     code = """
 import sys
 from importlib import import_module
