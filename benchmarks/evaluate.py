@@ -36,6 +36,7 @@ from rlstride.study.study import Study
 from rlstride.tasks import build_task, draw_problems
 from rlstride.zoo.pretraining import sample_completions
 
+_PUBLISHED_BATCH = 32  # what the evaluator takes on a CPU by itself
 _RANKS = ("rank_1", "rank_2", "rank_4", "rank_8", *(f"rank_{percent}pct" for percent in range(10, 100, 10)))
 _SCOPES = ("attention", "mlp", "third_1", "third_2", "third_3", "all")
 EDITS = (
@@ -83,6 +84,8 @@ def of_bare_generate(study: Study, trajectory: Path, name: str, turns: int) -> d
     """The evaluator's time over bare generate's, on all test problems at one decoding."""
     decoding = study.spec.evaluation.decodings[name]
     benchmark, lm = StudyBenchmark(study, "test"), Bench("cpu").load(parse_models([str(trajectory)])[-1])
+    if lm.shares_prompts:  # a published model
+        lm.use_batch_size(_PUBLISHED_BATCH)
     evaluator, bare = [], []
     for turn in range(turns + 1):  # the first warms up
         started = time.process_time()
@@ -111,7 +114,7 @@ def of_published(model: Path, turns: int) -> pd.DataFrame:
 def word_problems(model: Path, scratch: Path, scorer: str) -> Study:
     """A study of 32 problems of some 55 tokens, answered in at most 8."""
     rng, rows = random.Random(0), []
-    for _ in range(400):
+    for _ in range(500):
         a, b, c = (rng.randint(30, 99) for _ in range(3))
         who, what = rng.choice(("Tom", "Mary", "Alexander", "Priya")), rng.choice(("apples", "toy cars", "stamps"))
         text = (

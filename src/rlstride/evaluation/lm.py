@@ -25,7 +25,9 @@ from rlstride.trajectory.layout import read_layout
 
 _TINY_PARAMETERS = 10_000_000
 _TINY_BATCH = 1024  # on one core a larger batch gains nothing for models this small
-_CPU_BATCH = 32  # each token of a completion reads all weights from memory: 8 at once take 2.5 times as long
+# Completions drawn at once: each of their tokens reads all weights from memory, and 8 at once take 2.5 times as long.
+# Where loglikelihoods are read there are 8 at once, as the logits of every token are in memory.
+_CPU_BATCH = 32
 _GPU_BATCH = 64  # completions drawn at once, where lm-eval would look for the largest batch by trial
 
 
@@ -54,17 +56,18 @@ class CountingHFLM(HFLM):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         parameters = sum(parameter.numel() for parameter in model.parameters())
-        batch_size: int | str = (
-            _TINY_BATCH if parameters < _TINY_PARAMETERS else "auto" if _on_gpu(model) else _CPU_BATCH
-        )
+        is_tiny = parameters < _TINY_PARAMETERS
+        batch_size: int | str = _TINY_BATCH if is_tiny else "auto" if _on_gpu(model) else 8
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self.tokens = self.cut = 0
         self.contrast: Contrast | None = None
-        self.shares_prompts = parameters >= _TINY_PARAMETERS  # smaller ones would gain nothing
+        self.shares_prompts = not is_tiny  # tiny ones would gain nothing
+        self._drawn_at_once: int | str = batch_size if is_tiny or _on_gpu(model) else _CPU_BATCH
 
     def use_batch_size(self, size: int | str) -> None:
         """Takes ``size`` sequences at once from now on; "auto" looks for the most that fit, once for each model."""
-        self.batch_size_per_gpu, self.batch_schedule = size, 1
+        self.batch_size_per_gpu = self._drawn_at_once = size
+        self.batch_schedule = 1
         self.batch_sizes: dict[int, int] = {}  # of an earlier search
 
     def tok_batch_encode(
@@ -86,7 +89,11 @@ class CountingHFLM(HFLM):
         return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        completions: list[str] = super().generate_until(requests, disable_tqdm=True)
+        read_at_once, self.batch_size_per_gpu = self.batch_size_per_gpu, self._drawn_at_once
+        try:
+            completions: list[str] = super().generate_until(requests, disable_tqdm=True)
+        finally:
+            self.batch_size_per_gpu = read_at_once
         return completions
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
@@ -111,7 +118,7 @@ class CountingHFLM(HFLM):
             temperature: above 0.
             max_tokens: of a completion, the end token included.
         """
-        at_once = self.batch_size if isinstance(self.batch_size, int) else _GPU_BATCH
+        at_once = self._drawn_at_once if isinstance(self._drawn_at_once, int) else _GPU_BATCH
         found = []
         for start in range(0, len(prompts), at_once):
             batch = list(prompts[start : start + at_once])
