@@ -193,6 +193,28 @@ def test_samples_of_a_prompt_share_its_pass_and_are_what_they_were(
     assert len(set(written[0])) > 10
 
 
+def test_a_large_model_draws_more_completions_at_once_than_it_reads(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LlamaConfig(vocab_size=VOCABULARY, hidden_size=512, intermediate_size=2048, num_hidden_layers=3)
+    lm = CountingHFLM(LlamaForCausalLM(config).eval(), tokenizer)
+    sizes, generate = list[int](), lm.model.generate
+
+    def counted(input_ids: torch.Tensor, **options: Any) -> torch.Tensor:
+        sizes.append(len(input_ids))
+        drawn: torch.Tensor = generate(input_ids=input_ids, **options)
+        return drawn
+
+    monkeypatch.setattr(lm.model, "generate", counted)
+    options = {"until": [], "max_gen_toks": 1, "do_sample": False}
+    asked = [Instance("generate_until", {}, ("4" * (index + 1) + "=", options), index) for index in range(40)]
+    lm.generate_until(asked)
+    lm.use_batch_size(20)
+    lm.generate_until(asked)
+    assert sizes == [32, 8, 20, 20]
+    assert CountingHFLM(lm.model, tokenizer).batch_size == 8  # of loglikelihoods
+
+
 def of_pairs(following: dict[int, dict[int, float]]) -> LlamaForCausalLM:
     """A llama whose next token depends on the last alone, with the probabilities that are given."""
     config = LlamaConfig(
