@@ -14,6 +14,7 @@ from rlstride.report.figures.drawing import (
     Tables,
     accuracy_label,
     accuracy_references,
+    algorithms_of,
     headline,
     models_of,
     over_seeds,
@@ -71,30 +72,36 @@ def draw_rounding(tables: Tables, study: Study) -> Drawing | None:
 
 
 def draw_accuracy_over_factor(tables: Tables, study: Study) -> Drawing | None:
-    """Test accuracy over the factor on the update, a panel for each model, mean over its RL runs."""
+    """Test accuracy over the factor on the update, a panel for each model and RL algorithm, mean over seeds.
+
+    How far a run went depends on its rate, so that a mean over algorithms would hide where one went too far.
+    """
     frame = headline(tables["accuracy"], study)
     frame = frame[frame["algorithm"].isin([cell.algorithm for cell in study.rl_cells])]
     if frame.empty:
         return None
-    frame = over_seeds(at_last_step(frame, "model", "algorithm", "seed", "variant"), ["model", "variant"])
+    whose = ["model", "algorithm"]
+    frame = over_seeds(at_last_step(frame, *whose, "seed", "variant"), [*whose, "variant"])
     placed = [frame.assign(curve=curve, factor=_factors(frame["variant"], curve)) for curve in _CURVES]
-    curves = pd.concat(placed, ignore_index=True).dropna(subset="factor").sort_values(["curve", "model", "factor"])
+    curves = pd.concat(placed, ignore_index=True).dropna(subset="factor").sort_values(["curve", *whose, "factor"])
     if curves.empty:
         return None
     looks = style.series_of(list(_CURVES))
-    figure, grid = style.panels([""], models_of(curves, study))
-    for (_, model), axes in grid.items():
+    pairs = [(model, name) for model in models_of(curves, study) for name in algorithms_of(curves, study)]
+    panels = {f"{model}, {name}": {"model": model, "algorithm": name} for model, name in pairs}
+    figure, grid = style.panels([""], list(panels))
+    for (_, title), axes in grid.items():
         for curve, look in looks.items():
-            rows = select(curves, model=model, curve=curve)
+            rows = select(curves, **panels[title], curve=curve)
             if len(rows):
                 axes.vlines(rows["factor"], rows["low"], rows["high"], color=look.colour, linewidth=1.2)
                 axes.plot(rows["factor"], rows["accuracy"], label=curve, **look.line_kwargs())
-        accuracy_references(axes, select(frame, model=model), {"base": ":", "full": "--"})
+        accuracy_references(axes, select(frame, **panels[title]), {"base": ":", "full": "--"})
         axes.set_ylim(0, 1.02)
         axes.set_xlim(0, None)
     style.label_outer(grid, "factor on the update (1: as the curve is called)", accuracy_label(study, "test"))
     style.legend_below(figure, grid)
-    return Drawing(figure, curves[["model", "curve", "factor", "variant", "accuracy", "low", "high", "seeds"]])
+    return Drawing(figure, curves[[*whose, "curve", "factor", "variant", "accuracy", "low", "high", "seeds"]])
 
 
 def _factors(variants: "pd.Series[str]", curve: str) -> "pd.Series[float]":

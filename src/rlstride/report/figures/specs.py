@@ -183,7 +183,7 @@ FIGURES = (
     FigureSpec(
         "accuracy_over_factor",
         "Is a part of the update better than all of it?",
-        "Test accuracy of W0 + f D over the factor f, mean over RL runs, with the envelope of their 95 % intervals; "
+        "Test accuracy of W0 + f D over the factor f, mean over seeds, with the envelope of their 95 % intervals; "
         "the base is f = 0. Rank 1 at its own norm has to beat the whole update of that norm, or it is better by being "
         "shorter alone.",
         "rounding:draw_accuracy_over_factor",
