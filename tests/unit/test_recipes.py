@@ -105,7 +105,10 @@ def study_of(root: Path, task: dict[str, object], **algorithms: dict[str, object
         "models": ["random"],
         "algorithms": list(algorithms),
         "controls": [],
-        "training": {"steps": 2, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
+        "training": {
+            **{"steps": 2, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
+            "reward_patience": None,  # the weights are random: nothing is right
+        },
         "evaluation": {"decodings": {"t1.0": {"temperature": 1.0}}, "test_problems": 16, "validation_problems": 8},
         "results": str(root / "results"),
         "define": {"tasks": {"mine": task}, "models": {"random": MODEL}, "algorithms": algorithms},

@@ -184,7 +184,10 @@ def test_a_study_on_a_data_set_trains_supervises_and_scores(
         "models": ["mine"],
         "algorithms": ["grpo", "sft"],
         "controls": [],
-        "training": {"steps": 2, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
+        "training": {
+            **{"steps": 2, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
+            "reward_patience": None,  # the weights are random: nothing is right
+        },
         "evaluation": {"decodings": {"t1.0": {"temperature": 1.0}}, "test_problems": 6, "validation_problems": 4},
         "results": str(tmp_path / "results"),
         "define": {
@@ -244,6 +247,6 @@ def test_a_sample_of_a_base_that_is_not_made_says_how_it_is_made(
 
 
 def test_rows_are_left_out_for_which_a_template_does_not_say_true(file: Path) -> None:
-    task = task_of(source=str(file), where="{{ '1 +' in question }}")
+    task = task_of(source=str(file), where="{{ 'is 1' in question }}")
     found = [problem.prompt for split in SPLITS for problem in task.listed(split) or []]
-    assert sorted(found) == sorted(f"Q: {row['question']}\nA:" for row in ROWS if "1 +" in row["question"])
+    assert sorted(found) == sorted(f"Q: {row['question']}\nA:" for row in ROWS if "is 1" in row["question"])

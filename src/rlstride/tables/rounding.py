@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 
-from rlstride.spectra.rounding import RANKS
 from rlstride.tables.results import CellResults
 from rlstride.tables.specs import TABLES
 
@@ -46,7 +45,8 @@ def _figures(every: pd.DataFrame) -> dict[str, float]:
         "expected_unchanged": sparsity(every, "expected_unchanged"),
         "expected_unchanged_1e-05": sparsity(every, "expected_unchanged_1e-05"),
     }
-    found |= {f"energy_{rank}": _ratio((rows[f"energy_{rank}"] * squares).sum(), squares.sum()) for rank in RANKS}
+    energies = [name for name in rows if name.startswith("energy_")]
+    found |= {name: _ratio((rows[name] * squares).sum(), squares.sum()) for name in energies}
     if "expected_frobenius" in rows and rows["expected_frobenius"].notna().any():
         norms = rows["expected_frobenius"]
         found["expected_relative"] = _ratio(_norm(norms), _norm(rows["weight_frobenius"]))

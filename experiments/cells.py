@@ -1,0 +1,63 @@
+"""Goes through a study a few runs at a time, and lets their weights go once they are measured.
+
+.venv/bin/python experiments/cells.py --study config/studies/real.yaml --cores 2
+
+For studies whose trajectories do not fit on the disk: 15 kept steps of 134.5 M parameters are 8 GB a run. A run that is
+measured keeps its last step alone; tables and report need no more. Runs that are measured already are left as they
+are, so that the same command goes on after it was stopped. When all are done, `snakemake` makes tables and report.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlstride.study.load import load_study
+from rlstride.study.paths import CellPaths, study_paths
+from rlstride.study.plan import kept_steps, step_folder
+from rlstride.study.study import Cell, Study
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--study", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--cores", type=int, default=2, metavar="N", help="runs at a time, a core for each (default 2)")
+    parser.add_argument("--most", type=int, metavar="N", help="stop after so many runs")
+    options = parser.parse_args()
+    study = load_study(options.study)
+    paths = study_paths(study)
+    runs = [run for run in order_of(study) if not paths.cell(run).measured.is_file()][: options.most]
+    for start in range(0, len(runs), options.cores):
+        together = runs[start : start + options.cores]
+        print(f"measures {', '.join(map(str, together))}", flush=True)
+        targets = [str(paths.cell(run).measured) for run in together]
+        if status := snakemake(options.study, options.cores, targets):
+            sys.exit(status)
+        for run in together:
+            let_weights_go(paths.cell(run), study)
+    left = [run for run in order_of(study) if not paths.cell(run).measured.is_file()]
+    print(f"{len(left)} of {len(order_of(study))} runs are left" if left else "all runs are measured")
+
+
+def order_of(study: Study) -> list[Cell]:
+    """Controls first, as every cell is scored with them; then seed by seed, so that a part is a whole grid."""
+    return study.control_cells + sorted(study.cells, key=lambda cell: cell.seed)
+
+
+def snakemake(study: Path, cores: int, targets: Sequence[str]) -> int:
+    """Makes some files of a study; returns Snakemake's exit status."""
+    program = Path(sys.executable).with_name("snakemake")
+    command = [program, *targets, "--profile", "profiles/local", "--cores", str(cores), "--configfile", study]
+    return subprocess.run(list(map(str, command)), check=False).returncode
+
+
+def let_weights_go(paths: CellPaths, study: Study) -> None:
+    """Removes all kept steps but the last."""
+    for step in kept_steps(study.spec.training)[:-1]:
+        shutil.rmtree(paths.trajectory / step_folder(step), ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
