@@ -364,7 +364,7 @@ def test_a_chat_model_on_a_studys_bare_prompts_is_told_so(
     told = [line for line in capsys.readouterr().err.splitlines() if "template" in line]
     assert told == [
         "evaluate: chat: scored without the chat template that the tokenizer has "
-        "(a study's prompts are bare, in training and in scoring)"
+        "(the study says no chat of this model: prompts are bare, in training and in scoring)"
     ]
 
 

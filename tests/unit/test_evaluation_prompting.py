@@ -185,7 +185,7 @@ def test_a_studys_prompts_and_decodings_are_its_own(
 ) -> None:
     study = str(Path(__file__).parents[2] / "config" / "studies" / "smoke.yaml")
     assert main(["evaluate", str(chat), "--study", study, "--out", str(tmp_path / "a.parquet"), *flag]) == 2
-    assert f"{flag[0]}: a study's prompts are bare" in capsys.readouterr().err
+    assert f"{flag[0]}: a study has prompts (chat of a model)" in capsys.readouterr().err
 
 
 def test_a_chat_model_scored_without_its_template_is_told_so_once(

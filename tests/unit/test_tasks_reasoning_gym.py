@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from test_recipes import write_model
+from test_recipes import ROOT, write_model
 
 from rlstride.cli import main
+from rlstride.config.study_file import TasksFile
 from rlstride.config.tasks import ReasoningGymSpec
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study
@@ -218,7 +219,7 @@ def test_a_study_on_a_generator_trains_supervises_and_scores(
         "evaluation": {"decodings": {"t1.0": {"temperature": 1.0}}, "test_problems": 6, "validation_problems": 4},
         "results": str(tmp_path / "results"),
         "define": {
-            "tasks": {"sums": KEYS},
+            "tasks": {"sums": KEYS | {"max_completion_tokens": 14}},  # " It is -1998." and its end
             "models": {"mine": {"source": str(tmp_path / "model")}},
             "algorithms": {name: {"trainer": name, "learning_rate": 1e-3} for name in ("grpo", "sft")},
         },
@@ -285,3 +286,21 @@ def test_rows_are_left_out_for_which_a_template_does_not_say_true() -> None:
     assert any(int(problem.answer) <= 0 for listed in by_split(task_of()).values() for problem in listed)
     with pytest.raises(RequestError, match=r"where: the template '\{\{ answer \}\}' says '-?\d+' of a row, not True"):
         task_of(where="{{ answer }}").listed("test")
+
+
+@pytest.mark.parametrize("name", ["family", "sums"])
+def test_a_task_of_the_catalogue_has_solutions_that_are_right(name: str) -> None:
+    catalogue = TasksFile.model_validate(yaml.safe_load((ROOT / "config" / "tasks.yaml").read_text())).root
+    task = build_task(name, catalogue[name])
+    for problem in draw_problems(task, "validation", 200, seed=0):
+        assert task.verify(problem, task.solution(problem))
+        assert not task.verify(problem, problem.prompt)
+
+
+def test_a_written_sum_ends_at_the_answer_and_every_step_of_it_is_true() -> None:
+    catalogue = TasksFile.model_validate(yaml.safe_load((ROOT / "config" / "tasks.yaml").read_text())).root
+    task = build_task("sums", catalogue["sums"])
+    for problem in draw_problems(task, "validation", 100, seed=0):
+        steps = [step.split(" = ") for step in task.solution(problem).split(", ")]
+        assert all(eval(left) == int(right) for left, right in steps)
+        assert steps[-1][1] == problem.answer

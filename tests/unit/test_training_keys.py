@@ -144,8 +144,8 @@ def test_bf16_computes_rollouts_and_gradients_in_bf16_and_holds_weights_in_fp32(
             }
             layer = next(layer for place, layer in model.named_modules() if place.endswith("down_proj"))
 
-            def see(module: Any, inputs: Any, out: torch.Tensor, kinds: dict[bool, str] = kinds) -> None:
-                seen.setdefault(kinds[torch.is_grad_enabled()], set()).add(out.dtype)
+            def see(module: Any, inputs: Any, out: torch.Tensor, kinds: dict[bool, set[torch.dtype]] = kinds) -> None:
+                kinds[torch.is_grad_enabled()].add(out.dtype)
 
             layer.register_forward_hook(see)
     trainer.train()

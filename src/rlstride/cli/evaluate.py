@@ -132,7 +132,7 @@ def evaluate(
     given = [flag for flag, value in asked.items() if value is not None]
     if study is not None and given:
         raise RequestError(
-            f"{given[0]}: a study's prompts are bare and its decodings its own; this flag goes with --tasks"
+            f"{given[0]}: a study has prompts (chat of a model) and decodings of its own; this flag goes with --tasks"
         )
     prompting = _prompting(apply_chat_template, system_prompt, fewshot, fewshot_as_multiturn, gen_kwargs, batch_size)
     if study is not None:
