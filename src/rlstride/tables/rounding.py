@@ -45,7 +45,7 @@ def _figures(every: pd.DataFrame) -> dict[str, float]:
         "expected_unchanged": sparsity(every, "expected_unchanged"),
         "expected_unchanged_1e-05": sparsity(every, "expected_unchanged_1e-05"),
     }
-    energies = [name for name in rows if name.startswith("energy_")]
+    energies = [name for name in map(str, rows.columns) if name.startswith("energy_")]
     found |= {name: _ratio((rows[name] * squares).sum(), squares.sum()) for name in energies}
     if "expected_frobenius" in rows and rows["expected_frobenius"].notna().any():
         norms = rows["expected_frobenius"]
