@@ -10,8 +10,9 @@ from rlstride.config.section import Name, Share, Strict, is_left_out
 
 _tasks = Kinds("rlstride.tasks")
 VERIFIERS = ("exact", "number", "choice", "regex", "math", "verbatim")  # of data sets
-# Of reasoning-gym: how the answer is found, for its grader; with verbatim, the solution alone is right.
-GYM_VERIFIERS = ("whole", "number", "choice", "regex", "math", "verbatim")
+# Of reasoning-gym: how the answer is found, for its grader; or what judges in the grader's place.
+GYM_JUDGES = ("math", "verbatim")
+GYM_VERIFIERS = ("whole", "number", "choice", "regex", *GYM_JUDGES)
 
 
 class TaskSection(Strict):
@@ -115,8 +116,43 @@ class CountdownSpec(TaskSection):
         return "any number of attempts may stand before countdown's last"
 
 
+class RowsSection(TaskSection):
+    """What tasks have whose problems are rows of columns, put into words by Jinja templates.
+
+    Their keys stand in each class, where a reader expects them: an inherited key would come before all others.
+    """
+
+    if TYPE_CHECKING:
+        verifier: str
+        pattern: str | None
+        max_prompt_tokens: int
+        max_completion_tokens: int
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of the longest prompt with its completion."""
+        return self.max_prompt_tokens + self.max_completion_tokens
+
+    @property
+    def drawn_tokens(self) -> int:
+        """A completion's."""
+        return self.max_completion_tokens
+
+    @property
+    def unlistable(self) -> str | None:
+        """All verifiers but verbatim accept more than one text."""
+        accepts = f"verifier {self.verifier} accepts completions without number, and verbatim one alone"
+        return None if self.verifier == "verbatim" else accepts
+
+    @model_validator(mode="after")
+    def _has_a_pattern_for_regex_alone(self) -> "RowsSection":
+        if (self.verifier == "regex") != (self.pattern is not None):
+            raise ValueError("pattern: goes with verifier: regex, and regex needs one")
+        return self
+
+
 @_tasks.made_by("rlstride.tasks.dataset:build")
-class DatasetSpec(TaskSection):
+class DatasetSpec(RowsSection):
     """Problems of a data set: local JSONL, CSV or Parquet files, or a data set of the Hugging Face hub."""
 
     kind: Literal["dataset"] = Field(description="The problem generator.")
@@ -150,27 +186,10 @@ class DatasetSpec(TaskSection):
     max_prompt_tokens: int = Field(default=512, ge=1, description="Tokens of the longest prompt.")
     max_completion_tokens: int = Field(default=256, ge=1, description="Tokens of a completion, its end included.")
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of the longest prompt with its completion."""
-        return self.max_prompt_tokens + self.max_completion_tokens
-
-    @property
-    def drawn_tokens(self) -> int:
-        """A completion's."""
-        return self.max_completion_tokens
-
-    @property
-    def unlistable(self) -> str | None:
-        """All verifiers but verbatim accept more than one text."""
-        return _unlistable(self.verifier)
-
     @model_validator(mode="after")
     def _is_whole(self) -> "DatasetSpec":
         if self.verifier not in VERIFIERS and ":" not in self.verifier:
             raise ValueError(f"verifier: {self.verifier!r} is none of {', '.join(VERIFIERS)}, and no MODULE:FUNCTION")
-        if (self.verifier == "regex") != (self.pattern is not None):
-            raise ValueError("pattern: goes with verifier: regex, and regex needs one")
         if self.splits and not {"train", "test"} <= self.splits.keys():
             raise ValueError("splits: name train and test, or none")
         return self
@@ -194,7 +213,7 @@ class GymSizes(Strict):
 
 
 @_tasks.made_by("rlstride.tasks.reasoning_gym:build")
-class ReasoningGymSpec(TaskSection):
+class ReasoningGymSpec(RowsSection):
     """Problems of reasoning-gym's generators, judged by its own graders."""
 
     kind: Literal["reasoning_gym"] = Field(description="The problem generator.")
@@ -227,35 +246,13 @@ class ReasoningGymSpec(TaskSection):
     max_prompt_tokens: int = Field(default=512, ge=1, description="Tokens of the longest prompt.")
     max_completion_tokens: int = Field(default=256, ge=1, description="Tokens of a completion, its end included.")
 
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of the longest prompt with its completion."""
-        return self.max_prompt_tokens + self.max_completion_tokens
-
-    @property
-    def drawn_tokens(self) -> int:
-        """Those of its longest completion."""
-        return self.max_completion_tokens
-
-    @property
-    def unlistable(self) -> str | None:
-        """Why right completions cannot be listed; None where they can be."""
-        return _unlistable(self.verifier)
-
     @model_validator(mode="after")
     def _is_whole(self) -> "ReasoningGymSpec":
         if self.verifier not in GYM_VERIFIERS:
             raise ValueError(f"verifier: {self.verifier!r} is none of {', '.join(GYM_VERIFIERS)}")
-        if (self.verifier == "regex") != (self.pattern is not None):
-            raise ValueError("pattern: goes with verifier: regex, and regex needs one")
         if self.verifier == "verbatim" and self.solution is None:
             raise ValueError("verifier: verbatim compares with the solution: state its template")
         return self
-
-
-def _unlistable(verifier: str) -> str | None:
-    accepts = f"verifier {verifier} accepts completions without number, and verbatim one alone"
-    return None if verifier == "verbatim" else accepts
 
 
 TASK_KINDS = _tasks.by_name()

@@ -4,7 +4,7 @@ Rows come from local JSONL, CSV or Parquet files or from the Hugging Face hub. A
 of test is taken out of validation and train, one of validation out of train, and repeated rows count once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -42,20 +42,8 @@ class DatasetTask(ListedTask):
     def rows(self, split: Split) -> Mapping[str, Row]:
         return self._rendered[split]
 
-    def extract_answer(self, completion: str) -> str | None:
-        return self._verifier.extract(completion)
-
-    def verify(self, problem: Problem, completion: str) -> bool:
-        return self._verifier.accepts(completion, problem.answer)
-
-    def right_completions(self, problem: Problem) -> Sequence[str] | None:
-        return self._verifier.right(problem.answer) if self._verifier.right else None
-
-    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
-        return self._verifier.figures(completion, problem.answer)
-
     @cached_property
-    def _verifier(self) -> Verifier | MathVerifier:
+    def verifier(self) -> Verifier | MathVerifier:
         return verifier_named(self.spec.verifier, self.spec.pattern, f"{self.where}: verifier")
 
     @cached_property

@@ -10,7 +10,9 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 
 from rlstride.errors import RequestError, first_line
+from rlstride.tasks.math_answers import MathVerifier
 from rlstride.tasks.problems import Problem, Split
+from rlstride.tasks.verifiers import Verifier
 
 PRECEDENCE: tuple[Split, ...] = ("test", "validation", "train")  # a prompt of several splits stays in the first
 Columns = Mapping[str, Any]
@@ -61,6 +63,11 @@ class ListedTask(ABC):
         """The rows of a split by their prompts, at least one."""
 
     @property
+    @abstractmethod
+    def verifier(self) -> Verifier | MathVerifier:
+        """Finds the answer in a completion, and compares it with what is expected."""
+
+    @property
     def where(self) -> str:
         """Where its entry stands, which errors name."""
         return f"tasks.yaml: {self.name}"
@@ -107,9 +114,21 @@ class ListedTask(ABC):
     def format_of(self, completion: str) -> str:
         return "other"
 
+    def expected(self, problem: Problem) -> str:
+        """What the verifier compares with."""
+        return problem.answer
+
+    def extract_answer(self, completion: str) -> str | None:
+        return self.verifier.extract(completion)
+
+    def verify(self, problem: Problem, completion: str) -> bool:
+        return self.verifier.accepts(completion, self.expected(problem))
+
     def right_completions(self, problem: Problem) -> Sequence[str] | None:
-        """All completions that are right; None where they are without number."""
-        return None
+        return None if self.verifier.right is None else self.verifier.right(self.expected(problem))
+
+    def measure(self, problem: Problem, completion: str) -> dict[str, float]:
+        return self.verifier.figures(completion, self.expected(problem))
 
     def row_of(self, problem: Problem) -> Row:
         """The row that a problem is made of.

@@ -83,10 +83,16 @@ def serve() -> Callable[[str, str | None], Judgement]:
     return judge
 
 
-def _marked(text: str) -> str:
-    """What stands behind the last ####, as LaTeX; all of a text without one."""
+def marked_answer(text: str) -> str | None:
+    """What stands behind the last ####; None of a text without one."""
     marked = _MARKED.findall(text)
-    return _delimited(marked[-1]) if marked else text
+    return str(marked[-1]) if marked else None
+
+
+def _marked(text: str) -> str:
+    """The same as LaTeX; all of a text without one."""
+    marked = marked_answer(text)
+    return text if marked is None else _delimited(marked)
 
 
 def _delimited(text: str) -> str:

@@ -4,11 +4,11 @@ Splits have disjoint seeds, and a prompt stands in one of them alone: one of tes
 one of validation out of train.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from rlstride.config.tasks import ReasoningGymSpec
+from rlstride.config.tasks import GYM_JUDGES, ReasoningGymSpec
 from rlstride.errors import RequestError
 from rlstride.extras import require
 from rlstride.tasks.gym_library import Entry
@@ -55,10 +55,11 @@ class ReasoningGymTask(ListedTask):
             self._by_split[split] = self._made(split, [self.rows(other) for other in earlier])
         return self._by_split[split]
 
+    def expected(self, problem: Problem) -> str:
+        return super().solution(problem) if self.spec.verifier == "verbatim" else problem.answer
+
     def solution(self, problem: Problem) -> str:
         text = super().solution(problem)
-        if self.spec.verifier == "verbatim":
-            return text
         if not self.verify(problem, text):
             raise RequestError(
                 f"{self.where}: solution: {text!r} is not right by the task's own verifier ({self.spec.verifier}); "
@@ -67,22 +68,15 @@ class ReasoningGymTask(ListedTask):
         return text
 
     def extract_answer(self, completion: str) -> str | None:
-        found = self._finder.extract(completion)
+        found = super().extract_answer(completion)
         if found is not None and self.spec.verifier == "number":
             return found.replace(",", "")  # most graders compare strings
         return found
 
     def verify(self, problem: Problem, completion: str) -> bool:
-        if self.spec.verifier == "verbatim":
-            return completion == self.solution(problem)
         return self._grade(problem.prompt, completion).score >= 1
 
-    def right_completions(self, problem: Problem) -> Sequence[str] | None:
-        return [self.solution(problem)] if self.spec.verifier == "verbatim" else None
-
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
-        if self.spec.verifier == "verbatim":
-            return {"answered": float(self.extract_answer(completion) is not None)}
         grade = self._grade(problem.prompt, completion)
         answered = float(self.extract_answer(completion) is not None)
         return {"answered": answered, "score": grade.score, "timed_out": float(grade.timed_out)}
@@ -94,7 +88,7 @@ class ReasoningGymTask(ListedTask):
         return Worker("rlstride.tasks.gym_library:serve", self.where, generators)
 
     @cached_property
-    def _finder(self) -> Verifier | MathVerifier:
+    def verifier(self) -> Verifier | MathVerifier:
         return verifier_named(self.spec.verifier, self.spec.pattern, f"{self.where}: verifier")
 
     @cached_property
@@ -107,9 +101,9 @@ class ReasoningGymTask(ListedTask):
 
     def _graded(self, prompt: str, completion: str) -> Grade:
         row = self.row_of(Problem(prompt, ""))
-        if isinstance(self._finder, MathVerifier):  # in place of the library's grader
-            figures = self._finder.figures(completion, row.problem.answer)
-            return Grade(float(self._finder.accepts(completion, row.problem.answer)), figures["timed_out"] == 1)
+        if self.spec.verifier in GYM_JUDGES:  # in place of the library's grader
+            timed_out = super().measure(row.problem, completion).get("timed_out") == 1
+            return Grade(float(super().verify(row.problem, completion)), timed_out)
         answer = self.extract_answer(completion)
         if answer is None:
             return Grade(0.0)

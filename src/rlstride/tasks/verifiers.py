@@ -3,6 +3,7 @@
 Each verifier finds the answer that a completion states, and compares it with the one that is expected.
 """
 
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,9 @@ from decimal import Decimal, InvalidOperation
 from pkgutil import resolve_name
 
 from rlstride.errors import RequestError
-from rlstride.tasks.math_answers import MathVerifier
+from rlstride.tasks.math_answers import MathVerifier, marked_answer
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
-_MARKED = re.compile(r"####\s*(\S[^\n]*)")  # as GSM8K's answers are
 _CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z])")
 
 
@@ -57,23 +57,17 @@ def verifier_named(name: str, pattern: str | None, where: str) -> Verifier | Mat
     if ":" in name:
         judge = _function(name, where)
         return Verifier(lambda completion: completion, lambda completion, answer: bool(judge(completion, answer)))
-    if name == "verbatim":
-        return Verifier(
-            _EXTRACTORS[name],
-            lambda completion, answer: completion == answer,
-            right=lambda answer: [answer] if answer else [],
-        )
-    return Verifier(_extractor(name, pattern, where), _SAME.get(name, _same_text))
+    return Verifier(_extractor(name, pattern, where), _SAME.get(name, _same_text), _RIGHT.get(name))
 
 
 def stated_number(completion: str) -> str | None:
     """The number after the last ####, as GSM8K has it; without that mark the last number."""
-    marked = _MARKED.findall(completion)
-    text = marked[-1] if marked else completion
+    marked = marked_answer(completion)
+    text = completion if marked is None else marked
     numbers = [each for each in _NUMBER.findall(text.replace("$", "")) if any(map(str.isdigit, each))]
     if not numbers:
         return None
-    return str(numbers[0] if marked else numbers[-1])
+    return str(numbers[-1] if marked is None else numbers[0])
 
 
 def same_number(found: str, answer: str) -> bool:
@@ -108,7 +102,12 @@ _EXTRACTORS: dict[str, Callable[[str], str | None]] = {
     "number": stated_number,
     "choice": lambda completion: last_match(_CHOICE, completion),
 }
-_SAME: dict[str, Callable[[str, str], bool]] = {"number": same_number, "choice": _same_choice}
+_SAME: dict[str, Callable[[str, str], bool]] = {
+    "number": same_number,
+    "choice": _same_choice,
+    "verbatim": operator.eq,
+}
+_RIGHT: dict[str, Callable[[str], Sequence[str]]] = {"verbatim": lambda answer: [answer] if answer else []}
 
 
 def _extractor(name: str, pattern: str | None, where: str) -> Callable[[str], str | None]:
