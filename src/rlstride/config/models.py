@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rlstride.config.section import Name, Share, Strict, is_left_out
+from rlstride.config.section import Name, Share, Strict, left_out_at
 from rlstride.config.tasks import ChainMixture, CountdownMixture
 
 
@@ -27,10 +27,10 @@ class Mixtures(Strict):
     """A model's own pretraining mixture, by kind of task; a kind left out keeps the task's."""
 
     chain: ChainMixture | None = Field(
-        default=None, exclude_if=is_left_out, description="In place of a chain task's mixture."
+        default=None, exclude_if=left_out_at(None), description="In place of a chain task's mixture."
     )
     countdown: CountdownMixture | None = Field(
-        default=None, exclude_if=is_left_out, description="In place of a countdown task's mixture."
+        default=None, exclude_if=left_out_at(None), description="In place of a countdown task's mixture."
     )
 
 
@@ -48,7 +48,7 @@ class ColdStart(Strict):
     batch_size: int = Field(default=128, ge=1, description="Solutions in a step.")
     gain: Share | None = Field(
         default=None,
-        exclude_if=is_left_out,
+        exclude_if=left_out_at(None),
         description="Rise of the validation accuracy at temperature 1 at which it ends; null: it makes all max_steps.",
     )
     max_steps: int = Field(
@@ -60,7 +60,7 @@ class ColdStart(Strict):
     keep_every: int | None = Field(
         default=None,
         ge=1,
-        exclude_if=is_left_out,
+        exclude_if=left_out_at(None),
         description="Steps between two kept ones: the cold start is kept as a trajectory, in the folder cold_start of "
         "the base; null: it is not kept.",
     )
@@ -78,13 +78,15 @@ class TinyModel(Strict):
     architecture: dict[str, Any] = Field(description="Arguments of the family's configuration class.")
     pretraining: Pretraining = Field(description="How it is trained from scratch.")
     mixtures: Mixtures | None = Field(
-        default=None, exclude_if=is_left_out, description="Its own pretraining mixtures, in place of the task's."
+        default=None, exclude_if=left_out_at(None), description="Its own pretraining mixtures, in place of the task's."
     )
     teacher: Teacher | None = Field(
-        default=None, exclude_if=is_left_out, description="Whose logits it learns in its pretraining."
+        default=None, exclude_if=left_out_at(None), description="Whose logits it learns in its pretraining."
     )
     cold_start: ColdStart | None = Field(
-        default=None, exclude_if=is_left_out, description="SFT on right solutions after pretraining, before any RL."
+        default=None,
+        exclude_if=left_out_at(None),
+        description="SFT on right solutions after pretraining, before any RL.",
     )
 
     @model_validator(mode="after")
@@ -129,11 +131,11 @@ class PublishedModel(Strict):
     )
     chat: Chat | None = Field(
         default=None,
-        exclude_if=is_left_out,
+        exclude_if=left_out_at(None),
         description="Prompts are put into the tokenizer's chat template, {} as it stands; null: they stay bare.",
     )
     cold_start: ColdStart | None = Field(
-        default=None, exclude_if=is_left_out, description="SFT on right solutions, before any RL."
+        default=None, exclude_if=left_out_at(None), description="SFT on right solutions, before any RL."
     )
 
     @model_validator(mode="after")

@@ -44,8 +44,3 @@ class Rewards(Strict):
     functions: dict[FunctionName, float] = Field(
         default={}, description="Weights of reward functions in TRL's form, by MODULE:FUNCTION."
     )
-
-
-def is_default(rewards: Rewards) -> bool:
-    """Whether the verdict alone counts: the key is then left out of what is hashed, as before there was one."""
-    return rewards == Rewards()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -11,9 +12,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Window = Annotated[float, Field(gt=0, le=1)]
 
 
-def is_left_out(value: object) -> bool:
-    """Whether an optional part is not there: it then stays out of dumps, and so out of the hashes that name folders."""
-    return value is None
+def left_out_at(default: object) -> Callable[[object], bool]:
+    """For ``exclude_if`` of a key that came later: at its default it stays out of dumps, and of hashes made of them.
+
+    The hash of a section names folders: it does not change when an optional key is added.
+    """
+    return lambda value: value == default
 
 
 class Strict(BaseModel):

@@ -8,7 +8,7 @@ from rlstride.config.algorithms import Algorithm
 from rlstride.config.jumps import Jump
 from rlstride.config.methods import MethodName
 from rlstride.config.models import PublishedModel, TinyModel
-from rlstride.config.section import Name, Share, Strict, Window
+from rlstride.config.section import Name, Share, Strict, Window, left_out_at
 from rlstride.config.tasks import TaskSpec
 from rlstride.config.training import Training
 from rlstride.config.variants import parse_ablation
@@ -94,10 +94,6 @@ class Rounding(Strict):
     )
 
 
-def _is_left_out(rounding: Rounding) -> bool:
-    return not rounding.at
-
-
 class Extrapolation(Strict):
     """The models predicted from a first part of each run."""
 
@@ -142,7 +138,7 @@ class Evaluation(Strict):
     )
     scorer: Literal["sampled", "exact"] = Field(
         default="sampled",
-        exclude_if=lambda scorer: scorer == "sampled",
+        exclude_if=left_out_at("sampled"),
         description="sampled draws completions; exact computes how likely a right one is, where the task's right "
         "completions can be listed: all decodings at once, without the luck of the draw (their samples do not count).",
     )
@@ -196,7 +192,7 @@ class StudyFile(Strict):
     drift: Drift = Field(default=Drift(), description="How far each run's models are from the base in what they say.")
     rounding: Rounding = Field(
         default=Rounding(),
-        exclude_if=_is_left_out,
+        exclude_if=left_out_at(Rounding()),
         description="What rounding to bfloat16 makes of each run's updates.",
     )
     extrapolation: Extrapolation = Field(

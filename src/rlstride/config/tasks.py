@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from rlstride.config.kinds import Kinds, union_of
-from rlstride.config.section import Name, Share, Strict, is_left_out
+from rlstride.config.section import Name, Share, Strict, left_out_at
 
 _tasks = Kinds("rlstride.tasks")
 VERIFIERS = ("exact", "number", "choice", "regex", "math", "verbatim")  # of data sets
@@ -168,7 +168,7 @@ class DatasetSpec(RowsSection):
     )
     where: str | None = Field(
         default=None,
-        exclude_if=is_left_out,
+        exclude_if=left_out_at(None),
         description="Which rows are problems: a Jinja template that says True of them, such as {{ level > 2 }}; null: "
         "all.",
     )
@@ -223,7 +223,7 @@ class ReasoningGymSpec(RowsSection):
     sizes: GymSizes = Field(default=GymSizes(), description="Distinct problems of each split.")
     where: str | None = Field(
         default=None,
-        exclude_if=is_left_out,
+        exclude_if=left_out_at(None),
         description="Which rows are problems: a Jinja template that says True of them, such as "
         "{{ 'in-law' not in answer }}; null: all.",
     )

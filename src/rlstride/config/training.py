@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from rlstride.config.adapters import Adapter
-from rlstride.config.rewards import Rewards, is_default
+from rlstride.config.rewards import Rewards
 from rlstride.config.section import Strict
 
 Generation = Literal["hf", "vllm_colocate", "vllm_server"]
@@ -44,9 +44,7 @@ class Training(Strict):
     problems_per_step: int = Field(default=16, ge=1, description="Distinct prompts in a step.")
     completions_per_problem: int = Field(default=8, ge=2, description="Rollouts of each prompt.")
     temperature: float = Field(default=1.0, gt=0, description="Sampling temperature of the rollouts.")
-    rewards: Rewards = Field(
-        default=Rewards(), exclude_if=is_default, description="What completions are rewarded for: a weighted sum."
-    )
+    rewards: Rewards = Field(default=Rewards(), description="What completions are rewarded for: a weighted sum.")
     top_p: float = Field(
         default=1.0, gt=0, le=1, description="Rollouts are drawn from the likeliest tokens that make up this share."
     )
@@ -116,4 +114,4 @@ class Training(Strict):
         """Leaves a later key out of what is hashed where it has its default, as before there was such a key."""
         plain: dict[str, Any] = dump(self)
         defaults = {name: field.default for name, field in type(self).model_fields.items()}
-        return {key: value for key, value in plain.items() if key in _FIRST_KEYS or value != defaults[key]}
+        return {key: value for key, value in plain.items() if key in _FIRST_KEYS or getattr(self, key) != defaults[key]}
