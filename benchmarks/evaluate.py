@@ -89,7 +89,7 @@ def of_bare_generate(study: Study, trajectory: Path, name: str, turns: int) -> d
     evaluator, bare = [], []
     for turn in range(turns + 1):  # the first warms up
         started = time.process_time()
-        benchmark.score(lm, decoding, seed=turn)
+        benchmark.score(lm, "", decoding, seed=turn)
         evaluator.append(time.process_time() - started)
         bare.append(bare_seconds(study, lm, decoding, seed=turn))
     ours, theirs = statistics.median(evaluator[1:]), statistics.median(bare[1:])
@@ -153,7 +153,7 @@ def of_bare_forward(study: Study, model: Path, turns: int) -> dict[str, Any]:
     exactly, bare = [], []
     for _ in range(turns + 1):  # the first warms up
         started = time.process_time()
-        list(benchmark.score_all(lm, asked))
+        list(benchmark.score_all(lm, "", asked))
         exactly.append(time.process_time() - started)
         started = time.process_time()
         for start in range(0, len(prompts), 16):

@@ -61,12 +61,12 @@ def at_step(study: Study, lm: CountingHFLM, start: list[Tensor]) -> list[dict[st
     batches = [draw_batch(study, lm, index) for index in range(BATCHES)]
     old = [log_likelihoods(lm, completions) for completions, _ in batches]
     benchmark = StudyBenchmark(study, "validation")
-    here = benchmark.score(lm, DECODING, seed=0).accuracy
+    here = benchmark.score(lm, "", DECODING, seed=0).accuracy
     rows = []
     for reach in REACHES:
         movement.move_to(1 + reach)
         ratios = [log_likelihoods(lm, batch[0]) - each for batch, each in zip(batches, old, strict=True)]
-        row = {"accuracy": here, "reach": reach, "measured": benchmark.score(lm, DECODING, seed=0).accuracy - here}
+        row = {"accuracy": here, "reach": reach, "measured": benchmark.score(lm, "", DECODING, seed=0).accuracy - here}
         for name, centred in (("from_zero", False), ("from_mean", True)):
             found = [
                 weighted_gain(each, rewards, GROUP, float(rewards.mean()) if centred else 0.0)

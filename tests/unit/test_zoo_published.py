@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from test_recipes import write_model
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from rlstride.cli import main
 from rlstride.config.models import Chat, PackageFile, PublishedModel
@@ -21,6 +21,7 @@ from rlstride.evaluation.models import parse_models
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder, source_folder
 from rlstride.tasks.rendering import bare, renderer
+from rlstride.training.jump import StudyValidation
 from rlstride.training.run import problem_dataset
 from rlstride.trajectory.store import Trajectory
 from rlstride.zoo.packages import download, load_package_file
@@ -118,32 +119,33 @@ def chat_tokenizer(begins: bool) -> PreTrainedTokenizerFast:
 
 def test_a_prompt_is_a_users_message_and_a_system_message_comes_before() -> None:
     tokenizer = chat_tokenizer(begins=False)
-    assert renderer(tokenizer, None, "here") is bare
-    assert renderer(tokenizer, Chat(), "here")("1+1=") == "<user>1+1=<a>"
-    assert renderer(tokenizer, Chat(system="say"), "here")("1+1=") == "<system>say<user>1+1=<a>"
-    assert renderer(tokenizer, Chat(thinking=False), "here")("1+1=") == "<user>1+1=<a>||"
+    assert renderer(tokenizer, None) is bare
+    assert renderer(tokenizer, Chat())("1+1=") == "<user>1+1=<a>"
+    assert renderer(tokenizer, Chat(system="say"))("1+1=") == "<system>say<user>1+1=<a>"
+    assert renderer(tokenizer, Chat(thinking=False))("1+1=") == "<user>1+1=<a>||"
 
 
 def test_the_token_that_begins_a_sequence_stands_there_once() -> None:
     tokenizer = chat_tokenizer(begins=True)
-    text = renderer(tokenizer, Chat(), "here")("1+1=")
+    text = renderer(tokenizer, Chat())("1+1=")
     assert text == "<user>1+1=<a>"
     assert tokenizer(text)["input_ids"].count(tokenizer.bos_token_id) == 1
 
 
 def test_a_template_that_is_missing_fails_or_loses_a_message_is_one_sentence() -> None:
     tokenizer = build_tokenizer(ALPHABET)
+    tokenizer.name_or_path = "here"
     with pytest.raises(RequestError, match="has no chat template; leave chat out"):
-        renderer(tokenizer, Chat(), "here")
+        renderer(tokenizer, Chat())
     tokenizer.chat_template = (
         "{{ raise_exception('no system') if messages[0].role == 'system' }}{{ messages[-1].content }}"
     )
-    assert renderer(tokenizer, Chat(), "here")("1") == "1"
+    assert renderer(tokenizer, Chat())("1") == "1"
     with pytest.raises(RequestError, match="here: its chat template fails"):
-        renderer(tokenizer, Chat(system="say"), "here")
+        renderer(tokenizer, Chat(system="say"))
     tokenizer.chat_template = "{{ messages[-1].content }}"
     with pytest.raises(RequestError, match="here: its chat template loses the system message"):
-        renderer(tokenizer, Chat(system="say"), "here")
+        renderer(tokenizer, Chat(system="say"))
 
 
 def study_of(root: Path, **model: Any) -> Path:
@@ -213,6 +215,22 @@ def test_training_and_scoring_speak_to_a_model_with_the_same_bytes(
     assert len(prompts) == 6
     assert all(prompt.startswith("<system>say<user>") and prompt.endswith("=<a>") for prompt in prompts)
     assert main(["drift", str(out), "--study", str(path), "--problems", "4", "--out", str(tmp_path / "d.parquet")]) == 0
+
+
+def test_a_jump_looks_at_validation_problems_as_training_and_scoring_do(tmp_path: Path) -> None:
+    study = load_study(study_of(tmp_path, chat={"system": "say"}))
+    look, seen = StudyValidation(study, study.cells[0], tmp_path / "model"), list[str]()
+
+    class Listening(type(look._tokenizer)):  # type: ignore[misc]
+        def __call__(self, text: Any, *rest: Any, **options: Any) -> Any:
+            seen.extend([text] if isinstance(text, str) else text)
+            return super().__call__(text, *rest, **options)
+
+    look._tokenizer.__class__ = Listening
+    look(AutoModelForCausalLM.from_pretrained(tmp_path / "model"), draw=1)
+    asked = [prompt for prompt in seen if "+" in prompt]
+    assert len(asked) == 4
+    assert all(prompt.startswith("<system>say<user>") and prompt.endswith("=<a>") for prompt in asked)
 
 
 def test_a_cold_start_is_kept_as_a_trajectory_that_ends_at_the_base(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from rlstride.config.models import Chat
 from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
 from rlstride.evaluation.exact import right_probabilities
@@ -27,7 +26,7 @@ from rlstride.study.study import Study
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
 from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, PROBLEM_SEED, config_of
-from rlstride.tasks.rendering import renderer
+from rlstride.tasks.rendering import Render, renderer
 
 _Z95 = 1.959964
 _FEWSHOT_SEED = 1234  # lm-eval's own
@@ -56,7 +55,7 @@ class StudyBenchmark:
     """A study's task, on one split's problems."""
 
     def __init__(self, study: Study, split: Split) -> None:
-        evaluation = study.spec.evaluation
+        self._study, evaluation = study, study.spec.evaluation
         problems = {"test": evaluation.test_problems, "validation": evaluation.validation_problems}
         if split not in problems:
             raise RequestError(f"--split: models are scored on {' or '.join(problems)} problems, not on {split!r}")
@@ -69,39 +68,44 @@ class StudyBenchmark:
             "split": split,
             "problems": problems[split],
         }
+        if self.scorer == "exact":
+            drawn = draw_problems(task, split, problems[split], seed=PROBLEM_SEED)
+            self._listed = [_Listed(problem, _right_completions(task, problem)) for problem in drawn]
+            return
         name = lm_eval_name(study.task.kind)
         with quiet_lm_eval():  # it suggests metadata, which is being passed
             manager = TaskManager(include_defaults=False, metadata=self.metadata)
             self._task = manager.load([config_of(name, task)])["tasks"][name]
-        drawn = draw_problems(task, split, problems[split], seed=PROBLEM_SEED) if self.scorer == "exact" else []
-        self._listed = [_Listed(problem, _right_completions(task, problem)) for problem in drawn]
+
+    def _render(self, lm: CountingHFLM, model: str) -> Render:
+        return renderer(lm.tokenizer, self._study.chat(model))
 
     def score_all(
         self,
         lm: CountingHFLM,
+        model: str,
         decodings: Mapping[str, tuple[Decoding, int]],
         with_texts: bool = False,
-        chat: Chat | None = None,
     ) -> Iterator[tuple[str, Measurement]]:
         """The model's accuracy with each of several decodings, which exact scoring finds together.
 
         Args:
             lm: the model.
+            model: its name in the study, which says how it is spoken to; another name: prompts stay bare.
             decodings: by name, each with the seed of its sampling.
             with_texts: whether prompts and completions are kept.
-            chat: how the model is spoken to.
         """
         if self.scorer == "exact":
-            found = self._score_exactly(lm, [decoding for decoding, _ in decodings.values()], with_texts, chat)
+            found = self._score_exactly(lm, model, [decoding for decoding, _ in decodings.values()], with_texts)
             yield from zip(decodings, found, strict=True)
             return
         for name, (decoding, seed) in decodings.items():
-            yield name, self.score(lm, decoding, seed, with_texts, chat)
+            yield name, self.score(lm, model, decoding, seed, with_texts)
 
     def _score_exactly(
-        self, lm: CountingHFLM, decodings: Sequence[Decoding], with_texts: bool, chat: Chat | None
+        self, lm: CountingHFLM, model: str, decodings: Sequence[Decoding], with_texts: bool
     ) -> list[Measurement]:
-        started, render = time.monotonic(), renderer(lm.tokenizer, chat, "its folder")
+        started, render = time.monotonic(), self._render(lm, model)
         found = right_probabilities(
             lm,
             [render(each.problem.prompt) for each in self._listed],
@@ -116,7 +120,7 @@ class StudyBenchmark:
         ]
 
     def score(
-        self, lm: CountingHFLM, decoding: Decoding, seed: int, with_texts: bool = False, chat: Chat | None = None
+        self, lm: CountingHFLM, model: str, decoding: Decoding, seed: int, with_texts: bool = False
     ) -> Measurement:
         """The model's accuracy with one decoding: avg@n over ``decoding.samples``, through lm-eval's ``repeats``.
 
@@ -124,10 +128,10 @@ class StudyBenchmark:
         the mean of their scores, or intervals would be too narrow.
         """
         if self.scorer == "exact":
-            return self._score_exactly(lm, [decoding], with_texts, chat)[0]
+            return self._score_exactly(lm, model, [decoding], with_texts)[0]
         self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens))
         self._task.set_config("repeats", decoding.samples)
-        render = renderer(lm.tokenizer, chat, "its folder")
+        render = self._render(lm, model)
         self._task.set_config("doc_to_text", lambda document: render(document["prompt"]))
         found = run_task(lm, self._task, seed)
         scores = _means(

@@ -80,7 +80,7 @@ class Prompts:
     def sample(self, lm: CountingHFLM, seed: int) -> list[Completion]:
         """A completion of each problem; the same ones for the same seed."""
         torch.manual_seed(seed)
-        render = renderer(lm.tokenizer, self.chat, "its folder")
+        render = renderer(lm.tokenizer, self.chat)
         return lm.sample([render(problem.prompt) for problem in self.problems], self.temperature, self.max_tokens)
 
 

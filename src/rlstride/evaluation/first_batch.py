@@ -34,7 +34,7 @@ def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu")
     drawn = training_problems(task, training.steps * training.problems_per_step, seed=seed)[:problems]
     lm = Bench(device).load(parse_models([f"base@0={folder_of(study, model)}"])[0])
     torch.manual_seed(seed)
-    render = renderer(lm.tokenizer, study.chat(model), model)
+    render = renderer(lm.tokenizer, study.chat(model))
     prompts = [render(problem.prompt) for problem in drawn]
     longest = training.max_completion_tokens or task.max_completion_tokens
     completions = lm.sample(prompts, training.temperature, longest)

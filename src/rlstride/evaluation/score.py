@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rlstride.config.models import Chat
 from rlstride.config.study_file import Decoding
 from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
@@ -78,9 +77,8 @@ def score_on_study(
     require_free_table(out, force=force, beside=files_beside(out))
     chosen = _chosen_decodings(study, decodings)
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way)
-    chats = [study.chat(str(labels_of(study, cell, candidate)["model"])) for candidate in candidates]
     _tell_of_templates(
-        [candidate for candidate, chat in zip(candidates, chats, strict=True) if chat is None],
+        [each for each in candidates if study.chat(str(labels_of(study, cell, each)["model"])) is None],
         "the study says no chat of this model: prompts are bare, in training and in scoring",
     )
     benchmark = StudyBenchmark(study, split)
@@ -93,17 +91,17 @@ def score_on_study(
     # Edits are scored by a job of their own, and two jobs never write to one file.
     stage = f"evaluate-{split}" if variants is None else f"evaluate-{split}-edits"
     with ledger_entry(out.parent / "ledger", stage, **about) as found:
-        for candidate, chat in track(list(zip(candidates, chats, strict=True)), f"evaluate {split}"):
+        for candidate in track(candidates, f"evaluate {split}"):
             place = labels_of(study, cell, candidate)
-            model = _model_digests(candidate)
-            requests = dict[str, _Request]()
+            digests, model = _model_digests(candidate), str(place["model"])
+            chat, requests = study.chat(model), dict[str, _Request]()
             spoken_to = {} if chat is None else {"chat": chat.model_dump()}
             for name, decoding in chosen.items():
                 seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
-                key = _key(model, seed, decoding=decoding.model_dump(), **asked, **spoken_to)
+                key = _key(digests, seed, decoding=decoding.model_dump(), **asked, **spoken_to)
                 requests[name] = _Request(decoding, seed, key)
             load = partial(_loaded, bench, candidate, batch_size)
-            for name, measurement in _measured(benchmark, journal, load, requests, samples, chat).items():
+            for name, measurement in _measured(benchmark, journal, load, model, requests, samples).items():
                 rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement, how))
         found["completions"] = sum(row.measurement.n * row.measurement.samples for row in rows)
         found["tokens"] = sum(row.measurement.tokens for row in rows)
@@ -124,9 +122,9 @@ def _measured(
     benchmark: StudyBenchmark,
     journal: Journal,
     load: Callable[[], CountingHFLM],
+    model: str,
     requests: Mapping[str, _Request],
     with_texts: bool,
-    chat: Chat | None,
 ) -> dict[str, Measurement]:
     """One model's measurements by decoding: those that an interrupted run left, and new ones of the others."""
     known = {name: journal.find(request.key) for name, request in requests.items()}
@@ -134,7 +132,7 @@ def _measured(
     found = {name: measurement for name, measurement in known.items() if measurement is not None}
     if missing:
         asked = {name: (request.decoding, request.seed) for name, request in missing.items()}
-        for name, measurement in benchmark.score_all(load(), asked, with_texts, chat):
+        for name, measurement in benchmark.score_all(load(), model, asked, with_texts):
             journal.add(missing[name].key, measurement)
             found[name] = measurement
     return {name: found[name] for name in requests}

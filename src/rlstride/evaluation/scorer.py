@@ -40,7 +40,7 @@ class ValidationScorer:
         self._load_base = partial(loaded_model, base, device, torch.float32)
         self._source, self._layout = trajectory.source(0), trajectory.base.layout
         self._decoding = evaluation.decodings[evaluation.headline]
-        self._chat = study.chat(manifest.base.name)
+        self._model = manifest.base.name
         self._seed = sampling_seed(manifest.base.name, manifest.seed, "candidate", evaluation.headline, "validation")
 
     @cached_property
@@ -56,7 +56,7 @@ class ValidationScorer:
         """
         self._lm.contrast = None if logit_factor == 1 else Contrast(self._base, logit_factor)
         fill(self._lm.model, _InMemory(tensors, self._source.own_name), self._layout)
-        return self._benchmark.score(self._lm, self._decoding, self._seed, chat=self._chat)
+        return self._benchmark.score(self._lm, self._model, self._decoding, self._seed)
 
 
 @dataclass(frozen=True)

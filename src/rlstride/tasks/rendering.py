@@ -4,7 +4,6 @@ Training, scoring and what is shown of a first batch render prompts here, so tha
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -20,7 +19,7 @@ def bare(prompt: str) -> str:
     return prompt
 
 
-def renderer(tokenizer: Any, chat: Chat | None, where: str) -> Render:
+def renderer(tokenizer: Any, chat: Chat | None) -> Render:
     """From a problem's prompt to what a model reads.
 
     A template that writes the token that begins a sequence would have it twice, as trainers and lm-eval tokenise
@@ -29,13 +28,13 @@ def renderer(tokenizer: Any, chat: Chat | None, where: str) -> Render:
     Args:
         tokenizer: transformers'.
         chat: how the model is spoken to; None leaves prompts bare.
-        where: the tokenizer lies, which errors name.
 
     Raises:
         RequestError: the tokenizer has no chat template, it fails, or it loses the system message or the prompt.
     """
     if chat is None:
         return bare
+    where = tokenizer.name_or_path or "its folder"
     if tokenizer.chat_template is None:
         raise RequestError(f"models.yaml: chat: the tokenizer in {where} has no chat template; leave chat out")
     options = {} if chat.thinking is None else {"enable_thinking": chat.thinking}
@@ -55,15 +54,6 @@ def renderer(tokenizer: Any, chat: Chat | None, where: str) -> Render:
 
     render("1 + 1 =")
     return render
-
-
-def read_renderer(folder: Path, chat: Chat | None) -> Render:
-    """The same for the tokenizer of a Hugging Face folder, which is read only where there is a template to fill in."""
-    if chat is None:
-        return bare
-    from transformers import AutoTokenizer
-
-    return renderer(AutoTokenizer.from_pretrained(folder), chat, str(folder))
 
 
 def _begins_sequences(tokenizer: Any) -> bool:

@@ -132,7 +132,8 @@ class StudyValidation:
                     self._lm = CountingHFLM(model, self._tokenizer)
             model.eval()
             with torch.random.fork_rng():
-                return self._benchmark.score(self._lm, self._evaluation.decodings[headline], seed).scores
+                decoding = self._evaluation.decodings[headline]
+                return self._benchmark.score(self._lm, self._cell.model, decoding, seed).scores
         finally:
             model.train(was_training)
 

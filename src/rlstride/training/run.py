@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from datasets import Dataset
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from rlstride.config.algorithms import Optimisation, PolicyGradient
 from rlstride.config.models import Chat
@@ -15,7 +15,7 @@ from rlstride.config.training import VLLM, Generation, Training
 from rlstride.errors import RequestError
 from rlstride.extras import require
 from rlstride.tasks import Task, training_problems
-from rlstride.tasks.rendering import Render, read_renderer
+from rlstride.tasks.rendering import Render, renderer
 from rlstride.training.adapters import peft_config
 from rlstride.training.rewards import Reward, RewardTerm, reward_terms
 
@@ -55,9 +55,14 @@ class Run(Generic[A]):
             )
 
     @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's."""
+        return AutoTokenizer.from_pretrained(self.base_folder)
+
+    @cached_property
     def render(self) -> Render:
         """From a problem's prompt to what the model reads."""
-        return read_renderer(self.base_folder, self.chat)
+        return renderer(self.tokenizer, self.chat)
 
     @property
     def batch_size(self) -> int:
@@ -119,12 +124,11 @@ def require_lengths(run: Run[Any], prompts: Sequence[str], solutions: Sequence[s
     Raises:
         RequestError: names the key, how many texts are too long, and the longest.
     """
-    tokenizer = AutoTokenizer.from_pretrained(run.base_folder)
     for name, key, texts, end, most in (
         ("prompts", "max_prompt_tokens", prompts, 0, run.max_prompt_tokens),
         ("solutions", "max_completion_tokens", solutions, 1, run.max_completion_tokens),
     ):
-        found = tokenizer(list(texts), add_special_tokens=not end)["input_ids"] if texts else []
+        found = run.tokenizer(list(texts), add_special_tokens=not end)["input_ids"] if texts else []
         lengths = [len(ids) + end for ids in found]
         if too_long := sum(length > most for length in lengths):
             raise RequestError(

@@ -94,7 +94,7 @@ def make_published_base(study: Study, name: str, spec: PublishedModel, out: Path
     tokenizer = AutoTokenizer.from_pretrained(source)
     if lacks := lacking_characters(tokenizer, task):
         print(f"models.yaml: {name}.source: {spec.source}: {lacks}: expect no reward on it", file=sys.stderr)
-    render = renderer(tokenizer, spec.chat, str(source))
+    render = renderer(tokenizer, spec.chat)
     with atomic_folder(out) as partial:
         if spec.cold_start is None and (source / SOURCE_REPORT).is_file():
             report: Report = json.loads((source / SOURCE_REPORT).read_text())
