@@ -20,11 +20,13 @@ from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
 from rlstride.study.load import load_study
 from rlstride.study.paths import base_folder, source_folder
+from rlstride.tasks import Problem, build_task, draw_problems
 from rlstride.tasks.rendering import bare, renderer
 from rlstride.training.jump import StudyValidation
 from rlstride.training.run import problem_dataset
 from rlstride.trajectory.store import Trajectory
 from rlstride.zoo.packages import download, load_package_file
+from rlstride.zoo.pretraining import sample_completions
 from rlstride.zoo.tokenizer import build_tokenizer
 
 CONTENT = b"weights"
@@ -188,7 +190,6 @@ def test_training_and_scoring_speak_to_a_model_with_the_same_bytes(
     assert main(["check", "--study", str(path), "--sample", "2", "--json"]) == 0
     sample = json.loads(capsys.readouterr().out)[0]["sample"]
 
-    from rlstride.tasks import build_task
     from rlstride.training.run import Run
 
     run = Run(
@@ -215,6 +216,26 @@ def test_training_and_scoring_speak_to_a_model_with_the_same_bytes(
     assert len(prompts) == 6
     assert all(prompt.startswith("<system>say<user>") and prompt.endswith("=<a>") for prompt in prompts)
     assert main(["drift", str(out), "--study", str(path), "--problems", "4", "--out", str(tmp_path / "d.parquet")]) == 0
+
+
+def test_a_cold_start_to_a_gain_looks_at_its_model_as_it_is_spoken_to(tmp_path: Path) -> None:
+    """Whatever the tokenizer pads on, and the model's own file would have of generation."""
+    path = study_of(tmp_path)
+    task, tokenizer = build_task("sums", load_study(path).task), AutoTokenizer.from_pretrained(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    problems = sorted(draw_problems(task, "validation", 8, seed=0), key=lambda problem: len(problem.prompt))
+    render = renderer(tokenizer, Chat(system="say"))
+
+    def alone(problem: Problem) -> str:
+        ids = tokenizer(render(problem.prompt), return_tensors="pt")["input_ids"]
+        out = model.generate(ids, max_new_tokens=4, do_sample=False)
+        return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+
+    expected = [alone(problem) for problem in problems]
+    tokenizer.padding_side = "right"
+    model.generation_config.repetition_penalty = 50.0
+    assert sample_completions(model, tokenizer, problems, 4, 0.0, render) == expected
+    assert len(set(map(len, (render(problem.prompt) for problem in problems)))) > 1
 
 
 def test_a_jump_looks_at_validation_problems_as_training_and_scoring_do(tmp_path: Path) -> None:

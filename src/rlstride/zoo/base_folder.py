@@ -22,20 +22,20 @@ Report = dict[str, float | int | bool]
 def write_base(
     folder: Path,
     name: str,
-    model: PreTrainedModel | None,
-    tokenizer: PreTrainedTokenizerBase | None,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     report: Report,
     *,
     file: str = REPORT_FILE,
 ) -> None:
-    """Writes a base: model and tokenizer (None: their files are there), a card, and last its report.
+    """Writes a base: model and tokenizer, a card, and last its report, in a file of this name."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    describe_base(folder, name, report, file=file)
 
-    Args:
-        file: the report's name.
-    """
-    if model is not None and tokenizer is not None:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+
+def describe_base(folder: Path, name: str, report: Report, *, file: str = REPORT_FILE) -> None:
+    """Writes the card and the report of a base whose model and tokenizer are there."""
     write_text(folder / CARD, f"{BASE_MARK}\n# {name}\n\nA base, made by `rlstride pretrain`.\n")
     (folder / file).write_text(json.dumps(report, indent=1) + "\n")
 
@@ -73,7 +73,7 @@ def parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def print_check(name: str, step: int, loss: float, measured: float) -> None:
-    """One line of a pretraining's log; a NaN is no look at the accuracy."""
-    seen = "" if measured != measured else f", validation accuracy {measured:.3f}"
+def print_check(name: str, step: int, loss: float, measured: float | None) -> None:
+    """One line of a pretraining's log; the accuracy where it was looked at."""
+    seen = "" if measured is None else f", validation accuracy {measured:.3f}"
     print(f"{name}: step {step}, loss {loss:.3f}{seen}", flush=True)

@@ -1,6 +1,5 @@
 """Cold start: SFT of a pretrained base on right solutions, stopped long before the base does nothing else."""
 
-import math
 import random
 import time
 from collections.abc import Callable
@@ -10,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.config.models import ColdStart
-from rlstride.tasks.problems import Problem, Task, draw_at_most, draw_problem
+from rlstride.tasks.problems import Task, draw_at_most, draw_problem
 from rlstride.tasks.rendering import Render, bare
 from rlstride.zoo.pretraining import VALIDATION_PROBLEMS, accuracy, cross_entropy, encode_batch, update
 
@@ -34,7 +33,7 @@ def cold_start(
     task: Task,
     recipe: ColdStart,
     seed: int,
-    on_check: Callable[[int, float, float], None] = lambda step, loss, accuracy: None,
+    on_check: Callable[[int, float, float | None], None] = lambda step, loss, accuracy: None,
     render: Render = bare,
     on_step: Callable[[int, float], None] = lambda step, seconds: None,
 ) -> ColdStartReport:
@@ -46,16 +45,14 @@ def cold_start(
         task: has the solutions.
         recipe: without a gain all of its steps are made, and no accuracy is looked at.
         seed: of the problems.
-        on_check: called with (step, loss, validation accuracy or NaN) at every look.
+        on_check: called with (step, loss, validation accuracy; None where none is looked at) at every look.
         render: from a problem's prompt to what the model reads.
         on_step: called with (step, seconds that it took) after every step.
     """
     started = time.monotonic()
     rng = random.Random(f"cold start/{task.name}/{seed}")
-    validation, before, gain = list[Problem](), math.nan, math.nan
-    if recipe.gain is not None:
-        validation, gain = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=seed), 0.0
-        before = accuracy(model, tokenizer, task, validation, temperature=1.0)
+    look = (lambda: None) if recipe.gain is None else _look(model, tokenizer, task, seed, render)
+    before, gain = look(), None
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     for step in range(1, recipe.max_steps + 1):
         began = time.monotonic()
@@ -68,14 +65,19 @@ def cold_start(
         on_step(step, time.monotonic() - began)
         if step % recipe.check_every and step < recipe.max_steps:
             continue
-        measured = math.nan
-        if recipe.gain is not None:
-            measured = accuracy(model, tokenizer, task, validation, temperature=1.0)
-            gain = measured - before
+        measured = look()
         on_check(step, loss, measured)
-        if recipe.gain is not None and gain >= recipe.gain:
-            break
-    seconds = time.monotonic() - started
-    if recipe.gain is None:
-        return ColdStartReport(step, seconds, None, True)
-    return ColdStartReport(step, seconds, gain, gain >= recipe.gain)
+        if recipe.gain is not None and measured is not None and before is not None:
+            gain = measured - before
+            if gain >= recipe.gain:
+                break
+    reached = recipe.gain is None or (gain is not None and gain >= recipe.gain)
+    return ColdStartReport(step, time.monotonic() - started, gain, reached)
+
+
+def _look(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task, seed: int, render: Render
+) -> Callable[[], float]:
+    """Accuracy on validation problems at temperature 1."""
+    validation = draw_at_most(task, "validation", VALIDATION_PROBLEMS, seed=seed)
+    return lambda: accuracy(model, tokenizer, task, validation, temperature=1.0, render=render)

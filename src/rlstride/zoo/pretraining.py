@@ -9,7 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from rlstride.config.models import Pretraining
+from rlstride.generation import asked_generation
 from rlstride.tasks.problems import Problem, Task, draw_at_most, draw_problem
+from rlstride.tasks.rendering import Render, bare
 
 VALIDATION_PROBLEMS = 512  # or all of them, where a task has fewer
 IGNORED = -100  # the label that transformers' loss leaves out
@@ -46,7 +48,8 @@ def encode_batch(tokenizer: PreTrainedTokenizerFast, pairs: list[tuple[str, str]
     Returns:
         ids (B, T) and labels (B, T), with prompt and padding positions of the labels ignored.
     """
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    eos = tokenizer.eos_token_id
+    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     prompts = tokenizer([prompt for prompt, _ in pairs])["input_ids"]
     completions = tokenizer([completion for _, completion in pairs], add_special_tokens=False)["input_ids"]
     rows = [prompt + completion + [eos] for prompt, completion in zip(prompts, completions, strict=True)]
@@ -66,26 +69,37 @@ def sample_completions(
     problems: list[Problem],
     max_new_tokens: int,
     temperature: float,
+    render: Render = bare,
 ) -> list[str]:
-    """One completion for each problem; temperature 0 decodes greedily. Samples come from torch's global generator."""
-    batch = tokenizer(
-        [problem.prompt for problem in problems], return_tensors="pt", padding=True, return_token_type_ids=False
-    )
+    """One completion for each problem; temperature 0 decodes greedily. Samples come from torch's global generator.
+
+    Published tokenizers may pad on the right or not at all, and published models have generation defaults of their own.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    prompts = [render(problem.prompt) for problem in problems]
+    batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", return_token_type_ids=False)
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature
         else {"do_sample": False}
     )
-    ids = model.generate(**batch.to(model.device), max_new_tokens=max_new_tokens, **sampling)
+    with asked_generation(model):
+        ids = model.generate(**batch.to(model.device), max_new_tokens=max_new_tokens, **sampling)
     completions: list[str] = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return completions
 
 
 def accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: Task, problems: list[Problem], temperature: float
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    problems: list[Problem],
+    temperature: float,
+    render: Render = bare,
 ) -> float:
     """Share of the problems that one completion each solves."""
-    completions = sample_completions(model, tokenizer, problems, task.max_completion_tokens, temperature)
+    completions = sample_completions(model, tokenizer, problems, task.max_completion_tokens, temperature, render)
     return sum(task.verify(problem, text) for problem, text in zip(problems, completions, strict=True)) / len(problems)
 
 

@@ -24,7 +24,7 @@ from rlstride.trajectory.filling import load_model
 from rlstride.trajectory.manifest import TrainingRecord
 from rlstride.trajectory.sources.hub import HubAddress, fetch
 from rlstride.trajectory.writer import TrajectoryWriter
-from rlstride.zoo.base_folder import COLD_START_FOLDER, Report, parameters, start_cold, write_base
+from rlstride.zoo.base_folder import COLD_START_FOLDER, Report, describe_base, parameters, start_cold, write_base
 from rlstride.zoo.characters import lacking_characters
 from rlstride.zoo.packages import load_package_file
 
@@ -99,7 +99,7 @@ def make_published_base(study: Study, name: str, spec: PublishedModel, out: Path
         if spec.cold_start is None and (source / SOURCE_REPORT).is_file():
             report: Report = json.loads((source / SOURCE_REPORT).read_text())
             _share_files(source, partial)
-            write_base(partial, name, None, None, report)
+            describe_base(partial, name, report)
         else:
             model = load_model(source, torch.float32)
             report = {"parameters": parameters(model)}
