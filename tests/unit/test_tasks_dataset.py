@@ -7,13 +7,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import yaml
+from study_on_rows import scores_of_runs, study_on
 from test_recipes import MODEL, write_model
 
 from rlstride.cli import main
 from rlstride.config.tasks import DatasetSpec
 from rlstride.errors import RequestError
-from rlstride.study.load import load_study
 from rlstride.tasks import Task, build_task, draw_problems, training_problems
 from rlstride.tasks.lm_eval.functions import problems
 from rlstride.tasks.problems import SPLITS
@@ -178,62 +177,21 @@ def test_a_study_on_a_data_set_trains_supervises_and_scores(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_model(tmp_path / "model", "".join(sorted(set("Q: What is + ?\nA:#=0123456789"))))
-    study = {
-        "name": "sums",
-        "task": "sums",
-        "models": ["mine"],
-        "algorithms": ["grpo", "sft"],
-        "controls": [],
-        "training": {
-            **{"steps": 2, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
-            "reward_patience": None,  # the weights are random: nothing is right
-        },
-        "evaluation": {"decodings": {"t1.0": {"temperature": 1.0}}, "test_problems": 6, "validation_problems": 4},
-        "results": str(tmp_path / "results"),
-        "define": {
-            "tasks": {"sums": KEYS | {"source": str(file), "solution": " {{ answer.split('#### ')[1] }}"}},
-            "models": {"mine": {"source": str(tmp_path / "model")}},
-            "algorithms": {name: {"trainer": name, "learning_rate": 1e-3} for name in ("grpo", "sft")},
-        },
-    }
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    from rlstride.study.paths import base_folder
-
+    task = KEYS | {"source": str(file), "solution": " {{ answer.split('#### ')[1] }}"}
+    path = study_on(tmp_path, task, {"source": str(tmp_path / "model")}, "grpo", "sft")
     assert main(["check", "--study", str(path), "--sample", "3", "--json"]) == 0
     sample = json.loads(capsys.readouterr().out)[0]["sample"]
     drawn = training_problems(task_of(source=str(file)), 4, seed=0)
     assert [rollout["prompt"] for rollout in sample] == [problem.prompt for problem in drawn[:3]]
     assert all(0 < rollout["completion_tokens"] <= 8 for rollout in sample)
-    base = base_folder(load_study(path), "mine")
-    assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(base)]) == 0
-    for algorithm in ("grpo", "sft"):
-        out = tmp_path / algorithm / "trajectory"
-        assert main(["train", "--study", str(path), "--cell", f"mine/{algorithm}/0", "--out", str(out)]) == 0
-    scores = tmp_path / "scores.parquet"
-    assert main(["evaluate", str(out), "--study", str(path), "--cell", "mine/sft/0", "--out", str(scores)]) == 0
-    table = pd.read_parquet(scores)
+    table = scores_of_runs(path, "grpo", "sft")
     assert set(table["step"]) == {0, 1, 2}
     assert table["answered"].between(0, 1).all()
 
 
 def test_a_tiny_model_on_a_data_set_is_refused(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study = {
-        "name": "sums",
-        "task": "sums",
-        "models": ["random"],
-        "algorithms": ["grpo"],
-        "controls": [],
-        "training": {"steps": 2},
-        "define": {
-            "tasks": {"sums": KEYS | {"source": str(file)}},
-            "models": {"random": MODEL},
-            "algorithms": {"grpo": {"trainer": "grpo", "learning_rate": 1e-3}},
-        },
-    }
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    assert main(["pretrain", "--study", str(path), "--model", "random", "--out", str(tmp_path / "base")]) == 2
+    path = study_on(tmp_path, KEYS | {"source": str(file)}, MODEL, "grpo")
+    assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(tmp_path / "base")]) == 2
     assert "a tiny model is made of its task's characters, and sums has none of its own" in capsys.readouterr().err
 
 

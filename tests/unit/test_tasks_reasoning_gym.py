@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from study_on_rows import scores_of_runs, study_on
 from test_recipes import ROOT, write_model
 
 from rlstride.cli import main
 from rlstride.config.study_file import TasksFile
 from rlstride.config.tasks import ReasoningGymSpec
 from rlstride.errors import RequestError
-from rlstride.study.load import load_study
 from rlstride.tasks import Problem, Task, build_task, draw_problems, training_problems
 from rlstride.tasks.lm_eval.functions import problems, score
 from rlstride.tasks.problems import SPLITS
@@ -206,40 +206,13 @@ def test_a_study_on_a_generator_trains_supervises_and_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_model(tmp_path / "model", "".join(sorted(set("Q: It is + -.\nA:0123456789"))))
-    study = {
-        "name": "sums",
-        "task": "sums",
-        "models": ["mine"],
-        "algorithms": ["grpo", "sft"],
-        "controls": [],
-        "training": {
-            **{"steps": 2, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
-            "reward_patience": None,  # the weights are random: nothing is right
-        },
-        "evaluation": {"decodings": {"t1.0": {"temperature": 1.0}}, "test_problems": 6, "validation_problems": 4},
-        "results": str(tmp_path / "results"),
-        "define": {
-            "tasks": {"sums": KEYS | {"max_completion_tokens": 14}},  # " It is -1998." and its end
-            "models": {"mine": {"source": str(tmp_path / "model")}},
-            "algorithms": {name: {"trainer": name, "learning_rate": 1e-3} for name in ("grpo", "sft")},
-        },
-    }
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    from rlstride.study.paths import base_folder
-
+    task = KEYS | {"max_completion_tokens": 14}  # " It is -1998." and its end
+    path = study_on(tmp_path, task, {"source": str(tmp_path / "model")}, "grpo", "sft")
     assert main(["check", "--study", str(path), "--sample", "3", "--json"]) == 0
     sample = json.loads(capsys.readouterr().out)[0]["sample"]
     drawn = training_problems(task_of(), 4, seed=0)
     assert [rollout["prompt"] for rollout in sample] == [problem.prompt for problem in drawn[:3]]
-    base = base_folder(load_study(path), "mine")
-    assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(base)]) == 0
-    for algorithm in ("grpo", "sft"):
-        out = tmp_path / algorithm / "trajectory"
-        assert main(["train", "--study", str(path), "--cell", f"mine/{algorithm}/0", "--out", str(out)]) == 0
-    scores = tmp_path / "scores.parquet"
-    assert main(["evaluate", str(out), "--study", str(path), "--cell", "mine/sft/0", "--out", str(scores)]) == 0
-    table = pd.read_parquet(scores)
+    table = scores_of_runs(path, "grpo", "sft")
     assert set(table["step"]) == {0, 1, 2}
     assert table["score"].between(0, 1).all()
     assert (table["timed_out"] == 0).all()
@@ -249,21 +222,8 @@ def test_check_says_what_is_wrong_with_a_generator_before_anything_is_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_model(tmp_path / "model", "0123456789")
-    study = {
-        "name": "sums",
-        "task": "sums",
-        "models": ["mine"],
-        "algorithms": ["grpo"],
-        "controls": [],
-        "training": {"steps": 2},
-        "define": {
-            "tasks": {"sums": KEYS | {"generators": {"chain_sums": {}}}},
-            "models": {"mine": {"source": str(tmp_path / "model")}},
-            "algorithms": {"grpo": {"trainer": "grpo", "learning_rate": 1e-3}},
-        },
-    }
-    path = tmp_path / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
+    task = KEYS | {"generators": {"chain_sums": {}}}
+    path = study_on(tmp_path, task, {"source": str(tmp_path / "model")}, "grpo")
     assert main(["check", "--study", str(path)]) == 2
     assert "reasoning-gym has no 'chain_sums'" in capsys.readouterr().err
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from study_on_rows import pretrain, study_on
 from test_recipes import write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -19,7 +20,7 @@ from rlstride.errors import RequestError
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
 from rlstride.study.load import load_study
-from rlstride.study.paths import base_folder, source_folder
+from rlstride.study.paths import source_folder
 from rlstride.tasks import Problem, build_task, draw_problems
 from rlstride.tasks.rendering import bare, renderer
 from rlstride.training.jump import StudyValidation
@@ -156,36 +157,15 @@ def study_of(root: Path, **model: Any) -> Path:
     write_model(root / "model", ALPHABET)
     chat_tokenizer(begins=False).save_pretrained(root / "model")
     task = {"kind": "dataset", "source": str(root / "sums.jsonl"), "prompt": "{{ q }} =", "answer": "{{ a }}"}
-    study = {
-        "name": "sums",
-        "task": "sums",
-        "models": ["mine"],
-        "algorithms": ["grpo"],
-        "controls": [],
-        "training": {
-            **{"steps": 1, "keep_every": 1, "problems_per_step": 2, "completions_per_problem": 2},
-            "reward_patience": None,  # the weights are random: nothing is right
-        },
-        "evaluation": {"decodings": {"t1.0": {"temperature": 1.0}}, "test_problems": 6, "validation_problems": 4},
-        "results": str(root / "results"),
-        "define": {
-            "tasks": {"sums": {**task, "solution": " {{ a }}", "max_prompt_tokens": 40, "max_completion_tokens": 4}},
-            "models": {"mine": {"source": str(root / "model"), **model}},
-            "algorithms": {"grpo": {"trainer": "grpo", "learning_rate": 1e-3}},
-        },
-    }
-    path = root / "study.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    return path
+    task |= {"solution": " {{ a }}", "max_prompt_tokens": 40, "max_completion_tokens": 4}
+    return study_on(root, task, {"source": str(root / "model"), **model}, "grpo", steps=1)
 
 
 def test_training_and_scoring_speak_to_a_model_with_the_same_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = study_of(tmp_path, chat={"system": "say"})
-    study = load_study(path)
-    base = base_folder(study, "mine")
-    assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(base)]) == 0
+    base = pretrain(path)
     capsys.readouterr()
     assert main(["check", "--study", str(path), "--sample", "2", "--json"]) == 0
     sample = json.loads(capsys.readouterr().out)[0]["sample"]
@@ -257,9 +237,7 @@ def test_a_jump_looks_at_validation_problems_as_training_and_scoring_do(tmp_path
 def test_a_cold_start_is_kept_as_a_trajectory_that_ends_at_the_base(tmp_path: Path) -> None:
     recipe = {"learning_rate": 1e-3, "batch_size": 4, "max_steps": 3, "keep_every": 2}
     path = study_of(tmp_path, cold_start=recipe)
-    study = load_study(path)
-    base = base_folder(study, "mine")
-    assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(base)]) == 0
+    base = pretrain(path)
     assert json.loads((base / "pretraining.json").read_text())["cold_start_steps"] == 3
     kept = Trajectory(base / "cold_start")
     assert [record.step for record in kept.manifest.steps] == [2, 3]
@@ -284,8 +262,7 @@ def test_a_fetched_model_lies_on_the_disk_once(
     fetched = tmp_path / "fetched"
     assert main(["fetch", "--study", str(path), "--model", "mine", "--out", str(fetched)]) == 0
     monkeypatch.setattr("rlstride.zoo.published.source_folder", lambda study, model: fetched)
-    base = base_folder(study, "mine")
-    assert main(["pretrain", "--study", str(path), "--model", "mine", "--out", str(base)]) == 0
+    base = pretrain(path)
     assert (base / "model.safetensors").samefile(fetched / "model.safetensors")
     assert not (base / "fetched.json").exists()
     assert AutoTokenizer.from_pretrained(base).chat_template == TEMPLATE
