@@ -1,6 +1,7 @@
 """The claims table: verdicts by the rules of docs/claims.md."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,11 @@ def test_rounding_is_judged_by_the_float32_update(tmp_path: Path) -> None:
         assert said in share["control"]
     assert "sparsity_fp32 0.530" in sparsity["control"]
     assert "random_sparsity_bf16_grid 0.900" in sparsity["control"]
+    # The embedding is drawn into a resample or not, with all of its parameters: a share stays one.
+    bounds = [float(bound) for bound in re.findall(r"[-\d.]+(?=[,\]])", sparsity["control"])]
+    assert len(bounds) == 10
+    assert all(0 <= bound <= 1 for bound in bounds)
+    assert sparsity["high"] <= 1
 
 
 def test_a_matrix_whose_change_rounding_hides_has_no_share_and_costs_no_claim(tmp_path: Path) -> None:

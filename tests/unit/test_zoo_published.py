@@ -165,6 +165,7 @@ def test_training_and_scoring_speak_to_a_model_with_the_same_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = study_of(tmp_path, chat={"system": "say"})
+    study = load_study(path)
     base = pretrain(path)
     capsys.readouterr()
     assert main(["check", "--study", str(path), "--sample", "2", "--json"]) == 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rlstride.claims.verdicts import Verdict
 from rlstride.config.algorithms import PolicyGradient
 from rlstride.stats.intervals import Interval
-from rlstride.stats.pooling import UNKNOWN, drawn_level, mean_of
+from rlstride.stats.pooling import UNKNOWN, difference, drawn_level, mean_of
 from rlstride.study.asks import always
 from rlstride.study.study import Study
 from rlstride.tables.evidence import Evidence, format_interval
@@ -124,6 +124,14 @@ def _kind(evidence: Evidence, algorithm: str) -> str:
 def accuracies(evidence: Evidence, *variants: str) -> str:
     """Variants with their pooled accuracies and intervals, as text for the column ``control``."""
     return named({name: evidence.interval(mean_of(name)) for name in variants})
+
+
+def compared(
+    evidence: Evidence, variant: str, other: str, control: str, judged: Callable[[Interval], Verdict]
+) -> Found:
+    """What one variant scores over another on the same problems, judged as it is."""
+    gain = evidence.interval(difference(variant, other))
+    return Found(measured=gain, cells=len(evidence.having(variant, other)), control=control, verdict=judged(gain))
 
 
 def movement(evidence: Evidence, *quantities: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rlstride.claims import published, verdicts
-from rlstride.claims.claim import Claim, Found, accuracies, named
+from rlstride.claims.claim import Claim, Found, accuracies, compared, named
 from rlstride.config.variants import window_variant
 from rlstride.stats.pooling import difference, mean_of, pooled_interval, recovered_gain, relative
 from rlstride.study.plan import asked_predictions, predictions
@@ -59,13 +59,7 @@ def _gain(algorithm: str, evidence: Evidence) -> Found:
 
 
 def _over_linear(algorithm: str, evidence: Evidence) -> Found:
-    over_linear = evidence.interval(difference(_ALPHARL, _LINEAR))
-    return Found(
-        measured=over_linear,
-        cells=len(evidence.having(_ALPHARL, _LINEAR)),
-        control=accuracies(evidence, _ALPHARL, _LINEAR),
-        verdict=verdicts.beats(over_linear),
-    )
+    return compared(evidence, _ALPHARL, _LINEAR, accuracies(evidence, _ALPHARL, _LINEAR), verdicts.beats)
 
 
 def _saved(unit: str) -> Callable[[str, Evidence], Found]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rlstride.claims import published, verdicts
-from rlstride.claims.claim import Claim, Found, accuracies, named
+from rlstride.claims.claim import Claim, Found, accuracies, compared, named
 from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.stats.pooling import Statistic, difference, recovered_gain, relative
 from rlstride.tables.evidence import SHARPEST_BASE, Evidence
@@ -14,25 +14,17 @@ _EQUAL_NORM = ("rank_1_random", "rank_1_random_u", "rank_1_random_v", "rank_1_bo
 
 def _gain_over(other: str) -> Callable[[str, Evidence], Found]:
     def measure(algorithm: str, evidence: Evidence) -> Found:
-        gain = evidence.interval(difference("full", other))
-        return Found(
-            measured=gain,
-            cells=len(evidence.having("full", other)),
-            control=accuracies(evidence, "full", other),
-            verdict=verdicts.at_least(gain, published.LEARNING_TARGET),
+        control = accuracies(evidence, "full", other)
+        return compared(
+            evidence, "full", other, control, lambda gain: verdicts.at_least(gain, published.LEARNING_TARGET)
         )
 
     return measure
 
 
 def _beyond_sharpening(algorithm: str, evidence: Evidence) -> Found:
-    gain = evidence.interval(difference("full", SHARPEST_BASE))
-    return Found(
-        measured=gain,
-        cells=len(evidence.having("full", SHARPEST_BASE)),
-        control=accuracies(evidence, "full", "base", SHARPEST_BASE),
-        verdict=verdicts.beats(gain),
-    )
+    control = accuracies(evidence, "full", "base", SHARPEST_BASE)
+    return compared(evidence, "full", SHARPEST_BASE, control, verdicts.beats)
 
 
 def _kept_by_rank_1(statistic: Callable[[str], Statistic], *references: str) -> Callable[[str, Evidence], Found]:

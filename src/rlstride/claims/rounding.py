@@ -1,10 +1,11 @@
 """Claims about what bfloat16 files hide of an update, and about runs that went too far along their own line."""
 
 from rlstride.claims import published, verdicts
-from rlstride.claims.claim import Claim, Found, accuracies, named
-from rlstride.stats.pooling import Statistic, difference, mean_of, recovered_gain, relative
+from rlstride.claims.claim import Claim, Found, accuracies, compared, named
+from rlstride.stats.intervals import Interval, ratio_interval
+from rlstride.stats.pooling import Statistic, mean_of, recovered_gain, relative
 from rlstride.study.asks import has_edits_of, has_method, has_rounding
-from rlstride.tables.evidence import Evidence
+from rlstride.tables.evidence import PARAMETERS, Evidence
 
 _MARGIN = 0.02  # of accuracy: less is called nothing
 _BF16, _NOISE = "full_bf16_in_all", "rounding_noise_unscaled"
@@ -12,70 +13,62 @@ _SHRUNK, _UNSCALED, _EQUAL_NORM = "full_shrunk", "rank_1_unscaled", "in_scope_fu
 _MEASURED = "a measured step with float32 checkpoints"
 
 
-def _of_rounding(
-    evidence: Evidence, statistic: Statistic, beside: tuple[str, ...], verdict: verdicts.Verdict | None = None
-) -> Found:
-    measured = evidence.of_rounding(statistic)
-    return Found(
-        measured=measured,
-        cells=len(evidence.having_rounding(*statistic.variants)),
-        control=named({name: evidence.of_rounding(mean_of(name)) for name in beside}),
-        verdict=verdict or verdicts.beats(measured),
-    )
-
-
 def _share(algorithm: str, evidence: Evidence) -> Found:
     ratio = relative("share_bf16_grid", "share_fp32")
     beside = ("share_fp32", "share_bf16", "share_bf16_grid", "expected_share_bf16_grid", "random_share_bf16_grid")
-    return _of_rounding(evidence, ratio, beside, verdicts.at_most(evidence.of_rounding(ratio), 1.0))
+    measured = evidence.of_rounding(ratio)
+    return Found(
+        measured=measured,
+        cells=len(evidence.having_rounding(*ratio.variants)),
+        control=named({name: evidence.of_rounding(mean_of(name)) for name in beside}),
+        verdict=verdicts.at_most(measured, 1.0),
+    )
 
 
 def _sparsity(algorithm: str, evidence: Evidence) -> Found:
-    beside = ("fp32", "bf16", "bf16_grid")
-    names = [f"sparsity_{dtype}" for dtype in beside]
-    names += ["expected_sparsity_bf16_grid", "random_sparsity_bf16_grid"]
-    return _of_rounding(evidence, difference("sparsity_bf16_grid", "sparsity_fp32"), tuple(names))
+    more = _more_unchanged("bf16_grid", "fp32")
+    beside = [f"sparsity_{dtype}" for dtype in ("fp32", "bf16", "bf16_grid")]
+    beside += ["expected_sparsity_bf16_grid", "random_sparsity_bf16_grid"]
+    measured = evidence.of_rounding(more)
+    return Found(
+        measured=measured,
+        cells=len(evidence.having_rounding(*more.variants)),
+        control=named({name: evidence.of_rounding(relative(name, PARAMETERS)) for name in beside}),
+        verdict=verdicts.beats(measured),
+    )
+
+
+def _more_unchanged(dtype: str, other: str) -> Statistic:
+    """Of all parameters, what is unchanged in one dtype less what is in another: tensors are drawn, sizes and all."""
+    return Statistic(
+        (f"sparsity_{dtype}", f"sparsity_{other}", PARAMETERS),
+        lambda unchanged, less, parameters: (unchanged - less) / parameters,
+        lambda unchanged, less, parameters: ratio_interval(unchanged - less, parameters),
+    )
 
 
 def _rounded_run(algorithm: str, evidence: Evidence) -> Found:
-    change = evidence.interval(difference(_BF16, "full"))
     gains = {name: evidence.interval(recovered_gain(name)) for name in ("rank_1", "rank_1_bf16", "in_scope_full_bf16")}
-    return Found(
-        measured=change,
-        cells=len(evidence.having(_BF16, "full")),
-        control="; ".join((accuracies(evidence, "base_bf16", "base"), f"of the gain: {named(gains)}")),
-        verdict=verdicts.within(change, _MARGIN),
-    )
+    control = "; ".join((accuracies(evidence, "base_bf16", "base"), f"of the gain: {named(gains)}"))
+    return compared(evidence, _BF16, "full", control, _is_nothing)
 
 
 def _noise_alone(algorithm: str, evidence: Evidence) -> Found:
-    change = evidence.interval(difference(_NOISE, "base"))
-    return Found(
-        measured=change,
-        cells=len(evidence.having(_NOISE, "base")),
-        control=accuracies(evidence, "rounding_noise", "rank_1_random", "base"),
-        verdict=verdicts.within(change, _MARGIN),
-    )
+    control = accuracies(evidence, "rounding_noise", "rank_1_random", "base")
+    return compared(evidence, _NOISE, "base", control, _is_nothing)
 
 
 def _shrunk(algorithm: str, evidence: Evidence) -> Found:
-    gain = evidence.interval(difference(_SHRUNK, "full"))
-    return Found(
-        measured=gain,
-        cells=len(evidence.having(_SHRUNK, "full")),
-        control=accuracies(evidence, _SHRUNK, "full", "base"),
-        verdict=verdicts.beats(gain),
-    )
+    return compared(evidence, _SHRUNK, "full", accuracies(evidence, _SHRUNK, "full", "base"), verdicts.beats)
 
 
 def _over_equal_norm(algorithm: str, evidence: Evidence) -> Found:
-    gain = evidence.interval(difference(_UNSCALED, _EQUAL_NORM))
-    return Found(
-        measured=gain,
-        cells=len(evidence.having(_UNSCALED, _EQUAL_NORM)),
-        control=accuracies(evidence, _UNSCALED, _EQUAL_NORM, "full"),
-        verdict=verdicts.beats(gain),
-    )
+    control = accuracies(evidence, _UNSCALED, _EQUAL_NORM, "full")
+    return compared(evidence, _UNSCALED, _EQUAL_NORM, control, verdicts.beats)
+
+
+def _is_nothing(change: Interval) -> verdicts.Verdict:
+    return verdicts.within(change, _MARGIN)
 
 
 _GRID = "base on bfloat16's grid before it moves, as a published one is"

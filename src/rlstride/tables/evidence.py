@@ -16,6 +16,7 @@ from rlstride.study.study import Cell, Study
 from rlstride.tables.costs import window_costs
 from rlstride.tables.results import CellResults, StudyResults
 
+PARAMETERS = "parameters"  # among what rounding makes of a cell: each tensor's, over their mean
 SHARPEST_BASE = "sharpest_base"  # among the variants of a cell: the base at its best decoding
 _ROUNDING_NAMES = {"run": {"": "", "expected_": "expected_"}, "random": {"random_": ""}}  # of columns' prefixes
 
@@ -89,8 +90,8 @@ def of_rounding_table(table: pd.DataFrame) -> dict[str, Floats]:
 
     Returns:
         ``share_fp32``, ``expected_share_bf16_grid``, ``random_share_bf16``, ...: s1 / |D|F of each matrix in scope, as
-        shown, as expected, of a random update; ``sparsity_`` likewise: of each tensor the share of entries within 1e-5,
-        weighted so that the mean over tensors is that of all parameters.
+        shown, as expected, of a random update; ``sparsity_`` likewise: of each tensor the entries within 1e-5, counted
+        in the unit of ``parameters``, so that their ratio over tensors is the share of all parameters.
     """
     if table.empty:
         return {}
@@ -104,6 +105,7 @@ def of_rounding_table(table: pd.DataFrame) -> dict[str, Floats]:
             if prefix + "share_1" in rows:
                 found[f"{name}share_{dtype}"] = inside[prefix + "share_1"].to_numpy(dtype=float)
                 found[f"{name}sparsity_{dtype}"] = (weight * rows[prefix + "unchanged_1e-05"]).to_numpy(dtype=float)
+                found[PARAMETERS] = weight.to_numpy(dtype=float)
     return {name: values for name, values in found.items() if len(values) and np.isfinite(values).all()}
 
 
