@@ -201,18 +201,17 @@ def of_edits(study: Study, trajectory: Path) -> dict[str, Any]:
     }
 
 
+def ratios(table: pd.DataFrame, ours: str, bare: str) -> pd.DataFrame:
+    """What a section shows of each measurement, with the names of its two columns of seconds."""
+    seconds = {ours: table["seconds"], bare: table["bare_seconds"], "ratio": table["ratio"]}
+    rounded = {name: figures.map("{:.2f}".format) for name, figures in seconds.items()}
+    return pd.DataFrame({"decoding": table["decoding"], "completions": table["completions"], **rounded})
+
+
 def write_published(table: pd.DataFrame) -> None:
     """Writes the section on published models."""
-    shown = pd.DataFrame(
-        {
-            "scorer": table["row"].replace({"evaluator": "sampled"}),
-            "decoding": table["decoding"],
-            "completions": table["completions"],
-            "here, s": table["seconds"].map("{:.2f}".format),
-            "bare, s": table["bare_seconds"].map("{:.2f}".format),
-            "ratio": table["ratio"].map("{:.2f}".format),
-        }
-    )
+    shown = ratios(table, "here, s", "bare, s")
+    shown.insert(0, "scorer", table["row"].replace({"evaluator": "sampled"}))
     write_section(
         "evaluate-published",
         f"""
@@ -235,15 +234,7 @@ most 1.2.
 def write_document(table: pd.DataFrame) -> None:
     """Writes the section of docs/benchmarks.md."""
     evaluator, edits = table[table["row"] == "evaluator"], table[table["row"] == "edits"].iloc[0]
-    shown = pd.DataFrame(
-        {
-            "decoding": evaluator["decoding"],
-            "completions": evaluator["completions"],
-            "evaluator, s": evaluator["seconds"].map("{:.2f}".format),
-            "bare generate, s": evaluator["bare_seconds"].map("{:.2f}".format),
-            "ratio": evaluator["ratio"].map("{:.2f}".format),
-        }
-    )
+    shown = ratios(evaluator, "evaluator, s", "bare generate, s")
     write_section(
         "evaluate",
         f"""
