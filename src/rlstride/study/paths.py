@@ -120,12 +120,12 @@ def base_folder(study: Study, model: str) -> Path:
 
 
 def source_folder(study: Study, model: str) -> Path | None:
-    """Where a published model is fetched to, named by the hash of its source; None of one that lies in a folder."""
+    """Where a published model is fetched to, one folder for all models of this source; None of one in a folder."""
     spec = study.models[model]
     if not isinstance(spec, PublishedModel) or (isinstance(spec.source, str) and Path(spec.source).is_dir()):
         return None
     made_from = spec.model_dump(mode="json", include={"source", "revision"})
-    return Path(study.spec.results) / "sources" / f"{model}-{digest(made_from)}"
+    return Path(study.spec.results) / "sources" / f"{Path(str(spec.source)).name}-{digest(made_from)}"
 
 
 def required_base(study: Study, model: str) -> Path:
