@@ -113,6 +113,40 @@ def test_a_batch_in_small_parts_has_the_gradients_of_the_whole_batch(
     assert float((parts[first] - whole[first]).norm()) < 1e-4 * float(whole[first].norm())
 
 
+class Tokens(TrainerCallback):
+    """Counts what the policy reads, prompts and completions, padding included."""
+
+    def __init__(self, policy: torch.nn.Module) -> None:
+        self.read = 0
+        policy.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        self.read += (named["input_ids"] if "input_ids" in named else given[0]).numel()
+
+
+@pytest.mark.parametrize("algorithm", RL)
+def test_prompts_read_once_give_the_gradients_of_whole_sequences(
+    study_file: Path, tmp_path: Path, algorithm: str
+) -> None:
+    cell = f"random/{algorithm}/0"
+    whole = gradients(run_of(study_file, tmp_path, cell))
+    shared = gradients(run_of(study_file, tmp_path, cell, share_prompts=True))
+    assert len(shared) == len(whole)
+    first = next(update for update, gradient in enumerate(whole) if gradient.any())
+    assert 0 < float((shared[first] - whole[first]).norm()) < 1e-4 * float(whole[first].norm())
+
+
+def test_prompts_read_once_are_fewer_tokens_to_read(study_file: Path, tmp_path: Path) -> None:
+    read = {}
+    for shared in (True, False):
+        set_seed(0)
+        trainer = build_trainer(run_of(study_file, tmp_path, "random/grpo/0", share_prompts=shared))
+        tokens = Tokens(trainer.accelerator.unwrap_model(trainer.model))
+        trainer.train()
+        read[shared] = tokens.read
+    assert read[True] < 0.8 * read[False]
+
+
 @pytest.mark.parametrize("algorithm", ALL)
 def test_a_batch_in_small_parts_trains_the_weights_of_the_whole_batch(
     study_file: Path, tmp_path: Path, algorithm: str

@@ -43,7 +43,7 @@ _CORE_DRAWS = 3e10
 
 
 def core_seconds(
-    study: Study, parameters: float, sequences: float, passes: float, *, drawn: bool = True, tokens: int | None = None
+    study: Study, parameters: float, sequences: float, passes: float, *, drawn: bool = True, tokens: float | None = None
 ) -> float:
     """Seconds on one core for so many sequences of a published model.
 

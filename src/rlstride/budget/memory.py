@@ -77,7 +77,7 @@ def training_memory(study: Study, model: str, algorithm: str) -> TrainingMemory 
     tokens, sequences = tokens_per_sequence(study), sequences_at_once(study, model, algorithm)
     drawn = study.spec.training.problems_per_step * training.completions_per_problem / _processes(study, model)
     cached = 2 * shape.keys * shape.layers * _BYTES[training.precision]
-    kept = sequences * tokens * _activations_per_token(shape, training)
+    kept = sequences * tokens_to_read(study) * _activations_per_token(shape, training)
     return TrainingMemory(
         weights=held * size + (copies if training.masters == "fp32" else 0),
         gradients=held * trained,
@@ -105,6 +105,15 @@ def tokens_per_sequence(study: Study) -> int:
     if prompt is not None and completion is not None:
         return int(prompt + completion)
     return max(task.max_tokens, prompt or 0, completion or 0)
+
+
+def tokens_to_read(study: Study) -> float:
+    """Tokens that a pass reads for each sequence: all of them, or where prompts are shared, its part of its prompt."""
+    tokens, training = tokens_per_sequence(study), study.spec.training
+    if not training.share_prompts:
+        return tokens
+    completion = training.max_completion_tokens or getattr(study.task, "max_completion_tokens", None) or 0
+    return (tokens - completion) / training.completions_per_problem + completion + 1  # a prompt's last token is its own
 
 
 def _activations_per_token(shape: Shape, training: Training) -> float:

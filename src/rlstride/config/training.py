@@ -71,6 +71,11 @@ class Training(Strict):
         default="fp32",
         description="What weights and Adam's averages are held and updated in; bf16: kept steps are bf16 too.",
     )
+    share_prompts: bool = Field(
+        default=False,
+        description="Each prompt is read once for all of its completions, in rollouts and updates: the same gradient "
+        "up to rounding, in less time where prompts are long beside completions.",
+    )
     activation_checkpointing: bool = Field(
         default=False, description="Activations are computed again in the backward pass: less memory, more time."
     )
@@ -101,6 +106,8 @@ class Training(Strict):
             raise ValueError("masters: bf16 goes with precision: bf16")
         if self.masters == "bf16" and self.adapter is not None:
             raise ValueError("masters: bf16 is for full weights; an adapter's are fp32")
+        if self.share_prompts and self.activation_checkpointing:
+            raise ValueError("share_prompts: keeps what activation_checkpointing computes again; use one of them")
         if self.vllm is not None and self.generation == "hf":
             raise ValueError("vllm: goes with generation: vllm_colocate or vllm_server")
         return self

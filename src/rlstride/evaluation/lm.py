@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import AutoTokenizer, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.contrast import Contrast, ContrastProcessor
@@ -18,6 +18,7 @@ from rlstride.evaluation.models import Candidate
 from rlstride.evaluation.spellings import Spellings
 from rlstride.generation import asked_generation, settled_sampling
 from rlstride.progress import quiet
+from rlstride.shared_prompts import read_once
 from rlstride.trajectory.architecture import build_model
 from rlstride.trajectory.compare import widest_dtype
 from rlstride.trajectory.filling import fill, state_endings
@@ -149,7 +150,7 @@ class CountingHFLM(HFLM):
             options["stop"] = [stop for stop in options["stop"] if stop != end]
         if self.contrast is not None:
             options["logits_processor"] = [ContrastProcessor(self.contrast, options["attention_mask"])]
-        if self.shares_prompts and (shared := shared_prompts(self.model, context, options["attention_mask"])):
+        if self.shares_prompts and (shared := read_once(self.model, context, options["attention_mask"])):
             options["past_key_values"] = shared
         with asked_generation(self.model):
             ids: torch.Tensor = super()._model_generate(context, *arguments, **options)  # (B, prompt + completion)
@@ -164,29 +165,6 @@ class CountingHFLM(HFLM):
         configured = self.model.generation_config.eos_token_id
         ends = configured if isinstance(configured, list) else [] if configured is None else [configured]
         return list(dict.fromkeys([*ends, self.eot_token_id]))
-
-
-@torch.no_grad()
-def shared_prompts(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor) -> Cache | None:
-    """Keys and values of prompts but their last tokens, each prompt read once however many samples it has.
-
-    Args:
-        model: the model.
-        ids: prompts (B, P), padded on the left; equal ones stand side by side.
-        mask: (B, P); 0 is padding.
-
-    Returns:
-        what ``generate`` goes on from; None where no prompt stands twice.
-    """
-    distinct, counts = torch.unique_consecutive(ids, dim=0, return_counts=True)  # (D, P), (D,)
-    if len(distinct) == len(ids) or ids.shape[1] == 1:
-        return None
-    mask = mask[counts.cumsum(0) - 1, :-1]  # (D, P - 1)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    out = model(distinct[:, :-1], attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-    cache: Cache = out.past_key_values
-    cache.batch_select_indices(torch.repeat_interleave(counts))
-    return cache
 
 
 def count_tokens(completions: torch.Tensor, end_tokens: list[int]) -> int:
