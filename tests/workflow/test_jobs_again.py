@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 STAGES = {
     *("pretrain_base", "train_cell", "measure_spectra", "measure_dynamics", "measure_drift", "measure_rounding"),
     "measure_cell",
-    *("ablate_update", "extrapolate_trajectory", "evaluate_steps", "evaluate_variants"),
+    *("ablate_update", "extrapolate_trajectory", "evaluate_steps", "evaluate_variants", "evaluate_nulls"),
 }
 
 
@@ -41,12 +41,14 @@ def request_of_a_run(tmp_path: Path) -> list[str | Path]:
         ablation={"variants": ["rank_1"]},
         drift={"variants": ["rank_1"], "problems": 8},
         rounding={"at": [0.5, 1.0]},
+        nulls={"forced_format": ["T"]},
         extrapolation={"methods": ["last", "full_shrunk"], "windows": [0.5], "jumps": {}},
         evaluation={"test_problems": 8, "validation_problems": 8},
         results=str(results),
     )
-    measured = results / "smoke" / "small" / "sft" / "seed0" / "measured.done"
-    return [measured, "--profile", ROOT / "profiles/local", "--cores", "1", "--configfile", study]
+    model = results / "smoke" / "small"
+    asked = [model / "sft" / "seed0" / "measured.done", model / "nulls.parquet"]
+    return [*asked, "--profile", ROOT / "profiles/local", "--cores", "1", "--configfile", study]
 
 
 def test_every_stage_runs_again_over_what_it_left(request_of_a_run: list[str | Path], tmp_path: Path) -> None:

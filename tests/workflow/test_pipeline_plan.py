@@ -156,6 +156,13 @@ def test_rounding_is_measured_where_it_is_asked_for(tmp_path: Path) -> None:
     assert asked == {"pretrain_base": MODELS, "train_cell": CELLS, "measure_rounding": CELLS, "collect_table": 1}
 
 
+def test_bases_are_asked_in_other_ways_where_it_is_asked_for(tmp_path: Path) -> None:
+    study = write_study(tmp_path, nulls={"forced_format": ["T"]}, results=str(tmp_path))
+    assert planned_jobs("--configfile", study) == DEFAULT_JOBS | {"evaluate_nulls": MODELS}
+    asked = planned_jobs(f"{tmp_path}/demo/tables/claims.csv", "--configfile", study)
+    assert asked["evaluate_nulls"] == MODELS
+
+
 def test_a_run_is_shrunk_once_whatever_the_windows(tmp_path: Path) -> None:
     methods = {"methods": ["last", "full_shrunk"], "windows": [0.2, 0.4]}
     done = snakemake("-n", "--configfile", write_study(tmp_path, extrapolation=methods), folder=tmp_path)
@@ -224,6 +231,11 @@ EDITS: dict[str, tuple[dict[str, object], dict[str, int]]] = {
     "the drift's problems": (
         {"drift": {"problems": 64}},
         {"measure_drift": RUNS, "measure_cell": RUNS} | REPORT | {"collect_table": 3},  # no claim is about drift
+    ),
+    # its scores, the five tables of test scores, and what was spent
+    "another way to ask": (
+        {"nulls": {"prompts": ["{{ prompt }} "]}},
+        {"evaluate_nulls": MODELS} | GATHER | {"collect_table": 6},
     ),
     "the tracking database": ({"tracking": {"uri": "sqlite:///other.db"}}, {"track_study": 1}),
     "the test problems": (

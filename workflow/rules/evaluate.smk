@@ -1,7 +1,8 @@
 # Needs: a trajectory; for the test problems also the controls' trajectories, those of the early stops, and every
 #        model predicted from this one.
 # Makes: validation.parquet, all that methods may look at (the base and the kept steps, at the headline decoding), and
-#        accuracy.parquet, what is reported (every variant, at every decoding); beside each, its scores by problem.
+#        accuracy.parquet, what is reported (every variant, at every decoding); nulls.parquet of each model, what its base
+#        scores if it is asked in other ways; beside each, its scores by problem.
 
 
 rule evaluate_steps:
@@ -64,3 +65,32 @@ rule evaluate_variants:
     shell:
         "rlstride evaluate {params.models:q} --study {params.study:q} --cell {params.cell:q} --split test"
         " --device {params.device} --out {output.table:q} > {log:q} 2>&1"
+
+
+if STUDY.spec.nulls.asked:
+
+    rule evaluate_nulls:
+        input:
+            base=base_report,
+        output:
+            table=PATHS.nulls("{model}"),
+            problems=PATHS.nulls("{model}").with_name("nulls-problems.parquet"),
+        log:
+            LOGS / "evaluate_nulls" / "{model}.log",
+        benchmark:
+            BENCHMARKS / "evaluate_nulls" / "{model}.tsv"
+        conda:
+            "../../envs/core.yaml"
+        threads: 1
+        resources:
+            mem_mb=requested("evaluate_nulls", "mem_mb"),
+            runtime=requested("evaluate_nulls", "runtime"),
+            gpu=requested("evaluate_nulls", "gpu"),
+        params:
+            folder=subpath(input.base, parent=True),
+            study=PATHS.root / "study.yaml",
+            device=STUDY.spec.device,
+            values=lambda wildcards: null_values(),  # a function: templates have braces
+        shell:
+            "rlstride nulls {params.folder:q} --study {params.study:q} --model {wildcards.model:q}"
+            " --device {params.device} --out {output.table:q} > {log:q} 2>&1"

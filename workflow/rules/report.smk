@@ -4,7 +4,9 @@
 
 FIGURES = PATHS.report / "figures"
 EDITED = of_cells("ablation", STUDY.cells) if STUDY.spec.ablation.variants else []
-PROBLEMS = [path.with_name(f"{path.stem}-problems.parquet") for path in [*of_cells("accuracy", STUDY.cells), *EDITED]]
+ASKED = [PATHS.nulls(model) for model in STUDY.models] if STUDY.spec.nulls.asked else []
+SCORED = [*of_cells("accuracy", STUDY.cells), *ASKED, *EDITED]
+PROBLEMS = [path.with_name(f"{path.stem}-problems.parquet") for path in SCORED]
 
 
 rule judge_claims:
@@ -14,6 +16,7 @@ rule judge_claims:
         validation=of_cells("validation", STUDY.cells),
         spectra=of_cells("spectra", STUDY.cells),
         dynamics=of_cells("dynamics", STUDY.cells),
+        rounding=of_cells("rounding", STUDY.cells) if ROUNDING_STEPS else [],
     output:
         claims=report(PATHS.tables / "claims.csv", caption="../report/claims.rst", category="Claims"),
     log:

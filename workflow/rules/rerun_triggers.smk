@@ -26,6 +26,14 @@ def evaluation_values(decodings, problems):
     return leaf_values(decodings=specs, problems=problems)
 
 
+def null_values():
+    """What the scores of an untrained base depend on: problems and decodings of both splits, and how it is asked."""
+    evaluation = STUDY.spec.evaluation
+    looks = evaluation_values([evaluation.headline], evaluation.validation_problems)
+    tests = evaluation_values(evaluation.decodings, evaluation.test_problems)
+    return leaf_values(looks=looks, tests=tests, nulls=STUDY.spec.nulls.model_dump(mode="json"))
+
+
 def drift_values():
     """The decoding that drift is measured at."""
     headline = STUDY.spec.evaluation.headline

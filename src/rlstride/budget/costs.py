@@ -17,7 +17,7 @@ from rlstride.budget.estimates import (
     scored_steps,
     tried_in_cell,
 )
-from rlstride.budget.memory import tokens_per_sequence, training_memory
+from rlstride.budget.memory import tokens_to_read, training_memory
 from rlstride.budget.sizes import model_parameters
 from rlstride.config.models import TinyModel
 from rlstride.study.plan import edit_decodings, kept_steps, predictions, rounding_steps
@@ -42,7 +42,7 @@ class Work:
         self.size = parameters_of(study, model)
         self.growth = max(1.0, self.size / MEASURED_PARAMETERS)
 
-    def completions(self, number: float, tiny_seconds: float, share_of_rl: float, tokens: int | None = None) -> float:
+    def completions(self, number: float, tiny_seconds: float, share_of_rl: float, tokens: float | None = None) -> float:
         """Seconds for so many completions.
 
         Args:
@@ -87,7 +87,7 @@ def cost_of_train(work: Work) -> Cost:
     rollouts = training.steps * completions_per_step(work.study)
     models, factor = (work.algorithm.models_in_memory, work.algorithm.cost) if work.algorithm else (1, 1.0)
     again = _RECOMPUTED if training.activation_checkpointing else 1.0
-    seconds = work.completions(factor * rollouts, ROLLOUT_SECONDS, again, tokens_per_sequence(work.study))
+    seconds = work.completions(factor * rollouts, ROLLOUT_SECONDS, again, tokens_to_read(work.study))
     copies: float = models * _TRAINED_COPIES[work.spec.device]
     if work.spec.device == "cuda":
         return copies, seconds
@@ -107,6 +107,14 @@ def cost_of_evaluate_variants(work: Work) -> Cost:
     """Scoring base, controls, full run and predicted models on test problems."""
     evaluation = work.spec.evaluation
     return _READ_COPIES, work.scoring(scored_models(work.study), evaluation.test_problems, list(evaluation.decodings))
+
+
+def cost_of_nulls(work: Work) -> Cost:
+    """Scoring the base in every way on validation problems, and in the best of each kind on test problems."""
+    nulls, evaluation = work.spec.nulls, work.spec.evaluation
+    ways = [1 if nulls.forced_format == "answers" else len(nulls.forced_format), len(nulls.prompts), len(nulls.shots)]
+    looks = work.scoring(sum(ways), evaluation.validation_problems, [evaluation.headline])
+    return _READ_COPIES, looks + work.scoring(len(nulls.asked), evaluation.test_problems, list(evaluation.decodings))
 
 
 def cost_of_ablate(work: Work) -> Cost:

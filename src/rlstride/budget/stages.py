@@ -15,6 +15,7 @@ from rlstride.study.asks import (
     has_edits,
     has_fetched_models,
     has_jumps,
+    has_nulls,
     has_predictions,
     has_rounding,
 )
@@ -69,6 +70,7 @@ class Stage:
 _ALL = (
     Stage("fetch_base", "fetch", "base", on_device=False, is_asked=has_fetched_models, stays=True),
     Stage("pretrain_base", "pretrain", "base", costs.cost_of_pretrain, on_device=False),
+    Stage("evaluate_nulls", "nulls", "base", costs.cost_of_nulls, is_asked=has_nulls),
     Stage("train_cell", "train", "cell", costs.cost_of_train, in_processes=True),
     Stage(
         "train_jump",

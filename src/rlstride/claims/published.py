@@ -37,5 +37,7 @@ SPARSITIES = {
     "DPO, 70B": 95.2,
     "KTO, Eurus": 96.0,
 }
+# What the strongest null may keep of RL's gain, before claims about that gain mean something.
+NULL_KEEPS = 1 / 3
 # The testbed's own target: what RL must add before any other claim means something.
 LEARNING_TARGET = 0.35

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 from rlstride.claims import published, verdicts
 from rlstride.claims.claim import Claim, Found, accuracies, compared, named
+from rlstride.config.nulls import NULL_VARIANTS
 from rlstride.config.variants import IN_SCOPE_FULL
 from rlstride.stats.pooling import Statistic, difference, recovered_gain, relative
-from rlstride.tables.evidence import SHARPEST_BASE, Evidence
+from rlstride.tables.evidence import Evidence
+from rlstride.tables.results import SHARPEST_BASE, STRONGEST_NULL
 
 # Edits with the whole update's norm and one triplet of each matrix, but not the leading one.
 _EQUAL_NORM = ("rank_1_random", "rank_1_random_u", "rank_1_random_v", "rank_1_bottom", "single_2")
@@ -25,6 +27,17 @@ def _gain_over(other: str) -> Callable[[str, Evidence], Found]:
 def _beyond_sharpening(algorithm: str, evidence: Evidence) -> Found:
     control = accuracies(evidence, "full", "base", SHARPEST_BASE)
     return compared(evidence, "full", SHARPEST_BASE, control, verdicts.beats)
+
+
+def _kept_by_nulls(algorithm: str, evidence: Evidence) -> Found:
+    kept = evidence.interval(recovered_gain(STRONGEST_NULL))
+    asked = [*evidence.study.spec.nulls.asked, SHARPEST_BASE]
+    return Found(
+        measured=kept,
+        cells=len(evidence.having(STRONGEST_NULL, "base", "full")),
+        control=named({name: evidence.interval(recovered_gain(name)) for name in asked}),
+        verdict=verdicts.at_most(kept, published.NULL_KEEPS),
+    )
 
 
 def _kept_by_rank_1(statistic: Callable[[str], Statistic], *references: str) -> Callable[[str, Evidence], Found]:
@@ -107,6 +120,17 @@ CLAIMS = (
         control="the base at whichever of the study's decodings it scores best, on the same problems",
         needs="full and base scored in one cell",
         measure=_beyond_sharpening,
+    ),
+    Claim(
+        "gain_is_trained",
+        "RL's gain needs training: what the untrained base gains by being asked in another way",
+        source=f"{published.PROJECT}: forced format, other prompts, solved examples and a lower temperature",
+        published=None,
+        rule=f"the strongest null keeps <= {published.NULL_KEEPS:.3g} of full - base",
+        bar=f"<= {published.NULL_KEEPS:.3g} of the gain: else what edited and predicted models keep of it says little",
+        control="each null's share of the gain: " + ", ".join(f"`{name}`" for name in (*NULL_VARIANTS, SHARPEST_BASE)),
+        needs="base and full scored in one cell",
+        measure=_kept_by_nulls,
     ),
     Claim(
         "rank_1_in_scope_gain",

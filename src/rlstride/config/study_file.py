@@ -8,6 +8,7 @@ from rlstride.config.algorithms import Algorithm
 from rlstride.config.jumps import Jump
 from rlstride.config.methods import MethodName
 from rlstride.config.models import PublishedModel, TinyModel
+from rlstride.config.nulls import Nulls
 from rlstride.config.section import Name, Share, Strict, Window, left_out_at
 from rlstride.config.tasks import TaskSpec
 from rlstride.config.training import Training
@@ -199,6 +200,11 @@ class StudyFile(Strict):
         default=Extrapolation(), description="The models predicted from a first part of each run."
     )
     evaluation: Evaluation = Field(default=Evaluation(), description="The benchmark of every model.")
+    nulls: Nulls = Field(
+        default=Nulls(),
+        exclude_if=left_out_at(Nulls()),
+        description="What the untrained base scores if it is only asked in another way.",
+    )
     tracking: Tracking = Field(default=Tracking(), description="Where the ledgers are logged to.")
     define: Definitions = Field(default=Definitions(), description="Tasks, models and algorithms of this study's own.")
     results: str = Field(default="results", description="Folder that everything is written to.")
@@ -219,6 +225,12 @@ class StudyFile(Strict):
             raise ValueError(f"ablation: decodings: claims are read at {headline}, which has to be among them")
         if self.ablation.variants and 1.0 not in self.ablation.at:
             raise ValueError("ablation: at: claims are read at the run's last step, so 1.0 has to be among the shares")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_listed(self) -> "StudyFile":
+        if self.nulls.forced_format == "answers" and self.evaluation.scorer != "exact":
+            raise ValueError("nulls: forced_format: answers needs evaluation: scorer: exact; name texts instead")
         return self
 
     @model_validator(mode="after")

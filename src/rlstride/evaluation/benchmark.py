@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,15 +18,16 @@ from lm_eval.tasks import TaskManager
 
 from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
-from rlstride.evaluation.exact import right_probabilities
+from rlstride.evaluation.exact import right_probabilities, right_shares
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
 from rlstride.evaluation.prompting import Prompting
 from rlstride.evaluation.score_tables import Measurement
 from rlstride.stats.intervals import mean_interval
 from rlstride.study.study import Study
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
+from rlstride.tasks.asking import AS_TRAINED, Asking, restricted
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
-from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, PROBLEM_SEED, config_of
+from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, PROBLEM_SEED, config_of, score
 from rlstride.tasks.rendering import Render, renderer
 
 _Z95 = 1.959964
@@ -52,10 +54,16 @@ class TaskRun:
 
 
 class StudyBenchmark:
-    """A study's task, on one split's problems."""
+    """A study's task, on one split's problems.
 
-    def __init__(self, study: Study, split: Split) -> None:
-        self._study, evaluation = study, study.spec.evaluation
+    Args:
+        study: names task, number of problems and decodings.
+        split: validation or test.
+        asking: how its problems are put, if not by their own prompts.
+    """
+
+    def __init__(self, study: Study, split: Split, asking: Asking = AS_TRAINED) -> None:
+        self._study, self._asking, evaluation = study, asking, study.spec.evaluation
         problems = {"test": evaluation.test_problems, "validation": evaluation.validation_problems}
         if split not in problems:
             raise RequestError(f"--split: models are scored on {' or '.join(problems)} problems, not on {split!r}")
@@ -70,15 +78,25 @@ class StudyBenchmark:
         }
         if self.scorer == "exact":
             drawn = draw_problems(task, split, problems[split], seed=PROBLEM_SEED)
-            self._listed = [_Listed(problem, _right_completions(task, problem)) for problem in drawn]
+            self._listed = [
+                _Listed(problem, restricted(_right_completions(task, problem), asking)) for problem in drawn
+            ]
             return
         name = lm_eval_name(study.task.kind)
         with quiet_lm_eval():  # it suggests metadata, which is being passed
             manager = TaskManager(include_defaults=False, metadata=self.metadata)
             self._task = manager.load([config_of(name, task)])["tasks"][name]
 
+    def key(self, model: str) -> dict[str, Any]:
+        """All of a measurement of a model, by its name in the study, that is decided here, as JSON holds it."""
+        chat = self._study.chat(model)
+        scorer = {} if self.scorer == "sampled" else {"scorer": self.scorer}
+        return {"task": self.metadata, **scorer, **({} if chat is None else {"chat": chat.model_dump()})}
+
     def _render(self, lm: CountingHFLM, model: str) -> Render:
-        return renderer(lm.tokenizer, self._study.chat(model))
+        """From a problem's prompt to what the model reads."""
+        asking, spoken = self._asking, renderer(lm.tokenizer, self._study.chat(model))
+        return lambda prompt: spoken(asking.put(prompt)) + asking.begins
 
     def score_all(
         self,
@@ -105,13 +123,14 @@ class StudyBenchmark:
     def _score_exactly(
         self, lm: CountingHFLM, model: str, decodings: Sequence[Decoding], with_texts: bool
     ) -> list[Measurement]:
-        started, render = time.monotonic(), self._render(lm, model)
-        found = right_probabilities(
+        started, render, among = time.monotonic(), self._render(lm, model), self._asking.among
+        find = right_probabilities if among is None else partial(right_shares, among=among)
+        found = find(
             lm,
             [render(each.problem.prompt) for each in self._listed],
             [each.right for each in self._listed],
-            [decoding.temperature for decoding in decodings],
-            self._max_tokens,
+            temperatures=[decoding.temperature for decoding in decodings],
+            max_tokens=self._max_tokens,
         )
         seconds = (time.monotonic() - started) / len(decodings)
         return [
@@ -133,6 +152,7 @@ class StudyBenchmark:
         self._task.set_config("repeats", decoding.samples)
         render = self._render(lm, model)
         self._task.set_config("doc_to_text", lambda document: render(document["prompt"]))
+        self._task.set_config("process_results", partial(score, begins=self._asking.begins))
         found = run_task(lm, self._task, seed)
         scores = _means(
             (document["doc"]["family"] for document in found.documents),
@@ -202,8 +222,8 @@ def _exact_measurement(
 def _means(families: Iterable[str], scores: Iterable[float]) -> list[float]:
     """Each family's mean score, in the order in which families first stand."""
     found: dict[str, list[float]] = {}
-    for family, score in zip(families, scores, strict=True):
-        found.setdefault(family, []).append(score)
+    for family, each in zip(families, scores, strict=True):
+        found.setdefault(family, []).append(each)
     return [statistics.fmean(family) for family in found.values()]
 
 

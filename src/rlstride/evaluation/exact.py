@@ -35,10 +35,12 @@ class RightProbabilities:
     """How likely right completions are.
 
     Attributes:
-        listed: (problems, temperatures), the sum over the completions that were read.
+        by_text: of each problem every right completion that was read, (temperatures,) each.
+        listed: (problems, temperatures), the sum over these.
         unlisted: (problems, temperatures), the most that others can add.
     """
 
+    by_text: list[dict[str, Floats]]
     listed: Floats
     unlisted: Floats
 
@@ -82,8 +84,47 @@ def right_probabilities(
         for batch in _batches(wanted, lm.device.type):
             _read(lm, batch, opening, temperatures)
     return RightProbabilities(
-        np.array([search.listed for search in searches]), np.array([search.unlisted() for search in searches])
+        [search.by_text for search in searches],
+        np.array([sum(search.by_text.values(), np.zeros(len(temperatures))) for search in searches]),
+        np.array([search.unlisted() for search in searches]),
     )
+
+
+def right_shares(
+    lm: CountingHFLM,
+    prompts: Sequence[str],
+    right: Sequence[Sequence[str]],
+    among: Sequence[str],
+    temperatures: Sequence[float],
+    max_tokens: int,
+) -> RightProbabilities:
+    """The same, given that the completion is right or one of some others: as if all else were drawn again.
+
+    Args:
+        lm, prompts, right, temperatures, max_tokens: as for :func:`right_probabilities`. At temperature 0 the likeliest
+            of these completions is given, by their probabilities at temperature 1.
+        among: the other completions that count.
+
+    Raises:
+        RequestError: a completion is written by no whole tokens.
+    """
+    allowed = [[*texts, *among] for texts in right]
+    found = right_probabilities(lm, prompts, allowed, [*temperatures, 1.0], max_tokens)
+    shares = [_shares(each, texts, temperatures) for each, texts in zip(found.by_text, right, strict=True)]
+    by_text = [dict(zip(texts, each, strict=True)) for texts, each in zip(right, shares, strict=True)]
+    total = np.where(found.listed > 0, found.listed, 1.0)[:, :-1]
+    return RightProbabilities(
+        by_text, np.array([each.sum(axis=0) for each in shares]), np.minimum(found.unlisted[:, :-1] / total, 1.0)
+    )
+
+
+def _shares(found: dict[str, Floats], right: Sequence[str], temperatures: Sequence[float]) -> Floats:
+    """Of the right texts of one problem, (texts, temperatures); ``found`` is at temperature 1 too, its last column."""
+    total = sum(found.values(), np.zeros(len(temperatures) + 1))
+    given = np.array([found.get(text, 0 * total) for text in right])[:, :-1] / np.where(total > 0, total, 1.0)[:-1]
+    likeliest = max(found, key=lambda text: found[text][-1], default=None)
+    greedy = np.array([[float(text == likeliest)] for text in right])
+    return np.where(np.array(temperatures) == 0, greedy, given)
 
 
 class _Search:
@@ -91,7 +132,7 @@ class _Search:
 
     Attributes:
         prompt: its tokens.
-        listed: (temperatures,), the probability of the right completions that were found.
+        by_text: the probability of each right completion that was found, (temperatures,).
     """
 
     def __init__(
@@ -99,7 +140,7 @@ class _Search:
     ) -> None:
         self.prompt, self.right = prompt, right
         self._spellings, self._max_tokens = spellings, max_tokens
-        self.listed, self._lost = np.zeros(temperatures), np.zeros(temperatures)
+        self.by_text, self._lost = dict[str, Floats](), np.zeros(temperatures)
         # Beginnings that no forward pass has followed yet: their texts, and their log probabilities, (temperatures,).
         self._open: dict[_Tokens, tuple[str, Floats]] = {(): ("", np.zeros(temperatures))} if right.texts else {}
 
@@ -139,13 +180,15 @@ class _Search:
         written, before = self._open.pop(tokens)
         moves = self.right.moves(written)
         if len(tokens) == self._max_tokens:  # cut: right if its text is
-            self._finish(tokens, written, np.exp(before) * moves.is_right)
+            if moves.is_right:
+                self._finish(tokens, written, np.exp(before))
             return
         after = log_probabilities + before  # (tokens, temperatures)
         ends, finishing, rest = np.split(after, np.cumsum([len(self._spellings.ends), len(moves.finishing)]))
         if moves.is_right:
             self._finish(tokens, written, np.exp(ends).sum(axis=0))
-        self.listed += np.exp(finishing).sum(axis=0)
+        for text, log in zip(moves.finishing.values(), finishing, strict=True):
+            self._add(text, np.exp(log))
         for (token, text), log in zip(moves.going_on.items(), rest, strict=False):
             self._open[*tokens, token] = text, log
         self._leave_open(tokens, written, rest[len(moves.going_on) :])
@@ -154,7 +197,10 @@ class _Search:
         if probability.any() and self._spellings.reads(tokens) != written:  # the tokenizer joins tokens in its own way
             self._lost += probability
         else:
-            self.listed += probability
+            self._add(written, probability)
+
+    def _add(self, text: str, probability: Floats) -> None:
+        self.by_text[text] = self.by_text.get(text, np.zeros(len(probability))) + probability
 
     def _leave_open(self, tokens: _Tokens, written: str, logs: Floats) -> None:
         """Silent tokens, of which the likely ones alone are followed, and parts of characters, of which none is."""

@@ -83,9 +83,6 @@ def score_on_study(
     )
     benchmark = StudyBenchmark(study, split)
     how: dict[str, str | int | bool] = {} if batch_size is None else {"batch_size": str(batch_size)}
-    asked: dict[str, Any] = {"task": benchmark.metadata, "samples": samples, **how}
-    if benchmark.scorer != "sampled":
-        asked["scorer"] = benchmark.scorer
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     about = {"cell": str(cell) if cell else None, "split": split, "models": len(candidates), "device": device}
     # Edits are scored by a job of their own, and two jobs never write to one file.
@@ -93,15 +90,13 @@ def score_on_study(
     with ledger_entry(out.parent / "ledger", stage, **about) as found:
         for candidate in track(candidates, f"evaluate {split}"):
             place = labels_of(study, cell, candidate)
-            digests, model = _model_digests(candidate), str(place["model"])
-            chat, requests = study.chat(model), dict[str, _Request]()
-            spoken_to = {} if chat is None else {"chat": chat.model_dump()}
+            digests, model = model_digests(candidate), str(place["model"])
+            requests: dict[str, Request] = {}
             for name, decoding in chosen.items():
                 seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
-                key = _key(digests, seed, decoding=decoding.model_dump(), **asked, **spoken_to)
-                requests[name] = _Request(decoding, seed, key)
+                requests[name] = study_request(benchmark, model, digests, decoding, seed, samples=samples, **how)
             load = partial(_loaded, bench, candidate, batch_size)
-            for name, measurement in _measured(benchmark, journal, load, model, requests, samples).items():
+            for name, measurement in measured(benchmark, journal, load, model, requests, samples).items():
                 rows.append(Row({**place, **_which(candidate, study.spec.task, split, name)}, measurement, how))
         found["completions"] = sum(row.measurement.n * row.measurement.samples for row in rows)
         found["tokens"] = sum(row.measurement.tokens for row in rows)
@@ -110,7 +105,7 @@ def score_on_study(
 
 
 @dataclass(frozen=True)
-class _Request:
+class Request:
     """A decoding, the seed of its sampling, and the key under which the journal holds the measurement."""
 
     decoding: Decoding
@@ -118,13 +113,34 @@ class _Request:
     key: str | None
 
 
-def _measured(
+def study_request(
+    benchmark: StudyBenchmark,
+    model: str,
+    digests: Mapping[str, str] | None,
+    decoding: Decoding,
+    seed: int,
+    **asked: Any,
+) -> Request:
+    """What is asked of a model of a study.
+
+    Args:
+        benchmark: the study's.
+        model: its name in the study.
+        digests: of its files; None where nothing tells whether they changed.
+        decoding: how completions are drawn.
+        seed: of the sampling.
+        asked: what else decides the measurement, as JSON holds it.
+    """
+    return Request(decoding, seed, _key(digests, seed, decoding=decoding.model_dump(), **benchmark.key(model), **asked))
+
+
+def measured(
     benchmark: StudyBenchmark,
     journal: Journal,
     load: Callable[[], CountingHFLM],
     model: str,
-    requests: Mapping[str, _Request],
-    with_texts: bool,
+    requests: Mapping[str, Request],
+    with_texts: bool = False,
 ) -> dict[str, Measurement]:
     """One model's measurements by decoding: those that an interrupted run left, and new ones of the others."""
     known = {name: journal.find(request.key) for name, request in requests.items()}
@@ -188,7 +204,7 @@ def score_on_lm_eval_tasks(
     bench, journal, rows = Bench(device), Journal(out), list[Row]()
     for candidate in track(candidates, "evaluate"):
         place: Labels = {"study": "", **_UNKNOWN_CELL, "model": candidate.variant, **candidate.labels}
-        model, template = _model_digests(candidate), templates[candidate.tokenizer]
+        model, template = model_digests(candidate), templates[candidate.tokenizer]
         for name, task in loaded.items():
             seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
             how = asked.columns(task, template) | {"limit": limit or 0}
@@ -292,7 +308,7 @@ def _tell(sentences: Sequence[str]) -> None:
         print(f"evaluate: {sentence}", file=sys.stderr, flush=True)
 
 
-def _model_digests(candidate: Candidate) -> dict[str, str] | None:
+def model_digests(candidate: Candidate) -> dict[str, str] | None:
     """Digests of a model's weights, configuration and tokenizer; None where nothing tells whether they changed."""
     weights = candidate.weights_digest()
     if weights is None:

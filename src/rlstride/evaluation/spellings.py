@@ -108,13 +108,13 @@ class Moves:
 
     Attributes:
         is_right: whether the text is right as it stands, so that an end token makes it so.
-        finishing: tokens that complete a right text and a stop string.
+        finishing: tokens that complete a right text and a stop string, and the right text of each.
         going_on: tokens that leave it open, and the text after each.
         tokens: all that matter, in the order end tokens, finishing, going on, silent, broken.
     """
 
     is_right: bool
-    finishing: list[int]
+    finishing: dict[int, str]
     going_on: dict[int, str]
     tokens: Ids
 
@@ -130,7 +130,9 @@ class RightTexts:
 
     def __init__(self, texts: Iterable[str], stops: Sequence[str], spellings: Spellings) -> None:
         self.texts = list(dict.fromkeys(text for text in texts if not any(stop in text for stop in stops)))
-        self._goals = [text + stop for text in self.texts for stop in stops] or self.texts
+        self._goals = {text + stop: text for text in self.texts for stop in stops} or {
+            text: text for text in self.texts
+        }
         self._spellings, self._moves = spellings, dict[str, Moves]()
 
     def moves(self, written: str) -> Moves:
@@ -140,10 +142,10 @@ class RightTexts:
         return self._moves[written]
 
     def _find_moves(self, written: str) -> Moves:
-        table, finishing, going_on = self._spellings.table(written), list[int](), dict[int, str]()
-        rests = [goal[len(written) :] for goal in self._goals if goal.startswith(written)]
-        for rest in rests:
-            finishing += table.beginning_with(rest)
+        table, finishing, going_on = self._spellings.table(written), dict[int, str](), dict[int, str]()
+        rests = {goal[len(written) :]: text for goal, text in self._goals.items() if goal.startswith(written)}
+        for rest, right in rests.items():
+            finishing |= dict.fromkeys(table.beginning_with(rest), right)
             for size in range(1, len(rest)):
                 going_on |= dict.fromkeys(table.tokens.get(rest[:size], ()), written + rest[:size])
         whole = all(text.isascii() for text in self.texts)

@@ -18,6 +18,11 @@ def has_fetched_models(study: Study) -> bool:
     return any(source_folder(study, model) is not None for model in study.models)
 
 
+def has_nulls(study: Study) -> bool:
+    """Whether bases are asked in other ways."""
+    return bool(study.spec.nulls.asked)
+
+
 def has_edits(study: Study) -> bool:
     """Whether models are edited."""
     return bool(study.spec.ablation.variants)

@@ -27,6 +27,10 @@ class StudyPaths:
     def report(self) -> Path:
         return self.root / "report"
 
+    def nulls(self, model: str) -> Path:
+        """What the model's base scores by being asked in other ways."""
+        return self.root / model / "nulls.parquet"
+
     def cell(self, cell: Cell) -> "CellPaths":
         return CellPaths(self.root / cell.model / cell.algorithm / f"seed{cell.seed}")
 
@@ -73,6 +77,11 @@ class CellPaths:
     def ablation(self) -> Path:
         """Accuracy of the edited models on the same problems."""
         return self.root / "ablation.parquet"
+
+    @property
+    def nulls(self) -> Path:
+        """What the base of the cell's model scores by being asked in other ways."""
+        return StudyPaths(self.root.parents[2]).nulls(self.root.parents[1].name)
 
     @property
     def drift(self) -> Path:

@@ -105,11 +105,12 @@ def _labelled(table: Table, results: CellResults) -> pd.DataFrame:
 
 
 def _base_ledgers(results: StudyResults) -> list[pd.DataFrame]:
-    """The bases' ledgers; bases are shared by studies, so they lie beside the study's folder, not in it."""
+    """The bases' ledgers, which lie beside the study's folder, as studies share bases; and those of their nulls."""
     frames = []
     for model in results.study.models:
-        folder = results.folder.parent / "bases" / "ledger" / base_folder(results.study, model).name
-        frame = entries_frame(read_ledger(folder))
+        made = results.folder.parent / "bases" / "ledger" / base_folder(results.study, model).name
+        asked = StudyPaths(results.folder).nulls(model).with_name("ledger")
+        frame = entries_frame([*read_ledger(made), *read_ledger(asked)])
         if not frame.empty:
             frames.append(frame.assign(model=model, algorithm="", seed=None))
     return frames

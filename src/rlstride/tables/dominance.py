@@ -1,14 +1,15 @@
-"""What edited models keep of a run: relative accuracy and recovered gain, beside base, full run and the same step's."""
+"""What edited models, and the nulls, keep of a run: relative accuracy and recovered gain, beside the same step's."""
 
 import pandas as pd
 
+from rlstride.config.nulls import NULL_VARIANTS
 from rlstride.stats.intervals import ratio_interval, recovered_gain_interval
 from rlstride.tables.columns import KEPT
 from rlstride.tables.results import CellResults, finite
 
 
 def dominance_rows(results: CellResults) -> pd.DataFrame:
-    """One row for each edited model, step and decoding of a cell.
+    """One row for each edited model, step and decoding of a cell, and for each null at the last edited step.
 
     Returns:
         step, decoding, variant, n, samples; ``accuracy`` with its 95 % interval; ``relative``, its share of the full
@@ -19,10 +20,12 @@ def dominance_rows(results: CellResults) -> pd.DataFrame:
     edits, scores = results.edits, results.scores
     if edits.empty or results.accuracy.empty:
         return pd.DataFrame()
-    rows = []
-    for edit in edits[edits["variant"] != "full"].to_dict("records"):
-        key = (edit["variant"], edit["step"], edit["decoding"])
-        base, full = scores.get(("base", 0, key[2])), scores.get(("full", key[1], key[2]))
+    rows, last = [], edits["step"].max()
+    edited = edits[edits["variant"] != "full"].to_dict("records")
+    for edit in [*edited, *results.nulls.assign(step=last).to_dict("records")]:
+        of_step = 0 if edit["variant"] in NULL_VARIANTS else edit["step"]
+        key = (edit["variant"], of_step, edit["decoding"])
+        base, full = scores.get(("base", 0, key[2])), scores.get(("full", edit["step"], key[2]))
         row = {name: edit[name] for name in ("step", "decoding", "variant", "n", "samples", "accuracy", "low", "high")}
         if base is not None and full is not None:
             row |= ratio_interval(scores[key], full).columns("relative")

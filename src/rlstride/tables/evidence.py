@@ -14,10 +14,9 @@ from rlstride.stats.intervals import Interval
 from rlstride.stats.pooling import Statistic, having, pooled_interval
 from rlstride.study.study import Cell, Study
 from rlstride.tables.costs import window_costs
-from rlstride.tables.results import CellResults, StudyResults
+from rlstride.tables.results import SHARPEST_BASE, STRONGEST_NULL, CellResults, StudyResults
 
 PARAMETERS = "parameters"  # among what rounding makes of a cell: each tensor's, over their mean
-SHARPEST_BASE = "sharpest_base"  # among the variants of a cell: the base at its best decoding
 _ROUNDING_NAMES = {"run": {"": "", "expected_": "expected_"}, "random": {"random_": ""}}  # of columns' prefixes
 
 
@@ -66,7 +65,10 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
     return Evidence(
         study=results.study,
         cells=list(cells),
-        scores={cell: scores | _sharpest(found[cell]) for cell, scores in results.last_scores(list(cells)).items()},
+        scores={
+            cell: scores | _nulls(found[cell], results.headline)
+            for cell, scores in results.last_scores(list(cells)).items()
+        },
         shares={cell: shares for cell, each in found.items() if (shares := _shares(each.paths.spectra))},
         dynamics={cell: movement for cell, each in found.items() if (movement := leading(each.dynamics))},
         costs={
@@ -77,9 +79,9 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
     )
 
 
-def _sharpest(results: CellResults) -> dict[str, Floats]:
-    sharpest = results.sharpest_base()
-    return {} if sharpest is None else {SHARPEST_BASE: sharpest[1]}
+def _nulls(results: CellResults, decoding: str) -> dict[str, Floats]:
+    found = {SHARPEST_BASE: results.sharpest_base(), STRONGEST_NULL: results.strongest_null(decoding)}
+    return {name: null[1] for name, null in found.items() if null is not None}
 
 
 def of_rounding_table(table: pd.DataFrame) -> dict[str, Floats]:

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from rlstride.stats.intervals import paired_difference_interval
-from rlstride.tables.results import CellResults
+from rlstride.stats.intervals import paired_difference_interval, recovered_gain_interval
+from rlstride.tables.results import CellResults, finite
 
 COMPARED = ("base", "frozen", "full")
 
@@ -15,8 +15,9 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
         decoding, n, samples; the accuracy of base, frozen and full on test problems, each with its 95 % interval
         (``base_low``, ``base_high``, ...); ``gain``, the full run's accuracy less the frozen control's on the same
         problems, with its interval; ``learns``, whether that interval lies above 0; the same of the run over the base
-        at its best decoding: what the base has by itself, if it is only drawn from more narrowly; ``stalled``, why the
-        run learnt nothing. Empty where the cell was not scored; what was not scored is missing.
+        at its best decoding: what the base has by itself, if it is only drawn from more narrowly; ``null``, the way of
+        asking the base that scores best without training, and what it keeps of the run's gain over the base;
+        ``stalled``, why the run learnt nothing. Empty where the cell was not scored; what was not scored is missing.
     """
     if results.accuracy.empty:
         return pd.DataFrame()
@@ -33,9 +34,13 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
         if {"frozen", "full"} <= set(scores):
             gain = paired_difference_interval(scores["full"], scores["frozen"])
             row |= gain.columns("gain") | {"learns": gain.low > 0}
+        null = results.strongest_null(str(decoding))
+        if null is not None and {"base", "full"} <= set(scores):
+            kept = recovered_gain_interval(null[1], scores["base"], scores["full"])
+            row |= {"null": null[0], "null_accuracy": float(null[1].mean())} | kept.columns("null_keeps")
         if sharpest is not None:
             row |= {"sharpest": sharpest[0], "sharpest_base": float(sharpest[1].mean())}
             if "full" in scores:
                 row |= paired_difference_interval(scores["full"], sharpest[1]).columns("over_sharpest")
         rows.append(row | {"stalled": manifest.stalled if manifest else None})
-    return pd.DataFrame(rows)
+    return finite(pd.DataFrame(rows))

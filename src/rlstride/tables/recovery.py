@@ -15,7 +15,7 @@ _CONTROL = "rank_1_random"
 
 
 def recovery_table(results: StudyResults) -> pd.DataFrame:
-    """One row for each pool of cells and edited model, at the headline decoding and the runs' last step.
+    """One row for each pool of cells and edited model or null, at the headline decoding and the runs' last step.
 
     Returns:
         pool (``rl``, ``algorithm``, ``model`` or ``supervised``), of (its name), variant, decoding, cells; then with
@@ -27,7 +27,7 @@ def recovery_table(results: StudyResults) -> pd.DataFrame:
     scores = results.last_scores(study.cells)
     rows = []
     for pool, name, cells in pools(study):
-        for variant in study.spec.ablation.variants:
+        for variant in [*study.spec.ablation.variants, *study.spec.nulls.asked]:
             found = having({cell: scores[cell] for cell in cells}, variant, "base", "full")
             if found:
                 row = {"pool": pool, "of": name, "variant": variant, "decoding": decoding, "cells": len(found)}

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rlstride.arrays import Floats
+from rlstride.config.nulls import NULL_VARIANTS
 from rlstride.config.study_file import StudyFile
 from rlstride.evaluation.score_tables import asked_drift, asked_edits, problems_file, read_table
 from rlstride.ledger import read_ledger
@@ -19,6 +20,9 @@ from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import rounding_steps
 from rlstride.study.study import Cell, Study
 from rlstride.trajectory.manifest import Manifest, read_manifest
+
+SHARPEST_BASE = "sharpest_base"  # among the variants of a cell: the base at its best decoding
+STRONGEST_NULL = "strongest_null"  # the base in whichever way scores best without training
 
 
 @dataclass(frozen=True)
@@ -49,16 +53,22 @@ class CellResults:
         """Rows on test problems of the edited models that the study asks for, and of the full run at their steps."""
         return asked_edits(read_table(self.paths.ablation), self._spec)
 
+    @cached_property
+    def nulls(self) -> pd.DataFrame:
+        """Rows on test problems of the base of the cell's model, asked in the study's other ways."""
+        return _asked_nulls(read_table(self.paths.nulls), self._spec)
+
     @property
     def tests(self) -> pd.DataFrame:
-        """Both of these."""
-        return _together(self.accuracy, self.edits)
+        """All of these."""
+        return _together(self.accuracy, self.nulls, self.edits)
 
     @cached_property
     def scores(self) -> dict[tuple[str, int, str], Floats]:
         """Scores on the test problems, (problems,), by variant, step and decoding."""
-        accuracy, edits = (read_table(problems_file(file)) for file in (self.paths.accuracy, self.paths.ablation))
-        frame = _together(accuracy, asked_edits(edits, self._spec))
+        files = (self.paths.accuracy, self.paths.nulls, self.paths.ablation)
+        accuracy, nulls, edits = (read_table(problems_file(file)) for file in files)
+        frame = _together(accuracy, _asked_nulls(nulls, self._spec), asked_edits(edits, self._spec))
         if frame.empty:
             return {}
         frame = frame[frame["score"].notna()].sort_values("problem")
@@ -74,6 +84,18 @@ class CellResults:
     def sharpest_base(self) -> tuple[str, Floats] | None:
         """The base at the decoding at which it scores best, and its scores: what sharpening alone would give a run."""
         found = {name: each for (variant, _, name), each in self.scores.items() if variant == "base"}
+        return max(found.items(), key=lambda each: float(each[1].mean())) if found else None
+
+    def strongest_null(self, decoding: str) -> tuple[str, Floats] | None:
+        """What the base scores without training, in whichever way it scores best at a decoding, and the scores.
+
+        Of the base at its best decoding (sharpest_base), and asked in the study's other ways. Chosen on the test
+        problems, in the null's favour.
+        """
+        sharpest, at = self.sharpest_base(), self.last_scores(decoding)
+        found = {name: at[name] for name in NULL_VARIANTS if name in at}
+        if sharpest is not None:
+            found[SHARPEST_BASE] = sharpest[1]
         return max(found.items(), key=lambda each: float(each[1].mean())) if found else None
 
     def scores_at(self, step: int, decoding: str) -> dict[str, Floats]:
@@ -153,6 +175,11 @@ class StudyResults:
     def last_scores(self, cells: list[Cell]) -> dict[Cell, dict[str, Floats]]:
         """Test scores by cell and variant at the headline decoding; a cell that was not scored has none."""
         return {cell: self.of(cell).last_scores(self.headline) for cell in cells}
+
+
+def _asked_nulls(nulls: pd.DataFrame, spec: StudyFile | None) -> pd.DataFrame:
+    """The rows of what was reported of a base, not of the looks on validation problems."""
+    return nulls if nulls.empty else nulls[nulls["variant"].isin(NULL_VARIANTS if spec is None else spec.nulls.asked)]
 
 
 def _together(*frames: pd.DataFrame) -> pd.DataFrame:

@@ -55,7 +55,8 @@ def _jumps(study: Study) -> Mapping[str, Any]:
     return {**_headline(study), "jumps": study.spec.extrapolation.model_dump(mode="json")["jumps"]}
 
 
-_TESTS = ("accuracy", "ablation")
+_SCORES = ("accuracy", "nulls")
+_TESTS = (*_SCORES, "ablation")
 
 _ALL = (
     Table(
@@ -83,11 +84,17 @@ _ALL = (
             "sharpest": "The decoding at which the base scores best.",
             "sharpest_base": "Accuracy of the base at that decoding: what sharpening alone gives.",
             **interval("over_sharpest", "full less that, on the same problems."),
+            "null": "How the untrained base scores best: at its best decoding (sharpest_base), or at this one, asked "
+            "in another of the study's ways (forced_format, best_prompt, few_shot).",
+            "null_accuracy": "Accuracy of the base asked so.",
+            **interval(
+                "null_keeps", "Share of full less base that this null reaches; no ends where that is not told from 0."
+            ),
             "stalled": "Why the run learnt nothing: constant reward (of all rollouts of its first steps), or unmoved "
             "(the last step's weights are the base's); empty where it may have.",
         },
         "learning:learning_rows",
-        reads=("accuracy",),
+        reads=_SCORES,
         order=("decoding",),
         with_learning_rate=True,
     ),

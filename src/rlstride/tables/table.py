@@ -10,7 +10,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from rlstride.study.asks import always, has_edits
+from rlstride.study.asks import always, has_edits, has_nulls
 from rlstride.study.paths import study_paths
 from rlstride.study.study import Cell, Study
 
@@ -79,5 +79,6 @@ class Table:
     def inputs(self, study: Study) -> list[Path]:
         """The files of the cells that it is made from."""
         paths, cells = study_paths(study), self.cells(study)
-        skipped = () if has_edits(study) else ("ablation",)
-        return [getattr(paths.cell(cell), part) for part in self.reads if part not in skipped for cell in cells]
+        left_out = {"ablation": not has_edits(study), "nulls": not has_nulls(study)}
+        parts = [part for part in self.reads if not left_out.get(part)]
+        return list(dict.fromkeys(getattr(paths.cell(cell), part) for part in parts for cell in cells))

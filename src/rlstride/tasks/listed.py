@@ -108,7 +108,7 @@ class ListedTask(ABC):
     def solution(self, problem: Problem) -> str:
         found = self._solution(self.row_of(problem).columns)
         if found is None:
-            raise RequestError(f"{self.where}: solution: supervised runs need one; state a template")
+            raise RequestError(f"{self.where}: solution: supervised runs and examples need one; state a template")
         return found
 
     def format_of(self, completion: str) -> str:

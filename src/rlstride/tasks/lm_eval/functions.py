@@ -46,15 +46,20 @@ def every_sample(responses: Sequence[Sequence[str]], documents: Sequence[Mapping
     return [list(completions) for completions in responses]
 
 
-def score(document: Mapping[str, Any], results: Sequence[Sequence[str]]) -> dict[str, float]:
+def score(document: Mapping[str, Any], results: Sequence[Sequence[str]], begins: str = "") -> dict[str, float]:
     """The verifier's verdict on a problem's completions: the mean of its n samples (avg@n).
+
+    Args:
+        document: a row of :func:`problems`.
+        results: the completions, in a list of one.
+        begins: what stood in the prompt of each completion's beginning.
 
     Returns:
         accuracy, and whatever the task measures of a completion.
     """
     task = _task(document["name"], document["spec"])
     problem = Problem(document["prompt"], document["answer"])
-    (completions,) = results
+    completions = [begins + completion for completion in results[0]]
     verdicts = [task.verify(problem, completion) for completion in completions]
     return {
         "accuracy": sum(verdicts) / len(completions),
