@@ -1,10 +1,14 @@
 """Generation that does what it is asked to: a published model's own defaults for chatting stay out of it."""
 
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
-from transformers import GenerationConfig
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 
 @contextmanager
@@ -46,6 +50,79 @@ def generate_as_asked(trainer: Any) -> None:
             return draw(*arguments, **options)
 
     trainer._generate_single_turn = draw_as_asked
+
+
+@contextmanager
+def generating(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
+    """Inside, ``model.generate`` is another function."""
+    before = vars(model).get("generate")
+    model.generate = generate
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.generate  # the instance's: the class's is back
+        else:
+            model.generate = before
+
+
+def stop_rollouts(trainer: Any, stops: Sequence[str]) -> None:
+    """Has a TRL trainer end its rollouts at the first of some texts, as at the end token; all that follows is cut.
+
+    Args:
+        trainer: one that draws nothing, such as SFT's, stays as it is.
+        stops: texts; none leaves the trainer as it is.
+    """
+    if not stops or not hasattr(trainer, "_generate_single_turn"):
+        return
+    draw, models = trainer._generate_single_turn, [trainer.model, getattr(trainer, "teacher_model", None)]
+    tokenizer = trainer.processing_class
+
+    def draw_to_stop(*arguments: Any, **options: Any) -> Any:
+        with ExitStack() as stack:
+            for model in filter(None, models):
+                own = trainer.accelerator.unwrap_model(model)
+                stack.enter_context(generating(own, partial(_generate_to_stop, own.generate, tokenizer, stops)))
+            drawn = draw(*arguments, **options)
+        if not isinstance(drawn, tuple):  # of distillation
+            return [ids[: tokens_to_stop(tokenizer, ids, stops)] for ids in drawn]
+        rows, logps = drawn
+        sizes = [tokens_to_stop(tokenizer, ids, stops) for ids in rows]
+        cut = [ids[:size] for ids, size in zip(rows, sizes, strict=True)]
+        return cut, logps and [row[:size] for row, size in zip(logps, sizes, strict=True)]
+
+    trainer._generate_single_turn = draw_to_stop
+
+
+class _Stops(StoppingCriteria):
+    """Ends the completions in which one of some texts stands; transformers' own fails with small vocabularies."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[str], prompt: int) -> None:
+        self._tokenizer, self._stops, self._prompt = tokenizer, stops, prompt
+        self._recent = max(map(len, stops)) + 1  # tokens: at least one character each, and the last may write several
+
+    def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:
+        recent = input_ids[:, max(self._prompt, input_ids.shape[1] - self._recent) :]
+        texts = self._tokenizer.batch_decode(recent, skip_special_tokens=True)
+        ended = [any(stop in text for stop in self._stops) for text in texts]
+        return torch.tensor(ended, device=input_ids.device)
+
+
+def _generate_to_stop(
+    generate: Callable[..., Any], tokenizer: Any, stops: Sequence[str], input_ids: Tensor, **options: Any
+) -> Any:
+    criteria = StoppingCriteriaList([_Stops(tokenizer, stops, input_ids.shape[1])])
+    return generate(input_ids=input_ids, stopping_criteria=criteria, **options)
+
+
+def tokens_to_stop(tokenizer: Any, tokens: Sequence[int], stops: Sequence[str]) -> int:
+    """How many tokens of a completion write the first of some texts in it, and what is before; all where none is."""
+
+    def stands(size: int) -> bool:
+        text = tokenizer.decode(list(tokens[:size]), skip_special_tokens=True)
+        return any(stop in text for stop in stops)
+
+    return 1 + bisect_left(range(1, len(tokens)), True, key=stands) if len(tokens) else 0
 
 
 def settled_sampling(options: dict[str, Any]) -> dict[str, Any]:

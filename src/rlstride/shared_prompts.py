@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
+from rlstride.generation import generating
+
 
 @torch.no_grad()
 def read_once(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Cache | None:
@@ -82,11 +84,8 @@ def share_prompts(trainer: Any) -> None:
             ids: Tensor = generate(input_ids=input_ids, attention_mask=attention_mask, **going_on, **rest)
             return ids
 
-        model.generate = generate_from_shared
-        try:
+        with generating(model, generate_from_shared):
             return draw(*arguments, **options)
-        finally:
-            del model.generate
 
     trainer._get_per_token_logps_and_entropies = log_probabilities
     trainer._generate_single_turn = draw_from_shared

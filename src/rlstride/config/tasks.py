@@ -1,7 +1,7 @@
 """The entries of tasks.yaml, key by key: one class for each kind of task."""
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -125,6 +125,7 @@ class RowsSection(TaskSection):
     if TYPE_CHECKING:
         verifier: str
         pattern: str | None
+        stop: list[str]
         max_prompt_tokens: int
         max_completion_tokens: int
 
@@ -185,6 +186,12 @@ class DatasetSpec(RowsSection):
     )
     max_prompt_tokens: int = Field(default=512, ge=1, description="Tokens of the longest prompt.")
     max_completion_tokens: int = Field(default=256, ge=1, description="Tokens of a completion, its end included.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        exclude_if=left_out_at([]),
+        description="Texts that end a completion as the end token does, and are no part of it: for models that go on "
+        'writing, such as ["\\n\\n"].',
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> "DatasetSpec":
@@ -245,6 +252,12 @@ class ReasoningGymSpec(RowsSection):
     )
     max_prompt_tokens: int = Field(default=512, ge=1, description="Tokens of the longest prompt.")
     max_completion_tokens: int = Field(default=256, ge=1, description="Tokens of a completion, its end included.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        exclude_if=left_out_at([]),
+        description="Texts that end a completion as the end token does, and are no part of it: for models that go on "
+        'writing, such as ["\\n\\n"].',
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> "ReasoningGymSpec":

@@ -28,6 +28,7 @@ from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
 from rlstride.tasks.asking import AS_TRAINED, Asking, restricted
 from rlstride.tasks.lm_eval import FOLDER, lm_eval_name
 from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, PROBLEM_SEED, config_of, score
+from rlstride.tasks.problems import stops_of
 from rlstride.tasks.rendering import Render, renderer
 
 _Z95 = 1.959964
@@ -69,7 +70,7 @@ class StudyBenchmark:
             raise RequestError(f"--split: models are scored on {' or '.join(problems)} problems, not on {split!r}")
         task = build_task(study.spec.task, study.task)
         self.scorer: Literal["sampled", "exact"] = evaluation.scorer
-        self._max_tokens = task.max_completion_tokens
+        self._max_tokens, self._stops = task.max_completion_tokens, stops_of(task)
         self.metadata = {
             "name": study.spec.task,
             "spec": study.task.model_dump(mode="json"),
@@ -131,6 +132,7 @@ class StudyBenchmark:
             [each.right for each in self._listed],
             temperatures=[decoding.temperature for decoding in decodings],
             max_tokens=self._max_tokens,
+            stops=self._stops,
         )
         seconds = (time.monotonic() - started) / len(decodings)
         return [
@@ -148,7 +150,7 @@ class StudyBenchmark:
         """
         if self.scorer == "exact":
             return self._score_exactly(lm, model, [decoding], with_texts)[0]
-        self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens))
+        self._task.set_config("generation_kwargs", generation_options(decoding, self._max_tokens, self._stops))
         self._task.set_config("repeats", decoding.samples)
         render = self._render(lm, model)
         self._task.set_config("doc_to_text", lambda document: render(document["prompt"]))
@@ -233,9 +235,9 @@ def _further(metrics: Mapping[str, Any]) -> dict[str, float | str]:
     return {name: float(metrics[key]) for name, key in own.items() if name != "accuracy" and _is_metric(key)}
 
 
-def generation_options(decoding: Decoding, max_tokens: int) -> dict[str, Any]:
-    """A decoding as lm-eval's generation_kwargs: the whole distribution, until the end-of-sequence token."""
-    options: dict[str, Any] = {"until": [], "max_gen_toks": max_tokens, "do_sample": decoding.temperature > 0}
+def generation_options(decoding: Decoding, max_tokens: int, stops: Sequence[str] = ()) -> dict[str, Any]:
+    """A decoding as lm-eval's generation_kwargs: the whole distribution, until the end token or one of some texts."""
+    options: dict[str, Any] = {"until": list(stops), "max_gen_toks": max_tokens, "do_sample": decoding.temperature > 0}
     if decoding.temperature > 0:
         options |= {"temperature": decoding.temperature, "top_p": 1.0, "top_k": 0}
     return options

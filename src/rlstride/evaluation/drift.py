@@ -31,7 +31,7 @@ from rlstride.stats.intervals import Interval, paired_difference_interval
 from rlstride.study.study import Cell, Study
 from rlstride.tasks import Problem, Task, build_task, draw_problems
 from rlstride.tasks.lm_eval.functions import PROBLEM_SEED
-from rlstride.tasks.problems import mean_metrics
+from rlstride.tasks.problems import mean_metrics, stops_of
 from rlstride.tasks.rendering import renderer
 from rlstride.trajectory.store import Trajectory
 
@@ -65,12 +65,14 @@ class Prompts:
         chat: how the model is spoken to.
         temperature: of the headline decoding.
         max_tokens: of a completion, the end-of-sequence token included.
+        stops: texts that end a completion.
     """
 
     problems: list[Problem]
     temperature: float
     max_tokens: int
     chat: Chat | None = None
+    stops: Sequence[str] = ()
 
     @property
     def families(self) -> list[str]:
@@ -81,7 +83,8 @@ class Prompts:
         """A completion of each problem; the same ones for the same seed."""
         torch.manual_seed(seed)
         render = renderer(lm.tokenizer, self.chat)
-        return lm.sample([render(problem.prompt) for problem in self.problems], self.temperature, self.max_tokens)
+        prompts = [render(problem.prompt) for problem in self.problems]
+        return lm.sample(prompts, self.temperature, self.max_tokens, self.stops)
 
 
 def write_drift(
@@ -330,7 +333,7 @@ def _prompts(study: Study, task: Task, count: int, chat: Chat | None) -> Prompts
             f"{study.path}: evaluation.headline: {headline} is greedy, but drift is measured on drawn completions"
         )
     drawn = draw_problems(task, "validation", count, seed=PROBLEM_SEED)
-    return Prompts(drawn, temperature, task.max_completion_tokens, chat)
+    return Prompts(drawn, temperature, task.max_completion_tokens, chat, stops_of(task))
 
 
 def _candidates(

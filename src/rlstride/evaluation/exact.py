@@ -22,6 +22,7 @@ from rlstride.evaluation.lm import CountingHFLM
 from rlstride.evaluation.spellings import RightTexts, Spellings
 
 TOLERANCE = 1e-4  # of a problem's probability: less is not worth another forward pass
+_SHARE_TOLERANCE = 1e-3  # where many texts are right, each has rarer ways to be written
 _ROUNDS = 8  # of forward passes at most: a model that never ends would take as many as it has tokens
 _PATHS = 32  # of one problem in a round
 _SHORTEST_OPENING = 8  # tokens
@@ -52,11 +53,12 @@ def right_probabilities(
     temperatures: Sequence[float],
     max_tokens: int,
     tolerance: float = TOLERANCE,
+    stops: Sequence[str] = (),
 ) -> RightProbabilities:
     """The probability of a right completion of each prompt, at several temperatures.
 
     A completion ends with any of the model's end tokens, or after ``max_tokens`` tokens without one; special tokens in
-    it are not read, and it is cut where it spells the end token's text: as in scoring by sampling.
+    it are not read, and it is cut where it spells the end token's text, or one of ``stops``: as in scoring by sampling.
 
     Args:
         lm: the model.
@@ -65,15 +67,16 @@ def right_probabilities(
         temperatures: 0 is greedy decoding: the probability is then 1 or 0.
         max_tokens: of a completion, the end token included.
         tolerance: how likely what is left unlisted may be, of each problem.
+        stops: further texts that end a completion.
 
     Raises:
         RequestError: a right completion is written by no whole tokens.
     """
     spellings = lm.spellings
-    stops = [lm.tok_decode(lm.eot_token_id, skip_special_tokens=False)]
+    ends = [lm.tok_decode(lm.eot_token_id, skip_special_tokens=False), *stops]
     encoded = lm.prompt_tokens(prompts, max_tokens)
     searches = [
-        _Search(prompt, RightTexts(texts, stops, spellings), spellings, max_tokens, len(temperatures))
+        _Search(prompt, RightTexts(texts, ends, spellings), spellings, max_tokens, len(temperatures))
         for prompt, texts in zip(encoded, right, strict=True)
     ]
     for _ in range(_ROUNDS):
@@ -97,19 +100,20 @@ def right_shares(
     among: Sequence[str],
     temperatures: Sequence[float],
     max_tokens: int,
+    stops: Sequence[str] = (),
 ) -> RightProbabilities:
     """The same, given that the completion is right or one of some others: as if all else were drawn again.
 
     Args:
-        lm, prompts, right, temperatures, max_tokens: as for :func:`right_probabilities`. At temperature 0 the likeliest
-            of these completions is given, by their probabilities at temperature 1.
+        lm, prompts, right, temperatures, max_tokens, stops: as for :func:`right_probabilities`. At temperature 0 the
+            likeliest of these completions is given, by their probabilities at temperature 1.
         among: the other completions that count.
 
     Raises:
         RequestError: a completion is written by no whole tokens.
     """
     allowed = [[*texts, *among] for texts in right]
-    found = right_probabilities(lm, prompts, allowed, [*temperatures, 1.0], max_tokens)
+    found = right_probabilities(lm, prompts, allowed, [*temperatures, 1.0], max_tokens, _SHARE_TOLERANCE, stops)
     shares = [_shares(each, texts, temperatures) for each, texts in zip(found.by_text, right, strict=True)]
     by_text = [dict(zip(texts, each, strict=True)) for texts, each in zip(right, shares, strict=True)]
     total = np.where(found.listed > 0, found.listed, 1.0)[:, :-1]

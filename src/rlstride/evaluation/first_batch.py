@@ -12,6 +12,7 @@ from rlstride.evaluation.models import parse_models
 from rlstride.study.paths import base_folder, required_base, source_folder
 from rlstride.study.study import Study
 from rlstride.tasks import build_task, training_problems
+from rlstride.tasks.problems import stops_of
 from rlstride.tasks.rendering import renderer
 
 
@@ -37,7 +38,7 @@ def first_batch(study: Study, model: str, problems: int, *, device: str = "cpu")
     render = renderer(lm.tokenizer, study.chat(model))
     prompts = [render(problem.prompt) for problem in drawn]
     longest = training.max_completion_tokens or task.max_completion_tokens
-    completions = lm.sample(prompts, training.temperature, longest)
+    completions = lm.sample(prompts, training.temperature, longest, stops_of(task))
     for problem, prompt, completion in zip(drawn, prompts, completions, strict=True):
         text = str(lm.tokenizer.decode(completion.tokens, skip_special_tokens=True))
         yield {

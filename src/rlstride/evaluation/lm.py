@@ -16,7 +16,7 @@ from rlstride.errors import RequestError, first_line
 from rlstride.evaluation.contrast import Contrast, ContrastProcessor
 from rlstride.evaluation.models import Candidate
 from rlstride.evaluation.spellings import Spellings
-from rlstride.generation import asked_generation, settled_sampling
+from rlstride.generation import asked_generation, settled_sampling, tokens_to_stop
 from rlstride.progress import quiet
 from rlstride.shared_prompts import read_once
 from rlstride.trajectory.architecture import build_model
@@ -111,13 +111,16 @@ class CountingHFLM(HFLM):
         """What its tokens write; models whose weights are exchanged share it."""
         return Spellings(self.tokenizer, self.model.get_output_embeddings().weight.shape[0], self._end_tokens())
 
-    def sample(self, prompts: Sequence[str], temperature: float, max_tokens: int) -> list[Completion]:
+    def sample(
+        self, prompts: Sequence[str], temperature: float, max_tokens: int, stops: Sequence[str] = ()
+    ) -> list[Completion]:
         """One completion for each prompt, drawn as :meth:`generate_until` does, from the whole distribution.
 
         Args:
             prompts: at least one.
             temperature: above 0.
             max_tokens: of a completion, the end token included.
+            stops: texts that end a completion; their tokens are a part of it, as an end token is.
         """
         at_once = self._drawn_at_once if isinstance(self._drawn_at_once, int) else _GPU_BATCH
         found = []
@@ -129,17 +132,17 @@ class CountingHFLM(HFLM):
                 context,
                 attention_mask=mask.to(self.device),
                 max_length=context.shape[1] + max_tokens,
-                stop=[self.tok_decode(self.eot_token_id, skip_special_tokens=False)],
+                stop=[self.tok_decode(self.eot_token_id, skip_special_tokens=False), *stops],
                 do_sample=True,
                 temperature=temperature,
                 top_p=1.0,
                 top_k=0,
             )[:, context.shape[1] :].cpu()  # (B, T)
             over = already_over(drawn, self._end_tokens())
-            found += [
-                Completion(prompt[kept.bool()].tolist(), tokens[~past].tolist())
-                for prompt, kept, tokens, past in zip(ids, mask, drawn, over, strict=True)
-            ]
+            for prompt, kept, tokens, past in zip(ids, mask, drawn, over, strict=True):
+                written = tokens[~past].tolist()
+                size = tokens_to_stop(self.tokenizer, written, stops) if stops else len(written)
+                found.append(Completion(prompt[kept.bool()].tolist(), written[:size]))
         return found
 
     def _model_generate(self, context: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:

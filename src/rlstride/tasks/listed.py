@@ -11,7 +11,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from rlstride.errors import RequestError, first_line
 from rlstride.tasks.math_answers import MathVerifier
-from rlstride.tasks.problems import Problem, Split
+from rlstride.tasks.problems import Problem, Split, cut
 from rlstride.tasks.verifiers import Verifier
 
 PRECEDENCE: tuple[Split, ...] = ("test", "validation", "train")  # a prompt of several splits stays in the first
@@ -25,6 +25,11 @@ class ListedSpec(Protocol):
     @property
     def solution(self) -> str | None:
         """The template of a right completion."""
+        ...
+
+    @property
+    def stop(self) -> list[str]:
+        """Texts that end a completion."""
         ...
 
     @property
@@ -86,6 +91,11 @@ class ListedTask(ABC):
         return self.spec.max_completion_tokens
 
     @property
+    def stop(self) -> list[str]:
+        """Texts that end a completion; the verifier never sees them, nor what comes after."""
+        return self.spec.stop
+
+    @property
     def formats(self) -> tuple[str, ...]:
         return ()
 
@@ -119,16 +129,16 @@ class ListedTask(ABC):
         return problem.answer
 
     def extract_answer(self, completion: str) -> str | None:
-        return self.verifier.extract(completion)
+        return self.verifier.extract(cut(completion, self.stop))
 
     def verify(self, problem: Problem, completion: str) -> bool:
-        return self.verifier.accepts(completion, self.expected(problem))
+        return self.verifier.accepts(cut(completion, self.stop), self.expected(problem))
 
     def right_completions(self, problem: Problem) -> Sequence[str] | None:
         return None if self.verifier.right is None else self.verifier.right(self.expected(problem))
 
     def measure(self, problem: Problem, completion: str) -> dict[str, float]:
-        return self.verifier.figures(completion, self.expected(problem))
+        return self.verifier.figures(cut(completion, self.stop), self.expected(problem))
 
     def row_of(self, problem: Problem) -> Row:
         """The row that a problem is made of.

@@ -97,6 +97,16 @@ class Task(Protocol):
         ...
 
 
+def stops_of(task: Task) -> list[str]:
+    """Texts that end a completion as the end token does; a task that knows of none has none."""
+    return list(getattr(task, "stop", ()))
+
+
+def cut(completion: str, stops: Sequence[str]) -> str:
+    """A completion up to the first of some texts."""
+    return completion[: min((place for stop in stops if (place := completion.find(stop)) >= 0), default=None)]
+
+
 def formats_of(task: Task, completion: str) -> dict[str, float]:
     """format_NAME: 1 for the solution format that a completion is written in, 0 for the others."""
     found = task.format_of(completion)

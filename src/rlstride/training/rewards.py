@@ -1,8 +1,9 @@
 """The terms of the reward, as functions in TRL's form, and their weights."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from pkgutil import resolve_name
 from typing import Any
 
@@ -12,6 +13,7 @@ from trl.trainer.utils import get_callable_name
 from rlstride.config.rewards import Rewards
 from rlstride.errors import RequestError
 from rlstride.tasks import Problem, Task
+from rlstride.tasks.problems import cut, stops_of
 
 Reward = Callable[..., list[float]]
 
@@ -46,7 +48,9 @@ def reward_terms(task: Task, rewards: Rewards, longest: int) -> list[RewardTerm]
                 f"most {longest}"
             )
         terms.append(RewardTerm(get_soft_overlong_punishment(longest, buffer), rewards.overlong.weight))
-    return terms + [RewardTerm(_function(name), weight) for name, weight in rewards.functions.items()]
+    terms += [RewardTerm(_function(name), weight) for name, weight in rewards.functions.items()]
+    stops = stops_of(task)
+    return [RewardTerm(cut_reward(term.function, stops), term.weight) for term in terms] if stops else terms
 
 
 def verifier_reward(task: Task) -> Reward:
@@ -73,6 +77,16 @@ def format_reward(pattern: str) -> Reward:
         return [float(expected.fullmatch(completion) is not None) for completion in completions]
 
     return format_matched
+
+
+def cut_reward(reward: Reward, stops: Sequence[str]) -> Reward:
+    """The same function of completions without the texts that ended them."""
+
+    @wraps(reward)
+    def of_cut(completions: list[str], **columns: Any) -> list[float]:
+        return reward(completions=[cut(completion, stops) for completion in completions], **columns)
+
+    return of_cut
 
 
 def _function(name: str) -> Reward:

@@ -15,6 +15,7 @@ from rlstride.config.training import VLLM, Generation, Training
 from rlstride.errors import RequestError
 from rlstride.extras import require
 from rlstride.tasks import Task, training_problems
+from rlstride.tasks.problems import stops_of
 from rlstride.tasks.rendering import Render, renderer
 from rlstride.training.adapters import peft_config
 from rlstride.training.rewards import Reward, RewardTerm, reward_terms
@@ -209,7 +210,8 @@ def sampling_arguments(run: Run[A], generation: Generation | None = None) -> dic
     if generation == "hf":
         return arguments
     require("vllm")
-    return arguments | vllm_arguments(training)
+    stops = {"generation_kwargs": {"stop": stops}} if (stops := stops_of(run.task)) else {}
+    return arguments | vllm_arguments(training) | stops
 
 
 def vllm_arguments(training: Training) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from datasets import Dataset
 
 from rlstride.config.study_file import TasksFile
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
-from rlstride.tasks.problems import mean_metrics
+from rlstride.tasks.problems import mean_metrics, stops_of
 
 EVERY_SAMPLE = "every_sample"  # the filter's name
 PROBLEM_SEED = 0  # fixed: every model of every study on a task answers the same problems in the same order
@@ -84,7 +84,7 @@ def config_of(name: str, task: Task) -> dict[str, Any]:
         "doc_to_target": "answer",
         "target_delimiter": "",
         "num_fewshot": 0,
-        "generation_kwargs": {"until": [], "max_gen_toks": task.max_completion_tokens, "do_sample": False},
+        "generation_kwargs": {"until": stops_of(task), "max_gen_toks": task.max_completion_tokens, "do_sample": False},
         "repeats": 1,
         "filter_list": [{"name": EVERY_SAMPLE, "filter": [{"function": "custom", "filter_fn": every_sample}]}],
         "process_results": score,
