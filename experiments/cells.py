@@ -5,6 +5,9 @@
 For studies whose trajectories do not fit on the disk: 15 kept steps of 134.5 M parameters are 8 GB a run. A run that is
 measured keeps its last step alone; tables and report need no more. Runs that are measured already are left as they
 are, so that the same command goes on after it was stopped. When all are done, `snakemake` makes tables and report.
+
+With --keep FOLDER, what tables are made from is copied there too, without weights: a study that takes days, or several
+machines, comes together in one folder. `rlstride collect`, `judge` and `report` make tables and report of it.
 """
 
 import argparse
@@ -14,8 +17,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from rlstride.study.load import load_study
-from rlstride.study.paths import CellPaths, study_paths
+from rlstride.study.paths import CellPaths, StudyPaths, study_paths
 from rlstride.study.plan import kept_steps, step_folder
 from rlstride.study.study import Cell, Study
 
@@ -24,11 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--study", type=Path, required=True, metavar="FILE")
     parser.add_argument("--cores", type=int, default=2, metavar="N", help="runs at a time, a core for each (default 2)")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="copy what was measured there, without weights")
     parser.add_argument("--most", type=int, metavar="N", help="stop after so many runs")
     options = parser.parse_args()
     study = load_study(options.study)
     paths = study_paths(study)
-    runs = [run for run in order_of(study) if not paths.cell(run).measured.is_file()][: options.most]
+    runs = [run for run in order_of(study) if not is_measured(paths, run, options.keep)][: options.most]
     for start in range(0, len(runs), options.cores):
         together = runs[start : start + options.cores]
         print(f"measures {', '.join(map(str, together))}", flush=True)
@@ -37,13 +43,21 @@ def main() -> None:
             sys.exit(status)
         for run in together:
             let_weights_go(paths.cell(run), study)
-    left = [run for run in order_of(study) if not paths.cell(run).measured.is_file()]
+            if options.keep:
+                keep(paths.cell(run), StudyPaths(options.keep).cell(run))
+    left = [run for run in order_of(study) if not is_measured(paths, run, options.keep)]
     print(f"{len(left)} of {len(order_of(study))} runs are left" if left else "all runs are measured")
 
 
 def order_of(study: Study) -> list[Cell]:
     """Controls first, as every cell is scored with them; then seed by seed, so that a part is a whole grid."""
     return study.control_cells + sorted(study.cells, key=lambda cell: cell.seed)
+
+
+def is_measured(paths: StudyPaths, run: Cell, kept: Path | None) -> bool:
+    """Whether all of a run's tables are there, or were kept."""
+    places = [paths, *([StudyPaths(kept)] if kept else [])]
+    return any(place.cell(run).measured.is_file() for place in places)
 
 
 def snakemake(study: Path, cores: int, targets: Sequence[str]) -> int:
@@ -57,6 +71,17 @@ def let_weights_go(paths: CellPaths, study: Study) -> None:
     """Removes all kept steps but the last."""
     for step in kept_steps(study.spec.training)[:-1]:
         shutil.rmtree(paths.trajectory / step_folder(step), ignore_errors=True)
+
+
+def keep(made: CellPaths, kept: CellPaths) -> None:
+    """Copies what a run measured, as small as it goes; what says that all is there comes last."""
+    for file in made.root.glob("*.parquet"):
+        kept.root.mkdir(parents=True, exist_ok=True)
+        pd.read_parquet(file).to_parquet(kept.root / file.name, index=False, compression="zstd", compression_level=19)
+    kept.trajectory.mkdir(exist_ok=True)
+    shutil.copy(made.manifest, kept.manifest)
+    shutil.copytree(made.ledger, kept.ledger, dirs_exist_ok=True)
+    kept.measured.touch()
 
 
 if __name__ == "__main__":
