@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 
 from rlstride.cli import main
 from rlstride.errors import RequestError
-from rlstride.evaluation.benchmark import averaged_samples
+from rlstride.evaluation.metrics import averaged_samples
 from rlstride.evaluation.prompting import parse_generation
 from rlstride.evaluation.score import score_on_lm_eval_tasks
 from rlstride.zoo.tokenizer import build_tokenizer

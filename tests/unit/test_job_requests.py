@@ -78,3 +78,12 @@ def test_gpus_are_asked_for_where_models_run_and_one_for_each_process_of_a_train
 def test_processes_of_a_model_that_the_study_lacks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="processes: 'large' is none of the models: big"):
         study(tmp_path, processes={"large": 2})
+
+
+def test_a_benchmarks_time_grows_with_models_problems_samples_and_tokens(tmp_path: Path) -> None:
+    drawn = {"task": "gsm8k", "samples": 16, "temperature": 0.6, "limit": 500, "max_tokens": 1000}
+    made = study(tmp_path, device="cuda", benchmarks=[drawn], controls=["frozen"])
+    # base, frozen and full on 500 problems, 16 samples of 2000 tokens: 48e6 tokens at 2 FLOP for each of 7e9 parameters
+    seconds = 48e6 * 2 * 7e9 / 2e14
+    asked = job_request(made, "evaluate_benchmarks", "big", "grpo")
+    assert (asked.runtime - 5, asked.gpu) == (pytest.approx(4 * seconds / 60, abs=2), 1)

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells
 
 from rlstride.errors import RequestError
+from rlstride.evaluation.score_tables import metrics_file
 from rlstride.study.load import resolved_yaml
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
@@ -116,6 +117,25 @@ def test_the_divergence_from_the_base_is_a_curve_of_the_cell(results: Path, stud
     last = 2 * (FEW["full"] - FEW["base"])
     assert run.data.metrics["drift/kl_to_base"] == points[-1].value == pytest.approx(last)
     assert run.data.metrics["drift/kl_from_base"] == pytest.approx(1.5 * last)
+
+
+def test_a_benchmarks_figures_are_metrics_of_the_models_that_it_is_about(results: Path, study: Study) -> None:
+    paths = StudyPaths(results).cell(study.cells[0])
+    about = {"task": "gsm8k", "decoding": "t0.6", "metric": "exact_match", "filter": "strict-match"}
+    ends = {"low": 0.1, "high": 0.5}
+    rows = [
+        {"variant": "full", "step": 24, **about, "measure": "avg@16", "value": 0.25, **ends},
+        {"variant": "full", "step": 24, **about, "measure": "pass@8", "value": 0.75, **ends},
+        {"variant": "rank_2", "step": 24, **about, "measure": "avg@16", "value": 0.2, **ends},  # scored nowhere else
+    ]
+    pd.DataFrame(rows).to_parquet(metrics_file(paths.benchmarks))
+    track(results, study, uri_of(results))
+    runs = runs_of(results)
+    place = "benchmark/gsm8k/t0.6/exact_match/strict-match"
+    full = runs["demo/tiny-llama/grpo/0/full"].data.metrics
+    assert (full[f"{place}/avg_16"], full[f"{place}/avg_16_low"], full[f"{place}/pass_8"]) == (0.25, 0.1, 0.75)
+    assert "accuracy/t1.0" in full
+    assert runs["demo/tiny-llama/grpo/0/rank_2"].data.metrics[f"{place}/avg_16"] == 0.2
 
 
 def test_tables_and_figures_are_artifacts_beside_the_database(results: Path, study: Study) -> None:

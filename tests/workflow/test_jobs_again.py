@@ -3,33 +3,22 @@
 from pathlib import Path
 
 import pytest
-import torch
 from pipeline import ROOT, SMOKE_STUDY, planned_jobs, snakemake, write_study
-from transformers import Qwen3Config, Qwen3ForCausalLM
-
-from rlstride.study.load import load_study
-from rlstride.tasks import build_task
-from rlstride.zoo.tokenizer import build_tokenizer
-from token_ids import token_ids
+from small_model import write_small_model
 
 pytestmark = pytest.mark.slow
 STAGES = {
     *("pretrain_base", "train_cell", "measure_spectra", "measure_dynamics", "measure_drift", "measure_rounding"),
     "measure_cell",
-    *("ablate_update", "extrapolate_trajectory", "evaluate_steps", "evaluate_variants", "evaluate_nulls"),
+    *("ablate_update", "extrapolate_trajectory", "evaluate_steps", "evaluate_variants"),
+    *("evaluate_benchmarks", "evaluate_nulls"),
 }
 
 
 @pytest.fixture
 def request_of_a_run(tmp_path: Path) -> list[str | Path]:
     """Every table of one run of eight steps, on a published model of random weights."""
-    published, results = tmp_path / "published", tmp_path / "results"
-    tokenizer = build_tokenizer(build_task("chain", load_study(SMOKE_STUDY).task).alphabet)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "max_position_embeddings": 64}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
-    torch.manual_seed(0)
-    Qwen3ForCausalLM(Qwen3Config(**token_ids(tokenizer), **sizes, **heads)).save_pretrained(published)
-    tokenizer.save_pretrained(published)
+    published, results = write_small_model(tmp_path / "published"), tmp_path / "results"
     study = write_study(
         tmp_path,
         SMOKE_STUDY,
@@ -44,6 +33,7 @@ def request_of_a_run(tmp_path: Path) -> list[str | Path]:
         nulls={"forced_format": ["T"]},
         extrapolation={"methods": ["last", "full_shrunk"], "windows": [0.5], "jumps": {}},
         evaluation={"test_problems": 8, "validation_problems": 8},
+        benchmarks=[{"task": "rlstride_chain", "limit": 8}],
         results=str(results),
     )
     model = results / "smoke" / "small"
@@ -63,7 +53,7 @@ def test_every_stage_runs_again_over_what_it_left(request_of_a_run: list[str | P
     again = [*request_of_a_run, "--forcerun", "pretrain_base"]
     assert set(planned_jobs(*again, folder=tmp_path)) == STAGES
     tables = {file: file.stat().st_mtime_ns for file in cell.glob("*.parquet")}
-    assert len(tables) >= 6
+    assert len(tables) >= 7
     second = snakemake(*again, folder=tmp_path, timeout=20 * 60)
     assert second.returncode == 0, second.stdout[-6000:] + second.stderr[-6000:]
     assert all(file.stat().st_mtime_ns > before for file, before in tables.items())

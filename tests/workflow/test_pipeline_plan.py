@@ -163,6 +163,22 @@ def test_bases_are_asked_in_other_ways_where_it_is_asked_for(tmp_path: Path) -> 
     assert asked["evaluate_nulls"] == MODELS
 
 
+def test_benchmarks_are_scored_where_they_are_asked_for_and_nothing_trains_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    study = write_study(tmp_path, benchmarks=["gsm8k"])
+    jobs = planned_jobs("--profile", ROOT / "profiles" / "local", "--configfile", study, folder=finished)
+    # its table, and what was spent
+    assert jobs == {"evaluate_benchmarks": CELLS, "measure_cell": CELLS, "collect_table": 2} | REPORT
+    alone = planned_jobs("results/demo/tables/benchmarks.csv", "--configfile", study, folder=tmp_path)
+    needed = {"pretrain_base": MODELS, "train_cell": RUNS, "evaluate_benchmarks": CELLS, "collect_table": 1}
+    assert alone == needed
+    predicted = {"task": "gsm8k", "models": ["base", "window_0.4_linear", "rank_1"]}
+    study = write_study(tmp_path, benchmarks=[predicted])
+    alone = planned_jobs("results/demo/tables/benchmarks.csv", "--configfile", study, folder=tmp_path)
+    assert alone == needed | {"evaluate_steps": CELLS, "extrapolate_trajectory": CELLS}
+
+
 def test_a_run_is_shrunk_once_whatever_the_windows(tmp_path: Path) -> None:
     methods = {"methods": ["last", "full_shrunk"], "windows": [0.2, 0.4]}
     done = snakemake("-n", "--configfile", write_study(tmp_path, extrapolation=methods), folder=tmp_path)

@@ -15,6 +15,8 @@ from rlstride.study.study import Cell
 from rlstride.study.paths import SOURCE_REPORT, base_folder, source_folder, study_paths
 from rlstride.study.plan import (
     asked_predictions,
+    benchmarked_edits,
+    benchmarked_models,
     drift_steps,
     edit_decodings,
     edited_steps,
@@ -104,6 +106,17 @@ def labelled_models(wildcards, input):
     steps = {prediction.variant: prediction.step for prediction in PREDICTIONS}
     models |= {f"{Path(folder).name}@{steps[Path(folder).name]}": folder for folder in input.predicted}
     return [f"{name}={folder}" for name, folder in models.items()]
+
+
+def benchmarked_jumps(wildcards):
+    """The trajectories of a cell's early stops, where a benchmark is about one of them."""
+    return jump_manifests(wildcards) if {planned.variant for planned in JUMPS.values()} & {*BENCHMARKED} else []
+
+
+def models_to_benchmark(wildcards, input):
+    """NAME@STEP=FOLDER for every model that a benchmark is about, and the trajectory, of whose last step edits are made."""
+    folders = [word for word in labelled_models(wildcards, input) if word.split("@")[0] in BENCHMARKED]
+    return folders + ([os.path.dirname(input.manifest)] if BENCHMARKED_EDITS else [])
 
 
 def steps_on_the_way(wildcards, input):

@@ -2,7 +2,8 @@
 #        model predicted from this one.
 # Makes: validation.parquet, all that methods may look at (the base and the kept steps, at the headline decoding), and
 #        accuracy.parquet, what is reported (every variant, at every decoding); nulls.parquet of each model, what its base
-#        scores if it is asked in other ways; beside each, its scores by problem.
+#        scores if it is asked in other ways; beside each, its scores by problem. Of a study with benchmarks also
+#        benchmarks.parquet, and every metric of theirs in benchmarks-metrics.parquet.
 
 
 rule evaluate_steps:
@@ -93,4 +94,40 @@ if STUDY.spec.nulls.asked:
             values=lambda wildcards: null_values(),  # a function: templates have braces
         shell:
             "rlstride nulls {params.folder:q} --study {params.study:q} --model {wildcards.model:q}"
+            " --device {params.device} --out {output.table:q} > {log:q} 2>&1"
+
+
+if STUDY.spec.benchmarks:
+
+    rule evaluate_benchmarks:
+        input:
+            manifest=CELL.manifest,
+            controls=control_manifests,
+            jumps=benchmarked_jumps,
+            predicted=[folder for folder in PREDICTED if Path(folder).name in BENCHMARKED],
+            files=[each.task for each in STUDY.spec.benchmarks if Path(each.task).is_file()],
+        output:
+            table=CELL.benchmarks,
+            metrics=CELL.benchmarks.with_name("benchmarks-metrics.parquet"),
+        log:
+            LOGS / "evaluate_benchmarks" / f"{CELL_NAME}.log",
+        benchmark:
+            BENCHMARKS / "evaluate_benchmarks" / f"{CELL_NAME}.tsv"
+        conda:
+            "../../envs/core.yaml"
+        threads: 1
+        resources:
+            mem_mb=requested("evaluate_benchmarks", "mem_mb"),
+            runtime=requested("evaluate_benchmarks", "runtime"),
+            gpu=requested("evaluate_benchmarks", "gpu"),
+            measuring=1,
+        params:
+            models=models_to_benchmark,
+            edits=f"--variants {','.join(BENCHMARKED_EDITS)}" if BENCHMARKED_EDITS else "",
+            cell="{model}/{algorithm}/{seed}",
+            study=PATHS.root / "study.yaml",
+            device=STUDY.spec.device,
+            values=leaf_values(benchmarks=[each.model_dump(mode="json") for each in STUDY.spec.benchmarks]),
+        shell:
+            "rlstride evaluate {params.models:q} {params.edits} --study {params.study:q} --cell {params.cell:q} --benchmarks"
             " --device {params.device} --out {output.table:q} > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 """What the stages of a study cost: memory, as copies of the weights, and seconds on one core or one GPU."""
 
 from rlstride.budget.estimates import (
+    BENCHMARK_PROMPT,
     DRIFT_SECONDS,
     FLOP_PER_PARAMETER_AND_TOKEN,
     FLOP_PER_SECOND,
@@ -8,6 +9,7 @@ from rlstride.budget.estimates import (
     PRETRAINING_SECONDS,
     ROLLOUT_SECONDS,
     SCORING_SECONDS,
+    benchmark_completions,
     completions_per_step,
     core_seconds,
     drift_models,
@@ -20,7 +22,7 @@ from rlstride.budget.estimates import (
 from rlstride.budget.memory import tokens_to_read, training_memory
 from rlstride.budget.sizes import model_parameters
 from rlstride.config.models import TinyModel
-from rlstride.study.plan import edit_decodings, kept_steps, predictions, rounding_steps
+from rlstride.study.plan import benchmarked_edits, edit_decodings, kept_steps, predictions, rounding_steps
 from rlstride.study.study import Study
 
 _UNKNOWN_PARAMETERS = 8e9  # of a model whose size neither its name nor a config tells
@@ -42,7 +44,14 @@ class Work:
         self.size = parameters_of(study, model)
         self.growth = max(1.0, self.size / MEASURED_PARAMETERS)
 
-    def completions(self, number: float, tiny_seconds: float, share_of_rl: float, tokens: float | None = None) -> float:
+    def completions(
+        self,
+        number: float,
+        tiny_seconds: float,
+        share_of_rl: float,
+        tokens: float | None = None,
+        written: int | None = None,
+    ) -> float:
         """Seconds for so many completions.
 
         Args:
@@ -50,12 +59,14 @@ class Work:
             tiny_seconds: that one takes with a model of the testbed.
             share_of_rl: of the FLOP of a rollout in RL, its update included.
             tokens: of a prompt with its completion; the task's, if left out.
+            written: of the completion; the task's, if left out.
         """
         if isinstance(self.made_from, TinyModel):
             return number * tiny_seconds * self.growth
         length = tokens or self.study.task.max_tokens
         if self.spec.device == "cpu":
-            return core_seconds(self.study, self.size, number, share_of_rl / _SAMPLING_SHARE, tokens=length)
+            passes = share_of_rl / _SAMPLING_SHARE
+            return core_seconds(self.study, self.size, number, passes, tokens=length, written=written)
         return number * share_of_rl * FLOP_PER_PARAMETER_AND_TOKEN * self.size * length / FLOP_PER_SECOND
 
     def scoring(self, models: float, problems: int, decodings: list[str]) -> float:
@@ -115,6 +126,15 @@ def cost_of_nulls(work: Work) -> Cost:
     ways = [1 if nulls.forced_format == "answers" else len(nulls.forced_format), len(nulls.prompts), len(nulls.shots)]
     looks = work.scoring(sum(ways), evaluation.validation_problems, [evaluation.headline])
     return _READ_COPIES, looks + work.scoring(len(nulls.asked), evaluation.test_problems, list(evaluation.decodings))
+
+
+def cost_of_benchmarks(work: Work) -> Cost:
+    """Scoring models on the study's benchmarks, and making those that are edits."""
+    seconds = _SPECTRA_SECONDS * work.size * len(benchmarked_edits(work.spec))
+    for number, written in benchmark_completions(work.study):
+        whole = BENCHMARK_PROMPT + written
+        seconds += work.completions(number, SCORING_SECONDS, _SAMPLING_SHARE, tokens=whole, written=written)
+    return _READ_COPIES + 1, seconds
 
 
 def cost_of_ablate(work: Work) -> Cost:

@@ -6,6 +6,7 @@ from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
 from rlstride.study.plan import (
     asked_predictions,
+    benchmark_models,
     drift_steps,
     edit_decodings,
     edited_steps,
@@ -26,6 +27,9 @@ ROLLOUT_SECONDS = 0.28 / 128  # an RL step of 128 completions: sampling, reward 
 PRETRAINING_SECONDS = 0.11
 SCORING_SECONDS = 0.001
 DRIFT_SECONDS = 0.003  # drawn once, then read by two models, as are the base's
+BENCHMARK_PROMPT = 1000  # tokens of a benchmark's prompt, worked examples inside: nothing tells before it is read
+_BENCHMARK_PROBLEMS = 1000  # of a benchmark without a limit
+_BENCHMARK_TOKENS = 256  # of its completions, where neither it nor its file says: lm-eval's own
 _SEARCH_SECONDS = 0.15 / 128  # all candidates of a stride's search that reads one batch's rollouts
 _SECONDS_PER_PROCESS = 5  # imports, loading and writing of a job
 
@@ -43,7 +47,14 @@ _CORE_DRAWS = 3e10
 
 
 def core_seconds(
-    study: Study, parameters: float, sequences: float, passes: float, *, drawn: bool = True, tokens: float | None = None
+    study: Study,
+    parameters: float,
+    sequences: float,
+    passes: float,
+    *,
+    drawn: bool = True,
+    tokens: float | None = None,
+    written: int | None = None,
 ) -> float:
     """Seconds on one core for so many sequences of a published model.
 
@@ -54,8 +65,10 @@ def core_seconds(
         passes: over each of them, of 2 FLOP for each parameter and token; an RL step has 4.
         drawn: whether completions are sampled in the first pass, or read.
         tokens: of a prompt with its completion; the task's, if left out.
+        written: of the completion, where it is sampled; the task's, if left out.
     """
-    whole, written = tokens or study.task.max_tokens, study.task.drawn_tokens if drawn else 0
+    whole = tokens or study.task.max_tokens
+    written = (study.task.drawn_tokens if written is None else written) if drawn else 0
     return sequences * _FLOP_PER_PASS * parameters * ((passes * whole - written) / _CORE_READS + written / _CORE_DRAWS)
 
 
@@ -80,6 +93,7 @@ def _plan(study: Study) -> list[str]:
         f"on {spec.evaluation.test_problems} test problems.",
         *_jumps_plan(study),
         *_strides_plan(study),
+        *_benchmarks_plan(study),
         *_drift_plan(study),
         *(f"Not applicable: {text}." for text in _not_applicable(study)),
     ]
@@ -136,6 +150,7 @@ def tiny_seconds(study: Study, model: str) -> float:
     cells, controls = len(study.algorithms) * len(spec.seeds), len(study.controls) * len(spec.seeds)
     work = _trained_completions(study) * ROLLOUT_SECONDS + len(spec.seeds) * _search_seconds(study)
     work += scored_completions(study) * SCORING_SECONDS
+    work += cells * sum(completions for completions, _ in benchmark_completions(study)) * SCORING_SECONDS
     work += (cells + controls) * drift_models(study) * spec.drift.problems * DRIFT_SECONDS
     exists = (base_folder(study, model) / "pretraining.json").is_file()
     if not exists:
@@ -177,6 +192,10 @@ def _core_hours(study: Study, parameters: float) -> str:
     training = core_seconds(study, parameters, trained, _PASSES_OF_RL)
     training += core_seconds(study, parameters, candidates * completions_per_step(study), 1, drawn=False)
     scoring = core_seconds(study, parameters, scored, 1, drawn=study.spec.evaluation.scorer == "sampled")
+    for completions, written in benchmark_completions(study):
+        completions *= len(study.algorithms) * len(study.spec.seeds)
+        whole = BENCHMARK_PROMPT + written
+        scoring += core_seconds(study, parameters, completions, 1, tokens=whole, written=written)
     drifting = _runs_of_model(study) * drift_models(study) * study.spec.drift.problems
     scoring += core_seconds(study, parameters, drifting, 2)
     return f"; about {training / 3600:.2g} core-hours of RL, {scoring / 3600:.2g} of scoring and drift"
@@ -295,6 +314,28 @@ def scored_models(study: Study) -> int:
     """The models of a cell that are scored on test problems: base, full run, early stops, controls and
     predictions; edits apart."""
     return 2 + len(study.spec.extrapolation.jumps) + len(study.controls) + len(predictions(study.spec))
+
+
+def benchmark_completions(study: Study) -> list[tuple[int, int]]:
+    """Completions of all models of a run, and tokens of each, for every benchmark; a problem's choices count as one."""
+    return [
+        (
+            len(benchmark_models(study.spec, each)) * (each.limit or _BENCHMARK_PROBLEMS) * (each.samples or 1),
+            each.max_tokens or _BENCHMARK_TOKENS,
+        )
+        for each in study.spec.benchmarks
+    ]
+
+
+def _benchmarks_plan(study: Study) -> list[str]:
+    """One line for each benchmark."""
+    lines = []
+    for each in study.spec.benchmarks:
+        models = ", ".join(benchmark_models(study.spec, each))
+        problems = f"the first {each.limit} problems" if each.limit else "all problems"
+        drawn = f"{each.samples} samples of each, " if each.samples else ""
+        lines.append(f"Each cell: {models} on {each.task} ({drawn}{problems}, decoding {each.decoding}).")
+    return lines
 
 
 def edits_of_run(study: Study) -> int:

@@ -11,6 +11,7 @@ from typing import Literal
 from rlstride.budget import costs
 from rlstride.study.asks import (
     always,
+    has_benchmarks,
     has_drift,
     has_edits,
     has_fetched_models,
@@ -99,6 +100,14 @@ _ALL = (
         is_asked=has_predictions,
     ),
     Stage("evaluate_variants", "evaluate", "cell", costs.cost_of_evaluate_variants, ("accuracy",)),
+    Stage(
+        "evaluate_benchmarks",
+        "evaluate",
+        "cell",
+        costs.cost_of_benchmarks,
+        ("benchmarks",),
+        is_asked=has_benchmarks,
+    ),
     Stage("measure_dynamics", "dynamics", "cell", costs.cost_of_dynamics, ("dynamics",), on_device=False),
     Stage(
         "measure_drift",

@@ -36,6 +36,10 @@ def check(
         from rlstride.zoo.characters import check_tokenizers  # takes a second, which tiny models need not wait
 
         said += check_tokenizers(found)
+    if found.spec.benchmarks:
+        with imports("evaluate"):
+            from rlstride.evaluation.asked_tasks import require_benchmarks
+        require_benchmarks(found)
     rollouts = _first_batches(found, sample) if sample else []
     if json:
         cells = {"cells": list(map(str, found.cells)), "controls": list(map(str, found.control_cells))}

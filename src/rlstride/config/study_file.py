@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, RootModel, model_validator
 
 from rlstride.config.algorithms import Algorithm
+from rlstride.config.benchmarks import NamedBenchmark, check_distinct
 from rlstride.config.jumps import Jump
 from rlstride.config.methods import MethodName
 from rlstride.config.models import PublishedModel, TinyModel
@@ -205,6 +206,12 @@ class StudyFile(Strict):
         exclude_if=left_out_at(Nulls()),
         description="What the untrained base scores if it is only asked in another way.",
     )
+    benchmarks: list[NamedBenchmark] = Field(
+        default=[],
+        exclude_if=left_out_at([]),
+        description="Tasks of lm-eval that models are scored on beside the study's own: names, or mappings with a "
+        "task and options.",
+    )
     tracking: Tracking = Field(default=Tracking(), description="Where the ledgers are logged to.")
     define: Definitions = Field(default=Definitions(), description="Tasks, models and algorithms of this study's own.")
     results: str = Field(default="results", description="Folder that everything is written to.")
@@ -231,6 +238,11 @@ class StudyFile(Strict):
     def _answers_are_listed(self) -> "StudyFile":
         if self.nulls.forced_format == "answers" and self.evaluation.scorer != "exact":
             raise ValueError("nulls: forced_format: answers needs evaluation: scorer: exact; name texts instead")
+        return self
+
+    @model_validator(mode="after")
+    def _benchmarks_are_distinct(self) -> "StudyFile":
+        check_distinct(self.benchmarks)
         return self
 
     @model_validator(mode="after")

@@ -1,7 +1,6 @@
 """Tasks as lm-eval runs them on one model: requests, HFLM's generate_until, the task's filter, process_results."""
 
 import hashlib
-import math
 import numbers
 import statistics
 import time
@@ -11,18 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from rlstride.config.study_file import Decoding
 from rlstride.errors import RequestError
+from rlstride.evaluation.completions import scores_each_completion
 from rlstride.evaluation.exact import right_probabilities, right_shares
 from rlstride.evaluation.lm import CountingHFLM, quiet_lm_eval
+from rlstride.evaluation.metrics import averaged_samples, is_metric, metric_rows
 from rlstride.evaluation.prompting import Prompting
 from rlstride.evaluation.score_tables import Measurement
-from rlstride.stats.intervals import mean_interval
+from rlstride.stats.intervals import Interval, columns_of, mean_interval
 from rlstride.study.study import Study
 from rlstride.tasks import Problem, Split, Task, build_task, draw_problems
 from rlstride.tasks.asking import AS_TRAINED, Asking, restricted
@@ -31,7 +31,6 @@ from rlstride.tasks.lm_eval.functions import EVERY_SAMPLE, PROBLEM_SEED, config_
 from rlstride.tasks.problems import stops_of
 from rlstride.tasks.rendering import Render, renderer
 
-_Z95 = 1.959964
 _FEWSHOT_SEED = 1234  # lm-eval's own
 
 
@@ -232,7 +231,7 @@ def _means(families: Iterable[str], scores: Iterable[float]) -> list[float]:
 def _further(metrics: Mapping[str, Any]) -> dict[str, float | str]:
     """All that a task measures beside accuracy: a column each."""
     own = {key.removesuffix(f",{EVERY_SAMPLE}"): key for key in metrics if key.endswith(f",{EVERY_SAMPLE}")}
-    return {name: float(metrics[key]) for name, key in own.items() if name != "accuracy" and _is_metric(key)}
+    return {name: float(metrics[key]) for name, key in own.items() if name != "accuracy" and is_metric(key)}
 
 
 def generation_options(decoding: Decoding, max_tokens: int, stops: Sequence[str] = ()) -> dict[str, Any]:
@@ -243,8 +242,14 @@ def generation_options(decoding: Decoding, max_tokens: int, stops: Sequence[str]
     return options
 
 
-def load_tasks(names: Sequence[str]) -> dict[str, Any]:
+def task_manager(names: Sequence[str], where: str) -> TaskManager:
     """lm-eval's tasks by name: the project's own, YAML files given by path, and, if need be, all that lm-eval ships.
+
+    Nothing is downloaded yet.
+
+    Args:
+        names: of tasks, groups and tags, or paths.
+        where: they are named, for the error.
 
     Raises:
         RequestError: a name is none of these.
@@ -255,9 +260,14 @@ def load_tasks(names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if name not in manager.all_tasks and not Path(name).is_file():
             raise RequestError(
-                f"--tasks: lm-eval has no task, group or tag {name!r}, and there is no such YAML file "
+                f"{where}: lm-eval has no task, group or tag {name!r}, and there is no such YAML file "
                 "(`lm_eval ls tasks` lists the names)"
             )
+    return manager
+
+
+def loaded_tasks(manager: TaskManager, names: Sequence[str]) -> dict[str, Any]:
+    """Tasks that a manager knows, with their data, which lm-eval may download."""
     with quiet_lm_eval():
         tasks: dict[str, Any] = manager.load(list(names))["tasks"]
     return tasks
@@ -271,7 +281,10 @@ def score_task(
     prompting: Prompting | None = None,
     with_texts: bool = False,
 ) -> Measurement:
-    """A model's primary metric (the task's first, under its first filter) and lm-eval's standard error, and all others.
+    """A model's primary metric (the task's first, under its first filter), and all others.
+
+    The interval is from lm-eval's standard error, or where every completion was scored by itself a bootstrap over
+    problems: then pass@k has columns of its own.
 
     Args:
         lm: the model.
@@ -280,72 +293,37 @@ def score_task(
         limit: the first so many problems; all if left out.
         prompting: how the task is put, its number of worked examples and generation arguments aside: these it holds.
         with_texts: whether prompts and completions are kept.
+
+    Raises:
+        RequestError: pass@k is asked for, but completions are not just right or wrong.
     """
+    asked = prompting or Prompting()
     if task.get_config("num_fewshot") is None:
         task.set_config("num_fewshot", 0)
-    found = run_task(lm, task, seed, limit=limit, bootstrap_iters=1000, prompting=prompting)
-    key = next(key for key in found.metrics if _is_metric(key))
-    name, filter_name = key.split(",", 1)
-    documents = [each for each in found.documents if each["filter"] == filter_name and name in each]
-    value = float(found.metrics[key])
-    half = _Z95 * _as_float(found.metrics.get(f"{name}_stderr,{filter_name}"))
-    scores = [_as_float(each[name]) for each in documents]
-    is_mean = math.isclose(statistics.fmean(scores), value, abs_tol=1e-9)  # never so where one is no number
-    bounded = is_mean and all(0 <= score <= 1 for score in scores)
+    found = run_task(lm, task, seed, limit=limit, bootstrap_iters=1000, prompting=asked)
+    pass_at = asked.pass_at if scores_each_completion(task) else None
+    rows = metric_rows(found.documents, found.metrics, task.higher_is_better(), pass_at)
+    first = rows[0]
+    key = f"{first['metric']},{first['filter']}"
+    chances = [row for row in rows[1:] if f"{row['metric']},{row['filter']}" == key]
+    if len(chances) < len(pass_at or ()):
+        raise RequestError(
+            f"{task.task_name}: pass@k counts completions that are right, but {key} is not 0 or 1 of each of them"
+        )
+    further = columns_of({row["measure"]: Interval(row["value"], row["low"], row["high"]) for row in chances})
     return Measurement(
-        n=len(documents),
-        samples=averaged_samples(documents),
-        accuracy=value,
-        low=max(value - half, 0.0) if bounded else value - half,
-        high=min(value + half, 1.0) if bounded else value + half,
+        n=first["n"],
+        samples=first["samples"],
+        accuracy=first["value"],
+        low=first["low"],
+        high=first["high"],
         seconds=found.seconds,
         tokens=found.tokens,
-        scores=scores if is_mean else [],
-        more={"metric": key, "cut_prompts": found.cut},
-        metrics=metric_rows(found, task.higher_is_better()),
+        scores=first["scores"],
+        more={"metric": key, "cut_prompts": found.cut, **further},
+        metrics=rows,
         texts=document_texts(found.documents) if with_texts else [],
     )
-
-
-def averaged_samples(documents: Sequence[Mapping[str, Any]]) -> int:
-    """How many completions the score of each document is made of: those that its filter left of all that were drawn.
-
-    lm-eval's filter take_first leaves one of any number of repeats, a majority vote one answer, take_first_k k of them.
-
-    Args:
-        documents: as lm-eval logs them, of one filter. Where they differ, the fewest count.
-    """
-    return min(
-        min(len(left), len(drawn)) if isinstance(left, list) else 1
-        for document in documents
-        for left, drawn in zip(document["filtered_resps"], document["resps"], strict=True)
-    )
-
-
-def metric_rows(found: TaskRun, higher_is_better: Mapping[str, bool]) -> list[dict[str, Any]]:
-    """Every metric of a task under every filter.
-
-    Returns:
-        metric, filter, value, stderr (NaN where lm-eval has none), higher_is_better (None where it does not say), n
-        and samples of each.
-    """
-    rows = []
-    for key in filter(_is_metric, found.metrics):
-        name, filter_name = key.split(",", 1)
-        documents = [each for each in found.documents if each["filter"] == filter_name and name in each]
-        value, stderr = found.metrics[key], found.metrics.get(f"{name}_stderr,{filter_name}")
-        rows.append(
-            {
-                "metric": name,
-                "filter": filter_name,
-                "value": _as_float(value),
-                "stderr": _as_float(stderr),
-                "higher_is_better": higher_is_better.get(name),
-                "n": len(documents),
-                "samples": averaged_samples(documents) if documents else 0,
-            }
-        )
-    return rows
 
 
 def document_texts(documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -401,6 +379,7 @@ def run_task(
     asked = prompting or Prompting()
     task.set_fewshot_seed(_FEWSHOT_SEED)
     torch.manual_seed(seed)
+    lm.chat_template_args = dict(asked.template_options)
     tokens, cut, started = lm.tokens, lm.cut, time.monotonic()
     with quiet_lm_eval():
         results = evaluate(
@@ -428,15 +407,6 @@ def _require_system_prompt(documents: Sequence[Mapping[str, Any]], task: Any, as
         raise RequestError(
             f"--system-prompt: the chat template refuses it in {lost} of {len(documents)} prompts of {task.task_name}"
         )
-
-
-def _is_metric(key: str) -> bool:
-    return "," in key and "_stderr," not in key
-
-
-def _as_float(value: Any) -> float:
-    """NaN for what is no number, such as lm-eval's "N/A"."""
-    return float(value) if isinstance(value, (numbers.Real, np.bool_)) else math.nan
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from lm_eval.utils import simple_parse_args_string
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from rlstride.errors import RequestError, first_line
+from rlstride.evaluation.completions import score_each_completion
 from rlstride.evaluation.models import Candidate
 from rlstride.generation import settled_sampling
 
@@ -32,6 +33,12 @@ class Prompting:
         fewshot: worked examples before each problem; None is the task's own number.
         generation: arguments that replace the task's.
         batch_size: sequences at once, or "auto"; None is this project's choice for the model.
+        template_options: further arguments of the chat template, such as enable_thinking.
+        completions: of each problem, every one scored by itself; None is the task's own way.
+        pass_at: the values of k of pass@k, none above ``completions``.
+
+    Raises:
+        RequestError: pass@k is asked for of fewer completions than k.
     """
 
     chat_template: bool = False
@@ -40,6 +47,16 @@ class Prompting:
     fewshot: int | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int | str | None = None
+    template_options: Mapping[str, Any] = field(default_factory=dict)
+    completions: int | None = None
+    pass_at: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        drawn = self.completions or 0
+        if wrong := [k for k in self.pass_at if not 1 <= k <= drawn]:
+            raise RequestError(
+                f"--pass-at: pass@{wrong[0]} cannot be told from {drawn} completions: give --completions"
+            )
 
     def columns(self, task: Any, template: str | None) -> dict[str, str | int | bool]:
         """What a row says of how its task was put: two scorings that differ in it are told apart by these.
@@ -56,6 +73,14 @@ class Prompting:
             "system_prompt": (self.system_prompt or "") if asked else "",
             "generation": _as_text(task.get_config("generation_kwargs") or {}) if generates else "",
             "batch_size": str(self.batch_size or ""),
+        }
+
+    def further(self) -> dict[str, Any]:
+        """What else decides a score, but is no column."""
+        return {
+            "template_options": dict(self.template_options),
+            "completions": self.completions,
+            "pass_at": list(self.pass_at),
         }
 
 
@@ -108,13 +133,14 @@ def parse_generation(text: str) -> dict[str, Any]:
 
 
 def prepare_tasks(tasks: Mapping[str, Any], prompting: Prompting) -> list[str]:
-    """Puts worked examples and generation arguments into lm-eval's tasks.
+    """Puts worked examples, generation arguments and numbers of completions into lm-eval's tasks.
 
     Returns:
         sentences to tell: what was asked for and cannot be done with a task.
 
     Raises:
-        RequestError: no task generates text, or there is nothing to take worked examples from.
+        RequestError: no task generates text, one runs what a model writes, there is nothing to take worked examples
+            from, or completions cannot be scored one by one.
     """
     notes = []
     if prompting.generation and all(task.OUTPUT_TYPE != "generate_until" for task in tasks.values()):
@@ -123,6 +149,8 @@ def prepare_tasks(tasks: Mapping[str, Any], prompting: Prompting) -> list[str]:
         )
     asked = [prompting.chat_template, prompting.system_prompt is not None, bool(prompting.fewshot)]
     for name, task in tasks.items():
+        if getattr(task, "UNSAFE_CODE", False):
+            raise RequestError(f"{name}: it runs the code that a model writes, which is not done here")
         own, fewshot = task.get_config("num_fewshot"), None if _is_plain_text(task) else prompting.fewshot
         if _is_plain_text(task) and any(asked):
             notes.append(
@@ -136,6 +164,8 @@ def prepare_tasks(tasks: Mapping[str, Any], prompting: Prompting) -> list[str]:
         task.set_config("num_fewshot", (own or 0) if fewshot is None else fewshot)
         if prompting.generation and task.OUTPUT_TYPE == "generate_until":
             task.set_config("generation_kwargs", merged_generation(name, task, prompting.generation))
+        if prompting.completions is not None:
+            score_each_completion(name, task, prompting.completions, prompting.pass_at)
     return notes
 
 

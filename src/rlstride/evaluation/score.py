@@ -11,7 +11,8 @@ from typing import Any
 from rlstride.config.study_file import Decoding
 from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
-from rlstride.evaluation.benchmark import StudyBenchmark, load_tasks, sampling_seed, score_task
+from rlstride.evaluation.asked_tasks import AskedTasks, asked_benchmarks, with_gains
+from rlstride.evaluation.benchmark import StudyBenchmark, loaded_tasks, sampling_seed, score_task, task_manager
 from rlstride.evaluation.lm import Bench, CountingHFLM
 from rlstride.evaluation.models import Candidate, parse_models
 from rlstride.evaluation.prompting import (
@@ -20,7 +21,6 @@ from rlstride.evaluation.prompting import (
     documents_digest,
     files_digest,
     names_of,
-    prepare_tasks,
     require_template,
 )
 from rlstride.evaluation.score_tables import Journal, Measurement, Row, files_beside, measurement_key, write_tables
@@ -172,8 +172,9 @@ def score_on_lm_eval_tasks(
     """Scores models on any lm-eval tasks, as each task's file has it, unless ``prompting`` says otherwise.
 
     Rows have decoding ``task``, the primary metric's name in the column ``metric``, an interval from lm-eval's standard
-    error, and columns that say how the task was put; ``*-metrics`` has all metrics. A group or tag stands for all its
-    tasks, one row each.
+    error, and columns that say how the task was put; ``*-metrics`` has all metrics. Where ``prompting`` says how many
+    completions, the interval is from a bootstrap over problems, and pass@k has columns. A group or tag stands for all
+    its tasks, one row each.
 
     Args:
         models: ``[NAME[@STEP]=]PATH``, where a path may be org/name on the Hugging Face hub.
@@ -185,7 +186,7 @@ def score_on_lm_eval_tasks(
         variants: of trajectories, the edits of these steps (of the last if left out) to score instead.
         on_the_way: those of the steps before the last of ``steps``; all if left out.
         limit: the first so many problems of each task only.
-        prompting: chat template, system prompt, worked examples, generation arguments and batch size.
+        prompting: chat template, system prompt, worked examples, generation arguments, completions and batch size.
         samples: whether to write prompts and completions too, into ``*-samples.jsonl``.
         device: cpu or cuda.
         force: replace a table that exists.
@@ -195,31 +196,106 @@ def score_on_lm_eval_tasks(
             .parquet.
     """
     require_free_table(out, force=force, beside=files_beside(out))
-    asked = prompting or Prompting()
     candidates = parse_models(models, steps=steps, variants=variants, on_the_way=on_the_way, hub=True)
-    loaded = load_tasks(tasks)
-    _tell(prepare_tasks(loaded, asked))
-    templates = _templates(candidates, loaded, asked)
-    problems = {name: documents_digest(task, limit) for name, task in loaded.items()}
-    bench, journal, rows = Bench(device), Journal(out), list[Row]()
-    for candidate in track(candidates, "evaluate"):
-        place: Labels = {"study": "", **_UNKNOWN_CELL, "model": candidate.variant, **candidate.labels}
-        model, template = model_digests(candidate), templates[candidate.tokenizer]
-        for name, task in loaded.items():
-            seed = sampling_seed(place["model"], place["seed"], candidate.variant, candidate.step, name, split)
-            how = asked.columns(task, template) | {"limit": limit or 0}
-            key = _key(
-                model, seed, task=task.dump_config(), problems=problems[name], template=template, samples=samples, **how
-            )
-            measurement = journal.find(key)
-            if measurement is None:
-                lm = _loaded(bench, candidate, asked.batch_size)
-                measurement = score_task(lm, task, seed, limit, asked, samples)
-                journal.add(key, measurement)
-            rows.append(Row({**place, **_which(candidate, name, split, "task")}, measurement, how))
-    _tell(_after_scoring(rows, loaded))
+    asked = AskedTasks(loaded_tasks(task_manager(tasks, "--tasks"), tasks), prompting or Prompting(), limit)
+    journal = Journal(out)
+    rows = _score_tasks(candidates, [asked], _labels_by_name, split, journal, samples, device)
     write_tables(out, rows, samples)
     journal.remove()
+
+
+def score_on_benchmarks(
+    study: Study,
+    cell: Cell | None,
+    models: Sequence[str],
+    out: Path,
+    *,
+    split: Split = "test",
+    steps: Sequence[int] | None = None,
+    variants: Sequence[AblationVariant] | None = None,
+    batch_size: int | str | None = None,
+    samples: bool = False,
+    device: str = "cpu",
+    force: bool = False,
+) -> None:
+    """Scores models on a study's benchmarks, each on those that are about it; writes ``out`` and ``*-metrics``.
+
+    Rows are those of :func:`score_on_lm_eval_tasks`; prompts are in the chat template where the study says so of the
+    model. In ``*-metrics`` stands each figure's gain over the base, with an interval from a bootstrap over problems.
+    An interrupted run goes on where it stopped.
+
+    Args:
+        study: names the benchmarks.
+        cell: labels the rows and seeds the sampling; without it, a trajectory's manifest does.
+        models: ``[NAME[@STEP]=]PATH`` of model folders and trajectories (see :func:`parse_models`).
+        out: the Parquet file, one row for each model, task and decoding.
+        split: what the rows are for; lm-eval's tasks say which problems these are.
+        steps: of trajectories, the kept steps to score or to edit; all, or the last, if left out.
+        variants: of trajectories, the edits of these steps to score instead.
+        batch_size: sequences at once, or "auto"; by the model's size if left out.
+        samples: whether to write prompts and completions too, into ``*-samples.jsonl``.
+        device: cpu or cuda.
+        force: replace a table that exists.
+
+    Raises:
+        RequestError: the study has no benchmark, or one cannot be scored as it says; a path or a model is wrong; models
+            of several bases are scored together; or ``out`` exists or does not end in .parquet.
+    """
+    require_free_table(out, force=force, beside=files_beside(out))
+    candidates = parse_models(models, steps=steps, variants=variants)
+    names = sorted({str(labels_of(study, cell, each)["model"]) for each in candidates})
+    if len(names) > 1:
+        raise RequestError(f"--benchmarks: {' and '.join(names)} may be spoken to differently: score one at a time")
+    asked = asked_benchmarks(study, names[0], batch_size)
+    if not any(each.of(candidates) for each in asked):
+        raise RequestError(f"--benchmarks: no benchmark of {study.path} is about {names_of(candidates)}")
+    journal = Journal(out)
+    with ledger_entry(out.parent / "ledger", "evaluate-benchmarks", cell=str(cell) if cell else None) as found:
+        place = partial(labels_of, study, cell)
+        rows = with_gains(_score_tasks(candidates, asked, place, split, journal, samples, device))
+        found["tokens"] = sum(row.measurement.tokens for row in rows)
+        write_tables(out, rows, samples)
+    journal.remove()
+
+
+def _score_tasks(
+    candidates: Sequence[Candidate],
+    asked: Sequence[AskedTasks],
+    place_of: Callable[[Candidate], Labels],
+    split: Split,
+    journal: Journal,
+    samples: bool,
+    device: str,
+) -> list[Row]:
+    """Every model on all tasks that are asked of it; what the journal holds is not measured again."""
+    for each in asked:
+        _tell(each.prepare())
+    templates = [_templates(each.of(candidates), each.tasks, each.prompting) for each in asked]
+    problems = [{name: documents_digest(task, each.limit) for name, task in each.tasks.items()} for each in asked]
+    bench, rows = Bench(device), list[Row]()
+    for candidate in track(candidates, "evaluate"):
+        place, model = place_of(candidate), model_digests(candidate)
+        for each, template_of, digests in zip(asked, templates, problems, strict=True):
+            for name, task in each.tasks.items() if each.of([candidate]) else ():
+                template, which = template_of[candidate.tokenizer], _which(candidate, name, split, each.decoding)
+                seed = each.seed(place, which)
+                how = each.prompting.columns(task, template) | {"limit": each.limit or 0}
+                request = {"task": task.dump_config(), "problems": digests[name], "template": template, **how}
+                key = _key(model, seed, samples=samples, **each.prompting.further(), **request)
+                measurement = journal.find(key)
+                if measurement is None:
+                    lm = _loaded(bench, candidate, each.prompting.batch_size)
+                    measurement = score_task(lm, task, seed, each.limit, each.prompting, samples)
+                    journal.add(key, measurement)
+                rows.append(Row({**place, **which}, measurement, how))
+    for each in asked:
+        _tell(_after_scoring([row for row in rows if row.labels["decoding"] == each.decoding], each.tasks))
+    return rows
+
+
+def _labels_by_name(candidate: Candidate) -> Labels:
+    """Of a model that belongs to no study: its own name stands for the base's, where no trajectory tells."""
+    return {"study": "", **_UNKNOWN_CELL, "model": candidate.variant, **candidate.labels}
 
 
 def labels_of(study: Study, cell: Cell | None, candidate: Candidate) -> Labels:
@@ -291,6 +367,8 @@ def _after_scoring(rows: Sequence[Row], tasks: Mapping[str, Any]) -> list[str]:
     notes = []
     for name, task in tasks.items():
         of_task = [row for row in rows if row.labels["task"] == name]
+        if not of_task:  # none of the models is asked about it
+            continue
         repeats, averaged = int(task.get_config("repeats") or 1), {row.measurement.samples for row in of_task}
         if task.OUTPUT_TYPE == "generate_until" and averaged != {repeats}:
             notes.append(

@@ -32,7 +32,7 @@ class Measurement:
         tokens: generated, end-of-sequence tokens included.
         scores: each problem's mean over its samples, in the task's order; empty if the metric is no mean over problems.
         more: further columns of the row, such as format_careful.
-        metrics: all of a task's, under all of its filters, a row each.
+        metrics: all of a task's, under all of its filters, a row each, with the scores of problems.
         texts: what each document's model was given and answered, where that is asked for.
     """
 
@@ -121,6 +121,8 @@ def write_tables(out: Path, rows: Sequence[Row], with_texts: bool = False) -> No
         columns=["variant", "step", "task", "decoding", "problem", "score"],
     )
     metrics = [{**row.labels, **metric, **row.how} for row in rows for metric in row.measurement.metrics]
+    for metric in metrics:
+        del metric["scores"]  # those of problems: a table of their own has the primary metric's
     frames = {metrics_file(out): pd.DataFrame(metrics).astype({"higher_is_better": "boolean"})} if metrics else {}
     if with_texts:
         with atomic_file(samples_file(out)) as partial:

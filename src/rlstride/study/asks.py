@@ -48,6 +48,11 @@ def has_rounding(study: Study) -> bool:
     return bool(rounding_steps(study.spec))
 
 
+def has_benchmarks(study: Study) -> bool:
+    """Whether models are scored on tasks of lm-eval too."""
+    return bool(study.spec.benchmarks)
+
+
 def has_edits_of(*variants: str) -> Callable[[Study], bool]:
     """Whether these models are edited."""
     return lambda study: set(variants) <= set(study.spec.ablation.variants)

@@ -11,7 +11,7 @@ from rlstride.config.study_file import AlgorithmsFile, Definitions, ModelsFile, 
 from rlstride.config.variants import is_variant
 from rlstride.config.yaml_files import Catalogue, find_catalogue, hint, read_study, validate, validate_entries
 from rlstride.errors import RequestError
-from rlstride.study.plan import why_not_jump
+from rlstride.study.plan import why_no_model, why_not_jump
 from rlstride.study.study import Study
 from rlstride.study.sweep import expand_sweep
 
@@ -52,6 +52,7 @@ def resolve_study(data: Any, path: Path) -> Study:
     _check_minibatches(path, spec, expanded | controls)
     _check_teachers(path, spec, expanded | controls)
     _check_jumps(path, spec)
+    _check_benchmarks(path, spec)
     if spec.evaluation.scorer == "exact" and (reason := tasks[spec.task].unlistable):
         raise RequestError(
             f"{path}: evaluation: scorer: exact needs a task whose right completions can be listed: {reason}"
@@ -146,3 +147,11 @@ def _check_jumps(path: Path, spec: StudyFile) -> None:
     for name in spec.extrapolation.jumps:
         if reason := why_not_jump(spec, name):
             raise RequestError(f"{path}: extrapolation: jumps: {name}: {reason}")
+
+
+def _check_benchmarks(path: Path, spec: StudyFile) -> None:
+    """Each benchmark is about models that the study makes."""
+    for benchmark in spec.benchmarks:
+        for name in benchmark.models or []:
+            if reason := why_no_model(spec, name):
+                raise RequestError(f"{path}: benchmarks: {benchmark.task}: models: {reason}")

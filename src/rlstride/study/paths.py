@@ -84,6 +84,11 @@ class CellPaths:
         return StudyPaths(self.root.parents[2]).nulls(self.root.parents[1].name)
 
     @property
+    def benchmarks(self) -> Path:
+        """Scores on the study's benchmarks."""
+        return self.root / "benchmarks.parquet"
+
+    @property
     def drift(self) -> Path:
         """How far kept steps and edited models are from the base in what they say, on validation problems."""
         return self.root / "drift.parquet"

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlstride.config.benchmarks import Benchmark
 from rlstride.config.jumps import Jump
 from rlstride.config.methods import METHODS, MULTIPLES
 from rlstride.config.study_file import StudyFile
 from rlstride.config.training import Training
-from rlstride.config.variants import jump_variant, window_variant
+from rlstride.config.variants import is_variant, jump_variant, window_variant
 
 
 @dataclass(frozen=True)
@@ -141,3 +142,33 @@ def why_not_jump(spec: StudyFile, name: str) -> str | None:
     if reason is None and planned.jump.until is not None and planned.last_step <= planned.window_step:
         return f"no step is kept between the window {planned.jump.window:g} and the end {planned.jump.until:g}"
     return reason
+
+
+def benchmark_models(spec: StudyFile, benchmark: Benchmark) -> list[str]:
+    """The models of a run that a benchmark is about, by variant."""
+    return benchmark.models or ["base", *spec.controls, "full"]
+
+
+def benchmarked_models(spec: StudyFile) -> list[str]:
+    """The models of a run that any benchmark is about, each once."""
+    return list(dict.fromkeys(name for each in spec.benchmarks for name in benchmark_models(spec, each)))
+
+
+def benchmarked_edits(spec: StudyFile) -> list[str]:
+    """Those of them that are edits of the run's last step, and are made in memory."""
+    folders = _model_folders(spec)
+    return [name for name in benchmarked_models(spec) if name not in folders and is_variant(name)]
+
+
+def why_no_model(spec: StudyFile, name: str) -> str | None:
+    """Why a benchmark cannot be about a model of this name; None where it can."""
+    folders = _model_folders(spec)
+    if name in folders or is_variant(name):
+        return None
+    return f"{name!r} is neither an edited model, such as rank_1, nor one of {', '.join(folders)}"
+
+
+def _model_folders(spec: StudyFile) -> list[str]:
+    """The models of a run that lie in folders: base, controls, the run itself, predicted ones and early stops."""
+    predicted = [each.variant for each in predictions(spec)]
+    return ["base", *spec.controls, "full", *predicted, *(each.variant for each in planned_jumps(spec).values())]

@@ -21,7 +21,7 @@ from rlstride.tables.table import CELL_COLUMNS, Table
 
 _FLOAT_FORMAT = "%.6g"
 _WHOLE = (
-    *("seed", "step", "window_step", "last_step", "n", "samples", "tokens"),
+    *("seed", "step", "window_step", "last_step", "n", "samples", "tokens", "fewshot", "limit"),
     *("layer", "modules", "token_id", "positions"),
 )
 

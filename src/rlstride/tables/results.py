@@ -14,7 +14,7 @@ import pandas as pd
 from rlstride.arrays import Floats
 from rlstride.config.nulls import NULL_VARIANTS
 from rlstride.config.study_file import StudyFile
-from rlstride.evaluation.score_tables import asked_drift, asked_edits, problems_file, read_table
+from rlstride.evaluation.score_tables import asked_drift, asked_edits, metrics_file, problems_file, read_table
 from rlstride.ledger import read_ledger
 from rlstride.study.paths import CellPaths, StudyPaths
 from rlstride.study.plan import rounding_steps
@@ -116,6 +116,11 @@ class CellResults:
     def dynamics(self) -> pd.DataFrame:
         """A row for each matrix, rank and quantity of the movement."""
         return read_table(self.paths.dynamics)
+
+    @property
+    def benchmarks(self) -> pd.DataFrame:
+        """A row for each model, benchmark, metric, filter and measure."""
+        return read_table(metrics_file(self.paths.benchmarks))
 
     @cached_property
     def drift(self) -> pd.DataFrame:

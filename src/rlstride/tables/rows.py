@@ -40,6 +40,12 @@ def spectra_rows(results: CellResults) -> pd.DataFrame:
     return grouped.agg(**sizes, **means, **ties)
 
 
+def benchmark_rows(results: CellResults) -> pd.DataFrame:
+    """One row for each model, benchmark, metric, filter and measure."""
+    frame = results.benchmarks.rename(columns={"value": "accuracy"})
+    return frame if frame.empty else frame.reindex(columns=list(TABLES["benchmarks"].columns))
+
+
 def drift_rows(results: CellResults) -> pd.DataFrame:
     """One row for each model whose drift was measured."""
     return results.drift

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rlstride.study.asks import has_drift, has_jumps, has_rounding, has_stride_pairs
+from rlstride.study.asks import has_benchmarks, has_drift, has_jumps, has_rounding, has_stride_pairs
 from rlstride.study.stride_pairs import stride_pairs_of
 from rlstride.study.study import Cell, Study
 from rlstride.tables.columns import (
@@ -225,6 +225,34 @@ _ALL = (
         cells=_jumping,
         is_asked=has_jumps,
         decided_by=_jumps,
+    ),
+    Table(
+        "benchmarks",
+        "Scores of base, controls, full run and the models that are named on the study's benchmarks: avg@n and pass@k "
+        "of each metric, and the gain over the base, with 95 % intervals.",
+        {
+            **VARIANT,
+            **STEP,
+            "task": "lm-eval's task.",
+            "decoding": "task (as the task's file has it), greedy, or t and the temperature.",
+            "fewshot": "Worked examples in each prompt.",
+            "limit": "Problems that were asked for; 0: all.",
+            "metric": "lm-eval's metric.",
+            "filter": "The task's filter, by which lm-eval finds answers.",
+            "measure": "avg@n: the mean over n completions; pass@k: how likely one of k is right; empty: the task's "
+            "own aggregate.",
+            "n": "Problems.",
+            "samples": "Completions of each problem.",
+            "accuracy": "The metric's value, mean over problems.",
+            "low": "Lower end of its 95 % interval, from a bootstrap over problems; without samples in the study, from "
+            "lm-eval's standard error.",
+            "high": "Its upper end.",
+            **interval("gain", "accuracy less the base's on the same problems."),
+        },
+        "rows:benchmark_rows",
+        reads=("benchmarks",),
+        order=("task", "decoding", "metric", "filter", "measure", "variant", "step"),
+        is_asked=has_benchmarks,
     ),
     Table(
         "validation",

@@ -74,7 +74,7 @@ def cell_runs(results: StudyResults, cell: Cell) -> list[TrackedRun]:
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
     )
-    return [parent, *_variant_runs(study, cell, measured.tests, started, ended)]
+    return [parent, *_variant_runs(study, measured, started, ended)]
 
 
 def study_run(results_dir: Path, study: Study) -> TrackedRun:
@@ -101,13 +101,13 @@ def study_run(results_dir: Path, study: Study) -> TrackedRun:
     )
 
 
-def _variant_runs(study: Study, cell: Cell, frame: pd.DataFrame, started: int, ended: int) -> Iterator[TrackedRun]:
-    if frame.empty:
-        return
-    for variant, rows in frame.groupby("variant", sort=False):
+def _variant_runs(study: Study, measured: CellResults, started: int, ended: int) -> Iterator[TrackedRun]:
+    cell, frames = measured.cell, [frame for frame in (measured.tests, measured.benchmarks) if not frame.empty]
+    for variant in dict.fromkeys(name for frame in frames for name in frame["variant"]):
         metrics: Metrics = {}
-        for row in rows.to_dict("records"):
-            for name, value in _accuracy_values("", row):
+        rows = [row for frame in frames for row in frame[frame["variant"] == variant].to_dict("records")]
+        for row in rows:
+            for name, value in _benchmark_values(row) if "measure" in row else _accuracy_values("", row):
                 metrics |= _point(name, int(row["step"]), value, ended)
         yield TrackedRun(
             key=f"{_key(study, cell)}/{variant}",
@@ -115,7 +115,7 @@ def _variant_runs(study: Study, cell: Cell, frame: pd.DataFrame, started: int, e
             started=started,
             ended=ended,
             params={"variant": str(variant), "model": cell.model, "algorithm": cell.algorithm, "seed": str(cell.seed)}
-            | {"step": str(int(rows["step"].max()))}
+            | {"step": str(max(int(row["step"]) for row in rows))}
             | _variant_params(study, str(variant)),
             metrics=metrics,
             tags={"rlstride.kind": "variant"},
@@ -214,6 +214,14 @@ def _accuracy_values(prefix: str, row: Mapping[Any, Any]) -> Iterator[tuple[str,
     names |= {str(name): str(name) for name, value in row.items() if name not in known and isinstance(value, float)}
     for column, name in names.items():
         yield f"{prefix}{name}/{row['decoding']}", float(row[column])
+
+
+def _benchmark_values(row: Mapping[Any, Any]) -> Iterator[tuple[str, float]]:
+    """A benchmark's figures as metrics such as benchmark/gsm8k/t0.6/exact_match/strict-match/avg_16."""
+    parts = (str(row[name]) for name in ("task", "decoding", "metric", "filter", "measure"))
+    place = [part.replace("@", "_") for part in parts if part]  # MLflow's names have no @
+    for column, ending in {"value": "", "low": "_low", "high": "_high"}.items():
+        yield "/".join(["benchmark", *place]) + ending, float(row[column])
 
 
 def _point(name: str, step: int, value: float, time: int) -> Metrics:
