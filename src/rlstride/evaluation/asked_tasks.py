@@ -9,7 +9,8 @@ from lm_eval.tasks import TaskManager
 from rlstride.config.benchmarks import OF_THE_TASK, Benchmark
 from rlstride.config.models import Chat
 from rlstride.errors import RequestError
-from rlstride.evaluation.benchmark import loaded_tasks, sampling_seed, task_manager
+from rlstride.evaluation.benchmark import sampling_seed
+from rlstride.evaluation.lm_eval_tasks import loaded_tasks, task_manager
 from rlstride.evaluation.models import Candidate
 from rlstride.evaluation.prompting import Prompting, prepare_tasks
 from rlstride.evaluation.score_tables import Row

@@ -12,8 +12,9 @@ from rlstride.config.study_file import Decoding
 from rlstride.config.variants import AblationVariant
 from rlstride.errors import RequestError
 from rlstride.evaluation.asked_tasks import AskedTasks, asked_benchmarks, with_gains
-from rlstride.evaluation.benchmark import StudyBenchmark, loaded_tasks, sampling_seed, score_task, task_manager
+from rlstride.evaluation.benchmark import StudyBenchmark, sampling_seed
 from rlstride.evaluation.lm import Bench, CountingHFLM
+from rlstride.evaluation.lm_eval_tasks import loaded_tasks, score_task, task_manager
 from rlstride.evaluation.models import Candidate, parse_models
 from rlstride.evaluation.prompting import (
     Prompting,
