@@ -1,5 +1,6 @@
 """What `check` says that a training holds in memory, against counts and sums by hand."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from rlstride.budget.estimates import describe, disk_bytes
-from rlstride.budget.memory import _activations_per_token, sequences_at_once, tokens_per_sequence, training_memory
+from rlstride.budget.memory import (
+    _activations_per_token,
+    sequences_at_once,
+    tokens_per_sequence,
+    tokens_to_read,
+    training_memory,
+)
 from rlstride.budget.requests import job_request
 from rlstride.budget.sizes import Shape
 from rlstride.config.training import Training
@@ -137,3 +144,15 @@ def test_a_job_on_a_cpu_asks_for_less_in_small_parts(tmp_path: Path) -> None:
 
     assert asked(micro_batch=1) < asked(micro_batch=64)
     assert asked(micro_batch=1, precision="bf16", masters="bf16") < 0.7 * asked(micro_batch=1)
+
+
+def test_a_shared_prompt_is_a_part_of_what_each_of_its_completions_reads() -> None:
+    real = load_study(ROOT / "config/studies/real.yaml")  # prompts of 72 tokens, 8 completions of 6 for each
+    assert tokens_to_read(real) == 72 / 8 + 1 + 6  # the prompt's last token is read with each completion
+    whole = real.spec.training.model_copy(update={"share_prompts": False})
+    alone = dataclasses.replace(real, spec=real.spec.model_copy(update={"training": whole}))
+    assert tokens_to_read(alone) == 72 + 6
+    shared, all_of_it = (training_memory(each, "smollm2-family", "grpo") for each in (real, alone))
+    assert shared is not None
+    assert all_of_it is not None
+    assert shared.activations < all_of_it.activations / 4

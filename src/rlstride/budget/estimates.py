@@ -1,6 +1,12 @@
 """What a study will make and cost, told before it runs. Cells and steps are exact; disk and time are estimates."""
 
-from rlstride.budget.memory import TrainingMemory, sequences_at_once, tokens_per_sequence, training_memory
+from rlstride.budget.memory import (
+    TrainingMemory,
+    sequences_at_once,
+    tokens_per_sequence,
+    tokens_to_read,
+    training_memory,
+)
 from rlstride.budget.sizes import adapter_parameters, decoder_parameters, model_parameters
 from rlstride.config.models import PublishedModel, TinyModel
 from rlstride.study.paths import base_folder, study_paths
@@ -189,7 +195,7 @@ def _core_hours(study: Study, parameters: float) -> str:
     """What a published model's runs take without a GPU."""
     trained, scored = _trained_completions(study), scored_completions(study)
     candidates = _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
-    training = core_seconds(study, parameters, trained, _PASSES_OF_RL)
+    training = core_seconds(study, parameters, trained, _PASSES_OF_RL, tokens=tokens_to_read(study))
     training += core_seconds(study, parameters, candidates * completions_per_step(study), 1, drawn=False)
     scoring = core_seconds(study, parameters, scored, 1, drawn=study.spec.evaluation.scorer == "sampled")
     for completions, written in benchmark_completions(study):
@@ -213,7 +219,7 @@ def _describe_model(study: Study, model: str) -> str:
         steps = study.spec.training.steps * _runs_of_model(study) + _steps_of_jumps(study) / len(study.models)
         flop = FLOP_PER_PARAMETER_AND_TOKEN * steps
         flop += _FLOP_PER_PASS * _CANDIDATES_PER_SEARCH * sum(_searches(study).values()) * len(study.spec.seeds)
-        tokens = completions_per_step(study) * tokens_per_sequence(study)
+        tokens = completions_per_step(study) * tokens_to_read(study)
         text += f"; about {flop * parameters * tokens / FLOP_PER_SECOND / 3600:.2g} GPU-hours of RL"
     return text
 
