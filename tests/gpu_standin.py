@@ -4,9 +4,7 @@ What it shows on a machine without a GPU is whether every tensor is where it sho
 devices fails with CUDA's own sentence, as does NumPy's look at one on the GPU. Kernels, streams, memory and speed are
 not in it, so it replaces no run on a real one.
 
-    echo '[["train", "--study", "FILE", ...], ...]' | LD_PRELOAD=... python tests/gpu_standin.py
-
-runs verbs of `rlstride` on it, one after the other; :func:`environment` has what must be loaded before.
+:func:`run` runs verbs of `rlstride` on it, one after the other; :func:`environment` has what must be loaded before.
 """
 
 import json
@@ -15,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
@@ -195,11 +193,12 @@ def _let_files_be_written() -> None:
     PreTrainedModel.save_pretrained = saved
 
 
-if __name__ == "__main__":
-    plug_in()
+def run() -> NoReturn:
+    """Runs verbs, which standard input has as lists of words in JSON, until one fails; the GPU is plugged in before."""
     from rlstride.cli import main
 
+    status = 0
     for verb in json.load(sys.stdin):
-        if status := main([*verb, "--debug"]):
-            sys.exit(status)
-    os._exit(0)  # the library goes before torch does
+        status = status or main([*verb, "--debug"])
+    sys.stdout.flush()
+    os._exit(status)  # the library goes before torch does

@@ -1,10 +1,7 @@
-"""One of several processes that train, and stride or extrapolate, and write down where they ended.
-
-Usage: one_rank.py KIND STUDY OUT [KIND STUDY OUT ...]
-"""
+"""What one of several processes does that train, and stride or extrapolate, and write down where they ended."""
 
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import transformers
@@ -23,7 +20,13 @@ from rlstride.tasks import build_task
 from rlstride.training.run import Run
 
 
-def main(kind: str, study_file: Path, out: Path) -> None:
+def main(runs: Sequence[tuple[str, Path, Path]]) -> None:
+    """Kind, study and folder of each run, made one after the other."""
+    for kind, study_file, out in runs:
+        make(kind, study_file, out)
+
+
+def make(kind: str, study_file: Path, out: Path) -> None:
     study, cell = load_study(study_file), Cell("random", "grpo", 0)
     processes = join_processes("cpu")
     transformers.set_seed(0)
@@ -52,8 +55,3 @@ def main(kind: str, study_file: Path, out: Path) -> None:
     state = trainer.accelerator.unwrap_model(trainer.model).state_dict()
     save_file({name: tensor.clone() for name, tensor in state.items()}, out / f"rank{rank}.safetensors")
     (out / f"rank{rank}.json").write_text(json.dumps(stride.history if kind == "stride" else once.report))
-
-
-if __name__ == "__main__":
-    for kind, study_file, out in zip(*[iter(sys.argv[1:])] * 3, strict=True):
-        main(kind, Path(study_file), Path(out))

@@ -31,6 +31,7 @@ from rlstride.extrapolation.next_predictor import (
     train_network,
 )
 from rlstride.extrapolation.predict import write_predictions
+from rlstride.extrapolation.registry import METHODS
 from rlstride.spectra.svd import TruncatedSVD, svd_of_product
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.store import Trajectory
@@ -283,7 +284,10 @@ def test_an_alpha_of_0_gives_the_last_model_back_to_the_bit(adapted: Path) -> No
         assert torch.equal((base.tensor(name).double() + delta).float(), last.tensor(name))
 
 
-def test_a_run_of_full_weights_keeps_the_last_steps_tensors_out_of_scope(small_run: SmallRun, tmp_path: Path) -> None:
+def test_a_run_of_full_weights_keeps_the_last_steps_tensors_out_of_scope(
+    small_run: SmallRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "next", replace(NEXT, updates=QUICK))
     flags = ["--method", "next", "--window", "0.8", "--out", str(tmp_path / "m")]
     assert main(["extrapolate", str(small_run.path), *flags]) == 0
     model = load_file(tmp_path / "m" / "model.safetensors")

@@ -1,16 +1,14 @@
 """What several processes must not change: the batch's statistics and means are over the tokens of all of them."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from updates_of_one_batch import save_updates
 
-SCRIPT = Path(__file__).with_name("updates_of_one_batch.py")
+from children import launch
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "ppo": {"value_learning_rate": 1e-3, "beta": 0.1, "epochs": 3},
     "reinforce_pp": {"beta": 0.1, "epochs": 3},
@@ -25,10 +23,9 @@ Found = dict[str, dict[str, Any]]
 def train(base: Path, folder: Path, processes: int) -> Found:
     """What each algorithm ends with, trained in so many processes."""
     out = folder / f"weights-{processes}.pt"
-    launch = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     algorithms = [{"trainer": name, "learning_rate": 1e-3, **settings} for name, settings in SETTINGS.items()]
-    command = [sys.executable, *(["-m", *launch] if launch else []), SCRIPT, json.dumps(algorithms), base, folder, out]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = launch(folder, processes, save_updates, algorithms, base, folder, out)
+    assert run.statuses() == [0] * processes, [log.read_text() for log in run.logs]
     found: Found = torch.load(out)
     return found
 

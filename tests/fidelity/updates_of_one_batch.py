@@ -1,12 +1,6 @@
-"""Trains on one injected batch, in as many processes as it is launched in, and saves the weights that come out.
-
-Usage: updates_of_one_batch.py ALGORITHMS_JSON BASE_FOLDER STATE_FOLDER OUT_FILE
-
-One launch does all algorithms, one after the other: processes take longer to start than to train.
-"""
+"""Trains on one injected batch, in as many processes as it is launched in, and saves the weights that come out."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +26,9 @@ def updated(algorithm: Algorithm, base: Path, state: Path) -> dict[str, Any]:
     return {"processes": trainer.accelerator.num_processes, "weights": weights}
 
 
-if __name__ == "__main__":
-    settings, base, state, out = sys.argv[1:]
-    algorithms = TypeAdapter(list[Algorithm]).validate_json(settings)
-    found = {each.trainer: updated(each, Path(base), Path(state) / each.trainer) for each in algorithms}
+def save_updates(settings: list[dict[str, Any]], base: Path, state: Path, out: Path) -> None:
+    """Those of several algorithms, one after the other, in a file that the first process writes."""
+    algorithms = TypeAdapter(list[Algorithm]).validate_python(settings)
+    found = {each.trainer: updated(each, base, state / each.trainer) for each in algorithms}
     if os.environ.get("RANK", "0") == "0":
         torch.save(found, out)

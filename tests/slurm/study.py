@@ -14,6 +14,8 @@ import yaml
 from cluster import ACCOUNT, Cluster, wait_until
 from pandas.testing import assert_frame_equal
 
+from warm_start import warm_programs
+
 ROOT = Path(__file__).parents[2]
 TABLE = "results/on-slurm/tables/training.csv"
 # Tables of a study that ran on a cluster are those of one that did not.
@@ -80,14 +82,15 @@ class Submission:
         cluster: the cluster.
         folder: the study's; bases are there already, or are made too.
         arguments: more of Snakemake's.
+        warm: whether its jobs start warm: not where they are killed, or their memory is measured.
     """
 
-    def __init__(self, cluster: Cluster, folder: Path, *arguments: str) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, *arguments: str, warm: bool = False) -> None:
         self.cluster, self.folder = cluster, folder
         self._log = folder / f"snakemake-{len(list(folder.glob('snakemake-*.log')))}.log"
         with self._log.open("w") as stream:
             self.process = subprocess.Popen(
-                command(*arguments), cwd=folder, env=cluster.environment, stdout=stream, stderr=stream
+                command(*arguments, warm=warm), cwd=folder, env=cluster.environment, stdout=stream, stderr=stream
             )
 
     @property
@@ -136,6 +139,7 @@ def command(
     study: str | None = "study.yaml",
     waits: Sequence[str] = QUICK,
     resources: Sequence[str] = (),
+    warm: bool = False,
 ) -> list[str]:
     """Snakemake with the project's own profile, and the account added.
 
@@ -146,9 +150,10 @@ def command(
         study: the config file; None of a workflow without one.
         waits: options in place of the profile's waits; by default, status is asked for sooner.
         resources: more defaults, NAME=VALUE.
+        warm: whether the jobs, which are run by the same Python and the `rlstride` beside it, start warm.
     """
     return [
-        str(Path(sys.executable).parent / "snakemake"),
+        *(str(warm_programs() / "python" if warm else sys.executable), "-m", "snakemake"),
         *arguments,  # before the options that take all that follows
         *("--snakefile", str(snakefile), "--profile", str(profile)),
         *(("--configfile", study) if study else ()),
@@ -161,7 +166,7 @@ def run_locally(folder: Path, *targets: str) -> None:
     """The same study with the local profile: what a cluster's results are compared with."""
     profile = ["--profile", str(ROOT / "profiles" / "local"), "--configfile", "study.yaml"]
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "snakemake"), *targets, "--snakefile", str(ROOT / "Snakefile"), *profile],
+        [str(warm_programs() / "snakemake"), *targets, "--snakefile", str(ROOT / "Snakefile"), *profile],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

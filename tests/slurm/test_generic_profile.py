@@ -20,7 +20,7 @@ def test_a_study_sent_with_qsub_ends_with_the_tables_of_a_local_one(
     cluster: Cluster, local: Path, folder: Path
 ) -> None:
     submit = ("--cluster-generic-submit-cmd", QSUB, "--latency-wait", "10")
-    called = command(*COMPARED, profile=ROOT / "profiles" / "generic", waits=submit, resources=("gpu=0",))
+    called = command(*COMPARED, profile=ROOT / "profiles" / "generic", waits=submit, resources=("gpu=0",), warm=True)
     cluster.run(folder, *called, longest=1800)
     assert_same_tables(folder, local)
     # What says that a job has ended is the last thing that it does: Slurm knows it a moment later.

@@ -16,6 +16,8 @@ import yaml
 from cluster import wait_until
 from study import COMPARED, ROOT, TABLE, TRAJECTORY, assert_same_tables, ledger
 
+from warm_start import warm_programs
+
 BIN = ROOT / "profiles" / "kubernetes" / "bin"
 ASKED = {"--cpu": 2, "--memory": 3000, "--gpu": 1, "--minutes": 90, "--grace": 300, "--claim": "volume"}
 
@@ -107,12 +109,13 @@ def test_the_head_runs_this_profile_and_has_the_volume_that_its_jobs_claim() -> 
 
 
 class Study:
-    """A Snakemake that sends a study through the profile, in the study's folder."""
+    """A Snakemake that sends a study through the profile, in the study's folder. Its jobs may start warm."""
 
-    def __init__(self, folder: Path, *targets: str) -> None:
+    def __init__(self, folder: Path, *targets: str, warm: bool = False) -> None:
         self.jobs, self._log = folder / "jobs", folder / "snakemake.log"
         stand_in = f'exec {sys.executable} {Path(__file__).with_name("kubectl_stand_in.py")} "$@"'
-        snakemake = [str(Path(sys.executable).parent / "snakemake"), *targets, "--snakefile", str(ROOT / "Snakefile")]
+        python = str(warm_programs() / "python" if warm else sys.executable)
+        snakemake = [python, "-m", "snakemake", *targets, "--snakefile", str(ROOT / "Snakefile")]
         waits = ["--latency-wait", "10", "--seconds-between-status-checks", "2", "--configfile", "study.yaml"]
         self._environment = environment(folder, stand_in) | {"KUBECTL_STAND_IN": str(self.jobs)}
         with self._log.open("w") as log:
@@ -140,7 +143,7 @@ class Study:
 
 @pytest.mark.slow
 def test_a_study_sent_to_kubernetes_ends_with_the_tables_of_a_local_one(local: Path, folder: Path) -> None:
-    sent = Study(folder, *COMPARED)
+    sent = Study(folder, *COMPARED, warm=True)
     sent.wait()
     assert_same_tables(folder, local)
     assert len(sent.made()) == 4  # training and measuring, of the run and of its frozen control

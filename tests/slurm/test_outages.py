@@ -26,7 +26,7 @@ def test_a_node_that_is_lost_in_mid_training_costs_an_attempt(cluster: Cluster, 
 
 
 def test_a_node_daemon_that_dies_and_comes_back_disturbs_nothing(cluster: Cluster, trained: Path, lone: Path) -> None:
-    sent = Submission(cluster, lone, TABLE)
+    sent = Submission(cluster, lone, TABLE, warm=True)
     job = sent.when_training(20)
     node = cluster.ask("squeue", "-h", "-j", job, "-o", "%N").strip()
     cluster.end_node(node)
@@ -37,7 +37,7 @@ def test_a_node_daemon_that_dies_and_comes_back_disturbs_nothing(cluster: Cluste
 
 @pytest.mark.parametrize("seconds", [20, 90])
 def test_a_controller_that_is_away_is_waited_for(cluster: Cluster, trained: Path, lone: Path, seconds: int) -> None:
-    sent = Submission(cluster, lone, TABLE)
+    sent = Submission(cluster, lone, TABLE, warm=True)
     sent.when_training(20)
     cluster.end_controller()
     time.sleep(seconds)
@@ -49,14 +49,14 @@ def test_jobs_that_become_ready_while_the_controller_is_away_are_sent_later(
     cluster: Cluster, trained: Path, lone: Path
 ) -> None:
     cluster.end_controller()
-    sent = Submission(cluster, lone, TABLE)
+    sent = Submission(cluster, lone, TABLE, warm=True)
     time.sleep(60)
     cluster.start_controller()
     assert ends_well(sent, lone, trained)
 
 
 def test_an_accounting_that_is_away_is_waited_for(cluster: Cluster, trained: Path, lone: Path) -> None:
-    sent = Submission(cluster, lone, TABLE)
+    sent = Submission(cluster, lone, TABLE, warm=True)
     sent.when_training(20)
     cluster.end_database()
     time.sleep(45)
@@ -83,7 +83,7 @@ def test_jobs_of_a_killed_snakemake_are_ended_before_the_next_one_sends_any(
 
 
 def test_two_jobs_on_one_trajectory_take_turns(cluster: Cluster, trained: Path, lone: Path) -> None:
-    sent = Submission(cluster, lone, TABLE)
+    sent = Submission(cluster, lone, TABLE, warm=True)
     sent.when_training(20)
     verb = f"{Path(sys.executable).parent / 'rlstride'} train --study study.yaml --cell micro/grpo/0 --out {TRAJECTORY}"
     arguments = ("-A", ACCOUNT, "--mem", "1000", "-D", str(lone), "-o", "second.log", "--wrap", verb)

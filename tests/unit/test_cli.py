@@ -14,12 +14,6 @@ from rlstride.config.methods import METHODS
 from rlstride.progress import hush, track
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    """Exit status and standard error of the installed command."""
-    result = subprocess.run([sys.executable, "-m", "rlstride.cli", *arguments], capture_output=True, text=True)
-    return result.returncode, result.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -30,15 +24,18 @@ def run(*arguments: str) -> tuple[int, str]:
             "rlstride spectra: --rank: expected a whole number from 1",
         ),
         (["ablate", "nowhere", "--rank", "1", "--out", "x"], "rlstride ablate: nowhere: no manifest.json here"),
-        (["evaluate", "nowhere", "--out", "x"], "rlstride evaluate: give either --study"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_exit_status_2(
-    arguments: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    status, error = run(*arguments)
-    assert status == 2
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
     assert error.startswith(sentence)
     assert len(error.strip().splitlines()) == 1
 
@@ -123,6 +120,19 @@ def test_a_wrong_cell_names_those_that_there_are(default_study_file: str, capsys
     status = main(["train", "--study", default_study_file, "--cell", "tiny-llama/ppo/0", "--out", "x"])
     assert status == 2
     assert "there is no cell 'tiny-llama/ppo/0'; the study has tiny-qwen3/grpo/0," in capsys.readouterr().err
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """Exit status and standard error of the installed command."""
+    result = subprocess.run([sys.executable, "-m", "rlstride.cli", *arguments], capture_output=True, text=True)
+    return result.returncode, result.stderr
+
+
+def test_a_process_ends_with_its_verbs_status_and_no_package_that_it_imports_says_a_word() -> None:
+    status, error = run("evaluate", "nowhere", "--out", "x")
+    assert status == 2
+    assert error.startswith("rlstride evaluate: give either --study")
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_debug_shows_where_an_error_came_from() -> None:

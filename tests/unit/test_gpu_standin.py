@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import gpu_standin
 from rlstride.cli import main
 from rlstride.trajectory.store import Trajectory
+from warm_start import CODE, warm_programs
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,16 +35,25 @@ pytestmark = [
 __all__ = ["study_file"]  # the fixture
 FULL = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "strides", "frozen", "sft", "dist"]
 JUMPS = ["stop", "relex", "on"]
+SHORT = set(FULL) - {"grpo", "strides"}  # the one is measured, the other killed
 RUNS = [*FULL, *KINDS, *JUMPS]
 EDITS = "in_scope_full,rank_1,rank_1_random,rank_10pct,single_2"
-COMMAND = [sys.executable, gpu_standin.__file__]
+RUN = "import gpu_standin; gpu_standin.run()"
 METHODS = "last,linear_validated,first_update_validated,alpharl,relex,logits_validated"
 
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": str(Path(gpu_standin.__file__).parent)}
+    paths = os.pathsep.join([str(Path(gpu_standin.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    quiet = {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONPATH": paths}
     return {**os.environ, **quiet, **gpu_standin.environment(tmp_path_factory.mktemp("library"))}
+
+
+@pytest.fixture(scope="module")
+def command(environment: dict[str, str]) -> list[str]:
+    """What runs verbs on the stand-in, as standard input has them (:func:`gpu_standin.run`)."""
+    read_early = {name: environment[name] for name in ("LD_PRELOAD", "HF_DEACTIVATE_ASYNC_LOAD", "PYTHONPATH")}
+    return [str(warm_programs("gpu", first="gpu_standin", **read_early) / CODE), RUN]
 
 
 def study_of(run: str, study_file: Path, root: Path) -> tuple[Path, list[str]]:
@@ -53,6 +63,11 @@ def study_of(run: str, study_file: Path, root: Path) -> tuple[Path, list[str]]:
         return with_adapter(study_file, root, KINDS[run]), ["--cell", f"random/{ALGORITHMS[run]}/0"]
     if run in JUMPS:
         return with_jumps(study_file, root), ["--cell", "random/grpo/0", "--jump", run]
+    if run in SHORT:
+        study = yaml.safe_load(study_file.read_text())
+        study["training"]["steps"] = 4
+        (root / "short.yaml").write_text(yaml.safe_dump(study))
+        return root / "short.yaml", ["--cell", f"random/{run}/0"]
     return study_file, ["--cell", f"random/{run}/0"]
 
 
@@ -78,14 +93,18 @@ def measuring(trajectory: Path, study: Path, device: str, out: Path) -> list[lis
     return [[str(word) for word in verb] for verb in verbs]
 
 
-def run_on_standin(verbs: list[list[str]], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(COMMAND, input=json.dumps(verbs), env=environment, text=True, capture_output=True)
+def run_on_standin(
+    command: list[str], verbs: list[list[str]], environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(command, input=json.dumps(verbs), env=environment, text=True, capture_output=True)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return done
 
 
 @pytest.fixture(scope="module")
-def gpu(study_file: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def gpu(
+    study_file: Path, command: list[str], environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder of all runs, made and measured on the stand-in in one process."""
     root = tmp_path_factory.mktemp("gpu")
     verbs = []
@@ -95,7 +114,7 @@ def gpu(study_file: Path, environment: dict[str, str], tmp_path_factory: pytest.
         verbs.append(["train", "--study", str(on_cuda(study, root / run)), *which, "--out", out])
     study = on_cuda(with_jumps(study_file, root), root)  # with few problems to score
     verbs += measuring(root / "grpo/trajectory", study, "cuda", root)
-    run_on_standin(verbs, environment)
+    run_on_standin(command, verbs, environment)
     return root
 
 
@@ -126,18 +145,18 @@ def weights_of(run: Trajectory, step: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("run", ["strides", "adalora"])  # with state of their own in a checkpoint
 def test_a_killed_run_on_cuda_ends_with_the_weights_of_an_uninterrupted_one(
-    gpu: Path, environment: dict[str, str], study_file: Path, tmp_path: Path, run: str
+    gpu: Path, command: list[str], environment: dict[str, str], study_file: Path, tmp_path: Path, run: str
 ) -> None:
     _, which = study_of(run, study_file, tmp_path)
     out = tmp_path / "trajectory"
     verb = ["train", "--study", str(gpu / run / "on-cuda.yaml"), *which, "--out", str(out)]
-    process = subprocess.Popen(COMMAND, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True)
     assert process.stdin is not None
     process.stdin.write(json.dumps([verb]))
     process.stdin.close()
     kill_in_training(process, out)
 
-    done = run_on_standin([verb], environment)
+    done = run_on_standin(command, [verb], environment)
     assert "resumes from step" in done.stdout
     assert digests(out) == digests(gpu / run / "trajectory")
 
@@ -181,7 +200,9 @@ import os; os._exit(0)
     assert done.stdout == "as it should be\n", done.stderr[-2000:]
 
 
-def test_exact_scores_on_cuda_are_those_of_the_cpu(environment: dict[str, str], tmp_path: Path) -> None:
+def test_exact_scores_on_cuda_are_those_of_the_cpu(
+    command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
     rows = [{"question": f"{a}+{b}=", "answer": str(a + b)} for a in range(10) for b in range(10)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = write_model(tmp_path / "model", "0123456789+=")
@@ -206,7 +227,7 @@ def test_exact_scores_on_cuda_are_those_of_the_cpu(environment: dict[str, str], 
         out = tmp_path / f"{device}.parquet"
         flags = ["--study", str(tmp_path / "study.yaml"), "--device", device, "--out", str(out)]
         if device == "cuda":
-            run_on_standin([["evaluate", str(model), *flags]], environment)
+            run_on_standin(command, [["evaluate", str(model), *flags]], environment)
         else:
             assert main(["evaluate", str(model), *flags]) == 0
         found.append(pd.read_parquet(out).set_index("decoding")[["n", "accuracy", "low", "high", "unlisted"]])

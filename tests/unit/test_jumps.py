@@ -1,10 +1,10 @@
 """Runs of a study that are really cut short: stopped at a window with a predicted model, or trained on from it."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
+import time
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +18,7 @@ from synthetic_study import STEPS, synthetic_study, write_cell, write_manifest
 from test_adapters import KINDS, with_adapter
 from test_training import digests, study_file, train
 
+from children import start
 from rlstride.cli import main
 from rlstride.config.methods import JumpMethodName
 from rlstride.errors import RequestError
@@ -177,25 +178,18 @@ def test_an_adapters_run_that_goes_on_keeps_models_that_need_no_moved_base(study
     assert len({float((step - base).norm()) for step in steps}) == len(steps), "the weights move at every step"
 
 
-def _in_a_child(study: Path, out: Path, jump: str) -> None:
-    arguments = ["train", "--study", str(study), "--cell", CELL, "--jump", jump, "--out", str(out)]
-    raise SystemExit(main(arguments))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["stop", "on"])
 def test_a_run_killed_at_random_moments_ends_with_the_weights_of_an_uninterrupted_one(
     jumping: Path, tmp_path: Path, name: str
 ) -> None:
     whole, out = tmp_path / "whole" / "trajectory", tmp_path / "0" / "trajectory"
+    began = time.monotonic()
     train(jumping, CELL, whole, name)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlstride.training.launch", "rlstride.evaluation.benchmark"])
-    moments, kills, attempt = random.Random(name), 0, 0
+    length, moments, kills, attempt = time.monotonic() - began, random.Random(name), 0, 0
     while kills < 3:
-        child = context.Process(target=_in_a_child, args=(jumping, out, name))
-        child.start()
-        child.join(moments.uniform(0.2, 2.5))
+        child = start(["train", "--study", jumping, "--cell", CELL, "--jump", name, "--out", out])
+        child.join(moments.uniform(0.1 * length, length))
         if child.is_alive():
             os.kill(child.pid or 0, signal.SIGKILL)
             child.join()

@@ -19,6 +19,7 @@ from rlstride.config.models import TinyModel
 from rlstride.study.load import load_study, resolved_yaml
 from rlstride.zoo.bases import build_model
 from rlstride.zoo.tokenizer import build_tokenizer
+from warm_start import warm_programs
 
 ROOT = Path(__file__).parents[2]
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -86,7 +87,8 @@ def follow(name: str, root: Path, **variables: Path | str) -> subprocess.Complet
     edits, commands = recipe(name)
     for edit in edits:
         edit.make(copy)
-    paths = {"PYTHONPATH": str(copy / "src"), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    path = os.pathsep.join([str(warm_programs()), str(Path(sys.executable).parent), os.environ["PATH"]])
+    paths = {"PYTHONPATH": str(copy / "src"), "PATH": path, "OMP_NUM_THREADS": "1"}
     given = {key: str(value) for key, value in variables.items()} | {"OUT": str(root / "out")}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],

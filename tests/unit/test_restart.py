@@ -1,18 +1,16 @@
 """Runs that are killed or stopped at any moment go on from their last checkpoint, to the same weights."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from test_training import digests, study_file, train
 
-from rlstride.cli import main
+from children import LONGEST_WAIT, start
 from rlstride.trajectory.manifest import read_manifest
 
 __all__ = ["study_file"]  # the fixture
@@ -20,26 +18,10 @@ pytestmark = pytest.mark.slow
 
 TRAINERS = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo", "sft", "dist", "strides"]
 KILLS_OF_EACH = 3  # 30 in all
-LONGEST_WAIT = 600.0
 
 
-def _in_a_child(study: Path, cell: str, out: Path) -> None:
-    """What a job runs: the verb, with its exit status."""
-    raise SystemExit(main(["train", "--study", str(study), "--cell", cell, "--out", str(out)]))
-
-
-@pytest.fixture(scope="module")
-def spawner() -> multiprocessing.context.ForkServerContext:
-    """Children fork from a process that has imported the trainers: kills fall into training, not into imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlstride.training.launch"])
-    return context
-
-
-def start(spawner: multiprocessing.context.ForkServerContext, study: Path, cell: str, out: Path) -> BaseProcess:
-    child = spawner.Process(target=_in_a_child, args=(study, cell, out))
-    child.start()
-    return child
+def verb(study: Path, cell: str, out: Path) -> list[str | Path]:
+    return ["train", "--study", study, "--cell", cell, "--out", out]
 
 
 def complete_checkpoints(out: Path) -> list[Path]:
@@ -48,16 +30,17 @@ def complete_checkpoints(out: Path) -> list[Path]:
 
 @pytest.mark.parametrize("algorithm", TRAINERS)
 def test_runs_killed_at_random_moments_end_with_the_weights_of_an_uninterrupted_one(
-    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext, algorithm: str
+    study_file: Path, tmp_path: Path, algorithm: str
 ) -> None:
     cell = f"random/{algorithm}/0"
     whole = tmp_path / "whole" / "trajectory"
+    began = time.monotonic()
     train(study_file, cell, whole)
-    moments = random.Random(algorithm)
+    length, moments = time.monotonic() - began, random.Random(algorithm)
     kills, attempt, out = 0, 0, tmp_path / "0" / "trajectory"
     while kills < KILLS_OF_EACH:
-        child = start(spawner, study_file, cell, out)
-        child.join(moments.uniform(0.0, 2.5))
+        child = start(verb(study_file, cell, out))
+        child.join(moments.uniform(0.0, length))
         if child.is_alive():
             assert child.pid is not None
             os.kill(child.pid, signal.SIGKILL)
@@ -69,7 +52,7 @@ def test_runs_killed_at_random_moments_end_with_the_weights_of_an_uninterrupted_
             attempt += 1
             out = tmp_path / str(attempt) / "trajectory"
     had_checkpoint = bool(complete_checkpoints(out))
-    child = start(spawner, study_file, cell, out)
+    child = start(verb(study_file, cell, out))
     child.join(LONGEST_WAIT)
     assert child.exitcode == 0
     assert digests(out) == digests(whole)
@@ -77,13 +60,11 @@ def test_runs_killed_at_random_moments_end_with_the_weights_of_an_uninterrupted_
     assert last["resumed_from"] > 0 or not had_checkpoint
 
 
-def test_a_run_asked_to_stop_saves_says_so_and_goes_on_later(
-    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext
-) -> None:
+def test_a_run_asked_to_stop_saves_says_so_and_goes_on_later(study_file: Path, tmp_path: Path) -> None:
     cell = "random/grpo/0"
     whole, out = tmp_path / "whole" / "trajectory", tmp_path / "stopped" / "trajectory"
     train(study_file, cell, whole)
-    child = start(spawner, study_file, cell, out)
+    child = start(verb(study_file, cell, out))
     deadline = time.monotonic() + LONGEST_WAIT
     while not (out / "step_000002").is_dir() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -112,12 +93,10 @@ def test_a_checkpoint_without_its_mark_is_never_read(study_file: Path, tmp_path:
     assert digests(out) == digests(whole)
 
 
-def test_of_two_jobs_on_one_trajectory_one_writes_and_the_other_is_refused(
-    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext
-) -> None:
+def test_of_two_jobs_on_one_trajectory_one_writes_and_the_other_is_refused(study_file: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole" / "trajectory", tmp_path / "0" / "trajectory"
     train(study_file, "random/grpo/0", whole)
-    both = [start(spawner, study_file, "random/grpo/0", out) for _ in range(2)]
+    both = [start(verb(study_file, "random/grpo/0", out)) for _ in range(2)]
     for child in both:
         child.join(LONGEST_WAIT)
     assert sorted(child.exitcode or 0 for child in both) in (
@@ -128,16 +107,14 @@ def test_of_two_jobs_on_one_trajectory_one_writes_and_the_other_is_refused(
     assert not (out.parent / "training").exists()
 
 
-def test_a_job_meets_the_lease_of_one_that_trains(
-    study_file: Path, tmp_path: Path, spawner: multiprocessing.context.ForkServerContext
-) -> None:
+def test_a_job_meets_the_lease_of_one_that_trains(study_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "0" / "trajectory"
-    first = start(spawner, study_file, "random/grpo/0", out)
+    first = start(verb(study_file, "random/grpo/0", out))
     deadline = time.monotonic() + LONGEST_WAIT
     while not complete_checkpoints(out) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(first.pid or 0, signal.SIGSTOP)  # it is there, and holds its lease
-    second = start(spawner, study_file, "random/grpo/0", out)
+    second = start(verb(study_file, "random/grpo/0", out))
     second.join(LONGEST_WAIT)
     assert second.exitcode == 1
     os.kill(first.pid or 0, signal.SIGCONT)

@@ -1,17 +1,11 @@
 """A run launched as several processes (here: two or three, with gloo) is one run, of the study's own size."""
 
 import json
-import multiprocessing
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,82 +15,21 @@ import yaml
 from safetensors.torch import load_file
 from test_training import digests, study_file, train
 
+import one_rank
+from children import LONGEST_WAIT, Launched, launch
 from rlstride.cli import main
 from rlstride.trajectory.manifest import read_manifest
+from warm_start import warm_programs
 
 __all__ = ["study_file"]  # the fixture
 pytestmark = pytest.mark.slow
 
 ROLLOUTS = 16  # in a step of the study: 4 problems, 4 completions each
 KEPT = [2, 4, 6, 8, 10]
-LONGEST_WAIT = 600.0
 
 
 def arguments(study: Path, cell: str, out: Path) -> list[str]:
     return ["train", "--study", str(study), "--cell", cell, "--out", str(out)]
-
-
-def _member(environment: dict[str, str], log: Path, verb: list[str]) -> None:
-    """One process as a launcher starts it, with its exit status."""
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    raise SystemExit(main(verb))
-
-
-@dataclass(frozen=True)
-class Launched:
-    members: list[BaseProcess]
-    logs: list[Path]
-
-    def statuses(self) -> list[int | None]:
-        deadline = time.monotonic() + LONGEST_WAIT
-        for member in self.members:
-            member.join(max(0.0, deadline - time.monotonic()))
-        found = [member.exitcode for member in self.members]
-        self.kill()
-        return found
-
-    def kill(self) -> None:
-        for member in self.members:
-            member.kill()
-            member.join()
-
-    def said(self, text: str) -> int:
-        """How often all processes together printed something."""
-        return sum(log.read_text().count(text) for log in self.logs)
-
-
-Launch = Callable[..., Launched]
-
-
-@pytest.fixture(scope="module")
-def spawner() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rlstride.training.launch"])
-    return context
-
-
-@pytest.fixture
-def launch(spawner: ForkServerContext, tmp_path: Path) -> Launch:
-    def start(verb: list[str], processes: int, **environment: str) -> Launched:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1", **environment}
-        members, logs = [], []
-        for rank in range(processes):
-            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            own = shared | {name: str(value) for name, value in places.items()}
-            logs.append(tmp_path / f"{port}-{rank}.log")
-            member = spawner.Process(target=_member, args=(own, logs[-1], verb))
-            member.start()
-            members.append(member)
-        return Launched(members, logs)
-
-    return start
 
 
 def ledger_of(out: Path) -> list[dict[str, Any]]:
@@ -114,8 +47,8 @@ def wait_for(folder: Path, run: Launched) -> None:
 def whole(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """An uninterrupted GRPO run of two processes under torchrun, and what it printed."""
     out = tmp_path_factory.mktemp("whole") / "trajectory"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "rlstride.cli", *arguments(study_file, "random/grpo/0", out)]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python"]
+    command = [*launcher, warm_programs() / "rlstride", *arguments(study_file, "random/grpo/0", out)]
     ended = subprocess.run(
         command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -145,7 +78,8 @@ def test_accelerate_launches_the_same_run(whole: tuple[Path, str], study_file: P
     out = tmp_path / "trajectory"
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     plain = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command = [*launcher, *plain, "-m", "rlstride.cli", *arguments(study_file, "random/grpo/0", out)]
+    program = ["--no_python", warm_programs() / "rlstride"]
+    command = [*launcher, *plain, *program, *arguments(study_file, "random/grpo/0", out)]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert digests(out) == digests(whole[0])
     [entry] = ledger_of(out)
@@ -153,10 +87,10 @@ def test_accelerate_launches_the_same_run(whole: tuple[Path, str], study_file: P
 
 
 def test_a_finished_run_is_finished_for_every_process(
-    whole: tuple[Path, str], study_file: Path, launch: Launch
+    whole: tuple[Path, str], study_file: Path, tmp_path: Path
 ) -> None:
     out, _ = whole
-    again = launch(arguments(study_file, "random/grpo/0", out), 3)
+    again = launch(tmp_path, 3, main, arguments(study_file, "random/grpo/0", out))
     assert again.statuses() == [0, 0, 0]
     assert again.said("is finished already") == 1
     assert len(ledger_of(out)) == 1
@@ -164,18 +98,18 @@ def test_a_finished_run_is_finished_for_every_process(
 
 @pytest.mark.parametrize("killed", [(0, 1), (1,)], ids=["all", "one"])
 def test_two_processes_that_are_killed_resume_and_end_with_the_weights_of_two_that_were_not(
-    whole: tuple[Path, str], study_file: Path, tmp_path: Path, launch: Launch, killed: tuple[int, ...]
+    whole: tuple[Path, str], study_file: Path, tmp_path: Path, killed: tuple[int, ...]
 ) -> None:
     out = tmp_path / "trajectory"
     verb = arguments(study_file, "random/grpo/0", out)
-    run = launch(verb, 2)
+    run = launch(tmp_path, 2, main, verb)
     wait_for(out / "step_000004", run)
     for rank in killed:
         run.members[rank].kill()
     assert all(run.statuses()), "one is still waiting for the other, or the run ended before it could be killed"
     assert not (out / "manifest.json").exists()
 
-    again = launch(verb, 2)
+    again = launch(tmp_path, 2, main, verb)
     assert again.statuses() == [0, 0]
     assert again.said("resumes from step") == 1
     assert ledger_of(out)[-1]["resumed_from"] in (2, 4, 6, 8)
@@ -183,10 +117,10 @@ def test_two_processes_that_are_killed_resume_and_end_with_the_weights_of_two_th
 
 
 def test_a_signal_to_one_process_stops_all_at_the_same_step_and_one_process_goes_on_alone(
-    study_file: Path, tmp_path: Path, launch: Launch
+    study_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "trajectory"
-    run = launch(arguments(study_file, "random/grpo/0", out), 2)
+    run = launch(tmp_path, 2, main, arguments(study_file, "random/grpo/0", out))
     wait_for(out / "step_000002", run)
     run.members[1].terminate()
     assert run.statuses() == [1, 1]
@@ -200,20 +134,18 @@ def test_a_signal_to_one_process_stops_all_at_the_same_step_and_one_process_goes
 
 
 @pytest.mark.parametrize("trainer", ["ppo", "dist"])
-def test_minibatches_and_a_teachers_completions_are_shared_too(
-    study_file: Path, tmp_path: Path, launch: Launch, trainer: str
-) -> None:
+def test_minibatches_and_a_teachers_completions_are_shared_too(study_file: Path, tmp_path: Path, trainer: str) -> None:
     out = tmp_path / "trajectory"
-    assert launch(arguments(study_file, f"random/{trainer}/0", out), 2).statuses() == [0, 0]
+    assert launch(tmp_path, 2, main, arguments(study_file, f"random/{trainer}/0", out)).statuses() == [0, 0]
     manifest = read_manifest(out)
     assert [record.step for record in manifest.training] == list(range(1, 11))
     assert all((record.reward or 0) * ROLLOUTS % 1 == 0 for record in manifest.training)
 
 
-def test_two_processes_fine_tune_to_the_weights_of_one(study_file: Path, tmp_path: Path, launch: Launch) -> None:
+def test_two_processes_fine_tune_to_the_weights_of_one(study_file: Path, tmp_path: Path) -> None:
     alone, together = tmp_path / "alone" / "trajectory", tmp_path / "together" / "trajectory"
     train(study_file, "random/sft/0", alone)
-    assert launch(arguments(study_file, "random/sft/0", together), 2).statuses() == [0, 0]
+    assert launch(tmp_path, 2, main, arguments(study_file, "random/sft/0", together)).statuses() == [0, 0]
     expected, found = (load_file(out / "step_000010" / "model.safetensors") for out in (alone, together))
     for name, weight in expected.items():
         # Ten updates of Adam at a rate of 1e-3 move a weight by up to 1e-2.
@@ -234,7 +166,6 @@ def test_two_processes_fine_tune_to_the_weights_of_one(study_file: Path, tmp_pat
 def test_what_cannot_be_done_is_refused_in_one_sentence(
     study_file: Path,
     tmp_path: Path,
-    launch: Launch,
     algorithm: str,
     processes: int,
     device: str,
@@ -244,7 +175,7 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(yaml.safe_load(study_file.read_text()) | {"device": device}))
     out = tmp_path / "trajectory"
-    run = launch(arguments(file, f"random/{algorithm}/0", out), processes, **environment)
+    run = launch(tmp_path, processes, main, arguments(file, f"random/{algorithm}/0", out), **environment)
     assert run.statuses() == [2] * processes
     assert run.said("rlstride train: ") == 1
     [line] = [line for log in run.logs for line in log.read_text().splitlines() if "rlstride train: " in line]
@@ -259,18 +190,17 @@ ADAPTERS: dict[str, dict[str, Any] | None] = {"full": None, "lora": {"kind": "lo
 def of_two(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of three runs of two processes: stride, full and lora; one launch makes all of them."""
     root = tmp_path_factory.mktemp("of-two")
-    words: list[str | Path] = ["stride", study_file, root / "stride"]
+    runs: list[tuple[str, Path, Path]] = [("stride", study_file, root / "stride")]
     for name, adapter in ADAPTERS.items():
         study = yaml.safe_load(study_file.read_text())
         study["training"] |= {"adapter": adapter, "steps": 6}
         file = root / f"{name}.yaml"
         file.write_text(yaml.safe_dump(study))
-        words += ["extrapolate", file, root / name]
+        runs.append(("extrapolate", file, root / name))
     for name in ("stride", *ADAPTERS):
         (root / name).mkdir()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, Path(__file__).parents[1] / "one_rank.py", *words]
-    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    run = launch(root, 2, one_rank.main, runs)
+    assert run.statuses() == [0, 0], [log.read_text() for log in run.logs]
     return root
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -26,6 +27,7 @@ from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
 from rlstride.tables.collect import collect
 from rlstride.tracking.mlflow_writer import CONTENT_TAG, CREATED_TAG, KEY_TAG, PARENT_TAG, track
+from warm_start import CODE, warm_programs
 
 FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}
 
@@ -211,8 +213,9 @@ track(results, synthetic_study(models=["tiny-llama"], algorithms=["grpo"]), uri)
 def test_a_killed_tracking_is_completed_by_the_next(
     results: Path, study: Study, tmp_path: Path, call: str, number: int
 ) -> None:
-    command = [sys.executable, "-c", KILLED_AT, str(results), uri_of(results), call, str(number)]
-    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)})
+    command = [warm_programs() / CODE, KILLED_AT, str(results), uri_of(results), call, str(number)]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
     assert killed.returncode == -signal.SIGKILL
     assert len(runs_of(results)) == number  # the last of them without all that it should hold
     track(results, study, uri_of(results))
@@ -248,9 +251,10 @@ sys.exit(main(sys.argv[2:]))
 def track_twice_at_once(folders: list[Path], uri: str, gate: Path) -> list[str]:
     """Two `rlstride track`, neither of which makes a run before the other has looked, if it can. What they say."""
     gate.mkdir()
-    script = [sys.executable, "-c", LOOKING_TOGETHER, str(gate)]
+    script = [warm_programs() / CODE, LOOKING_TOGETHER, str(gate)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     verbs = [["track", str(folder), "--tracking-uri", uri] for folder in folders]
-    both = [subprocess.Popen([*script, *verb], stderr=subprocess.PIPE, text=True) for verb in verbs]
+    both = [subprocess.Popen([*script, *verb], env=environment, stderr=subprocess.PIPE, text=True) for verb in verbs]
     said = [process.communicate(timeout=300)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     return said
@@ -374,10 +378,14 @@ def test_a_plain_folder_is_refused_as_tracking_uri(results: Path, study: Study) 
         track(results, study, "mlruns")
 
 
-def test_the_address_of_each_studys_runs_is_said(results: Path, study: Study) -> None:
+def test_the_address_of_each_studys_runs_is_said(
+    results: Path, study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     track(results, study, uri_of(results))
     script = Path(__file__).parents[2] / "workflow/scripts/experiments.py"
-    asked = [sys.executable, script, uri_of(results), "http://127.0.0.1:5000"]
-    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    monkeypatch.setattr("sys.argv", [str(script), uri_of(results), "http://127.0.0.1:5000"])
+    capsys.readouterr()
+    runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr().out
     number = MlflowClient(uri_of(results)).get_experiment_by_name("demo").experiment_id
     assert said == f"demo   http://127.0.0.1:5000/#/experiments/{number}/runs\n"

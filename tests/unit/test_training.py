@@ -1,11 +1,9 @@
 import json
-import os
 import random
 import re
-import signal
 import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from children import LONGEST_WAIT, start
 from rlstride.config.rewards import Rewards
 from rlstride.errors import RequestError
 from rlstride.study.load import load_study
@@ -106,13 +105,16 @@ def train(study_file: Path, cell: str, out: Path, jump: str | None = None) -> No
     train_cell(study, study.cell(cell), out, out.parent / "training", jump)
 
 
-def kill_in_training(process: subprocess.Popen[Any], out: Path) -> None:
+def kill_in_training(process: BaseProcess | subprocess.Popen[Any], out: Path) -> None:
     """Kills a run of ten steps, every second one kept, after its sixth."""
-    deadline = time.monotonic() + 600
-    while not (out / "step_000006").is_dir() and time.monotonic() < deadline and process.poll() is None:
+    a_child = isinstance(process, BaseProcess)
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not (out / "step_000006").is_dir() and time.monotonic() < deadline:
+        if not (process.is_alive() if a_child else process.poll() is None):
+            break
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join() if a_child else process.wait()
     assert not (out / "manifest.json").exists(), "the run ended before it could be killed"
 
 
@@ -142,11 +144,7 @@ def test_a_killed_run_resumes_and_ends_with_the_weights_of_an_uninterrupted_one(
     cell = f"random/{algorithm}/0"
     whole, broken = tmp_path / "whole" / "trajectory", tmp_path / "broken" / "trajectory"
     train(study_file, cell, whole)
-
-    command = [sys.executable, "-m", "rlstride.cli", "train", "--study", study_file, "--cell", cell, "--out", broken]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    kill_in_training(process, broken)
-
+    kill_in_training(start(["train", "--study", study_file, "--cell", cell, "--out", broken]), broken)
     train(study_file, cell, broken)
     ledger = [json.loads(line) for line in (broken.parent / "ledger" / "train.jsonl").read_text().splitlines()]
     assert ledger[-1]["resumed_from"] in (4, 6)

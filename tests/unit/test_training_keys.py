@@ -1,9 +1,6 @@
 """Keys of a study's training: how a run is computed, and that it stays the same run."""
 
 import dataclasses
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,11 +13,12 @@ from safetensors.torch import load_file
 from test_adapters import KINDS
 from test_gpu_standin import measuring
 from test_jumps import with_jumps
-from test_several_processes import Launch, arguments, launch, spawner
+from test_several_processes import arguments
 from test_training import digests, kill_in_training, study_file, train
 from transformers import TrainerCallback, set_seed
 from trl import DistillationConfig, GRPOConfig, RLOOConfig
 
+from children import launch, start
 from rlstride.cli import main
 from rlstride.config.training import VLLM, Training
 from rlstride.errors import RequestError
@@ -39,7 +37,7 @@ from rlstride.trajectory.model_folder import ModelFolder, first_difference
 from rlstride.trajectory.store import Trajectory
 from rlstride.trajectory.writer import TrajectoryWriter
 
-__all__ = ["launch", "spawner", "study_file"]  # the fixtures
+__all__ = ["study_file"]  # the fixture
 pytestmark = pytest.mark.slow
 
 RL = ["grpo", "rloo", "ppo", "reinforce_pp", "dr_grpo", "dapo", "gspo"]
@@ -283,10 +281,7 @@ def test_a_killed_run_resumes_in_parts_and_in_bf16_to_the_same_weights(
     file, cell = with_training(study_file, tmp_path, steps=10, keep_every=2, **keys), f"random/{algorithm}/0"
     whole, broken = tmp_path / "whole" / "trajectory", tmp_path / "broken" / "trajectory"
     train(file, cell, whole)
-    command = [sys.executable, "-m", "rlstride.cli", "train", "--study", file, "--cell", cell, "--out", broken]
-    kill_in_training(
-        subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}), broken
-    )
+    kill_in_training(start(arguments(file, cell, broken)), broken)
     train(file, cell, broken)
     assert read_ledger(broken.parent / "ledger")[-1]["resumed_from"] in (4, 6)
     assert digests(broken) == digests(whole)
@@ -345,25 +340,23 @@ def test_every_verb_reads_a_run_of_bf16_masters(study_file: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo", "sft"])
-def test_two_processes_share_a_batch_in_small_parts(
-    study_file: Path, tmp_path: Path, launch: Launch, algorithm: str
-) -> None:
+def test_two_processes_share_a_batch_in_small_parts(study_file: Path, tmp_path: Path, algorithm: str) -> None:
     found = []
     for keys in [{}, {"micro_batch": 3}]:  # of the 8 or 4 sequences of a process: 2 at a time
         file = with_training(study_file, tmp_path, steps=3, **keys)
         out = tmp_path / file.stem / "trajectory"
-        run = launch(arguments(file, f"random/{algorithm}/0", out), 2)
+        run = launch(tmp_path, 2, main, arguments(file, f"random/{algorithm}/0", out))
         assert run.statuses() == [0, 0], [log.read_text() for log in run.logs]
         found.append({step: load_file(out / f"step_00000{step}" / "model.safetensors") for step in (1, 2, 3)})
     whole, parts = found
     assert 0 <= distance(whole[2], parts[2]) < 1e-3 * distance(whole[1], whole[3])
 
 
-def test_two_processes_compute_in_bf16(study_file: Path, tmp_path: Path, launch: Launch) -> None:
+def test_two_processes_compute_in_bf16(study_file: Path, tmp_path: Path) -> None:
     keys = {"micro_batch": 2, "precision": "bf16", "masters": "bf16", "activation_checkpointing": True}
     file = with_training(study_file, tmp_path, schedule="linear", **keys)
     out = tmp_path / "trajectory"
-    run = launch(arguments(file, "random/ppo/0", out), 2)
+    run = launch(tmp_path, 2, main, arguments(file, "random/ppo/0", out))
     assert run.statuses() == [0, 0], [log.read_text() for log in run.logs]
     assert {record.dtype for record in read_manifest(out).steps} == {"bfloat16"}
     assert (read_manifest(out).base.path, run.said("this CPU has neither") <= 1) == ("base", True)
@@ -452,9 +445,9 @@ def test_a_run_whose_weights_are_the_bases_fails_though_its_steps_are_kept(
     assert read_manifest(out).stalled == "unmoved"
 
 
-def test_two_processes_without_any_reward_stop_together(study_file: Path, tmp_path: Path, launch: Launch) -> None:
+def test_two_processes_without_any_reward_stop_together(study_file: Path, tmp_path: Path) -> None:
     file, out = rewarding_nothing(study_file, tmp_path, reward_patience=2), tmp_path / "trajectory"
-    run = launch(arguments(file, "random/rloo/0", out), 2)
+    run = launch(tmp_path, 2, main, arguments(file, "random/rloo/0", out))
     assert run.statuses() == [1, 1]
     assert run.said("every rollout of the first 2 steps had the reward 0") == 1
     assert [record.step for record in TrajectoryWriter(out).kept()] == [1, 2]

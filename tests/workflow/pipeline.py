@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import yaml
-from dry_runs import dry_run
+
+from warm_start import warm_programs
 
 ROOT = Path(__file__).parents[2]
 DEFAULT_STUDY = ROOT / "config" / "config.yaml"
@@ -16,20 +17,24 @@ SMOKE_STUDY = ROOT / "config" / "studies" / "smoke.yaml"
 
 
 def run(
-    program: str, *arguments: str | Path, folder: Path = ROOT, timeout: int = 1200
+    program: str, *arguments: str | Path, folder: Path = ROOT, timeout: int = 1200, warm: bool = False
 ) -> subprocess.CompletedProcess[str]:
-    """One of the programs installed beside this Python, with its output."""
-    command = [str(Path(sys.executable).parent / program), *map(str, arguments)]
+    """One of the programs installed beside this Python, or of those that start warm, with its output."""
+    programs = warm_programs() if warm else Path(sys.executable).parent
+    command = [str(programs / program), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def snakemake(*arguments: str | Path, folder: Path = ROOT, timeout: int = 1200) -> subprocess.CompletedProcess[str]:
-    """Snakemake on the repository's Snakefile; paths are relative to ``folder``, where it also keeps its records."""
+def snakemake(
+    *arguments: str | Path, folder: Path = ROOT, timeout: int = 1200, warm: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Snakemake on the repository's Snakefile; paths are relative to ``folder``, where it also keeps its records.
+
+    It and its jobs start warm, but for those of the smoke study, whose time and memory are measured.
+    """
     everything = ("--snakefile", ROOT / "Snakefile", *arguments)
-    if "-n" in arguments:
-        return dry_run(list(map(str, everything)), folder)
-    return run("snakemake", *everything, folder=folder, timeout=timeout)
+    return run("snakemake", *everything, folder=folder, timeout=timeout, warm=warm)
 
 
 def planned_jobs(*arguments: str | Path, folder: Path = ROOT) -> dict[str, int]:

@@ -177,7 +177,7 @@ def test_mlflow_has_a_run_for_each_cell_and_variant_and_none_twice(finished: Fin
 
 
 def test_a_second_run_has_nothing_to_do_and_says_so(finished: Finished) -> None:
-    done = snakemake(*finished.request)
+    done = snakemake(*finished.request, warm=False)
     assert done.returncode == 0
     assert "Nothing to be done" in done.stdout + done.stderr
 
@@ -191,7 +191,7 @@ def test_a_swept_learning_rate_runs_its_own_cell_and_gathers_again(finished: Fin
 
 
 def test_snakemake_makes_its_own_report_with_every_table_and_figure(finished: Finished, tmp_path: Path) -> None:
-    done = snakemake(*finished.request, "--report", tmp_path / "report.html")
+    done = snakemake(*finished.request, "--report", tmp_path / "report.html", warm=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for name in ("accuracy.csv", "claims.csv", "accuracy_over_rank.svg", "index.html"):
