@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from mlflow import MlflowClient
-from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells
+from synthetic_study import ACCURACIES, STEPS, synthetic_study, write_cells, write_rounding
 
 from rlstride.errors import RequestError
 from rlstride.evaluation.score_tables import metrics_file
@@ -26,7 +26,9 @@ from rlstride.study.load import resolved_yaml
 from rlstride.study.paths import StudyPaths
 from rlstride.study.study import Study
 from rlstride.tables.collect import collect
+from rlstride.tables.results import StudyResults
 from rlstride.tracking.mlflow_writer import CONTENT_TAG, CREATED_TAG, KEY_TAG, PARENT_TAG, track
+from rlstride.tracking.runs import cell_runs
 from warm_start import CODE, warm_programs
 
 FEW = {name: ACCURACIES[name] for name in ("base", "full", "rank_1", "window_0.4_alpharl")}
@@ -119,6 +121,19 @@ def test_the_divergence_from_the_base_is_a_curve_of_the_cell(results: Path, stud
     last = 2 * (FEW["full"] - FEW["base"])
     assert run.data.metrics["drift/kl_to_base"] == points[-1].value == pytest.approx(last)
     assert run.data.metrics["drift/kl_from_base"] == pytest.approx(1.5 * last)
+
+
+def test_what_rounding_makes_of_a_run_is_a_metric_by_dtype(tmp_path: Path) -> None:
+    asked = synthetic_study(rounding={"at": [1.0]})
+    shares = {"fp32": 0.5, "bf16": 0.2, "random": 0.1}
+    write_cells(tmp_path / "demo", asked)
+    write_rounding(tmp_path / "demo", asked, shares, unchanged={"fp32": 0.4, "bf16": 0.9, "random": 0.9})
+    metrics = cell_runs(StudyResults(tmp_path / "demo", asked), asked.cells[0])[0].metrics
+    found = {name: value for (name, step), (value, _) in metrics.items() if name.startswith("rounding/")}
+    assert found["rounding/share_sum/fp32"] == pytest.approx(0.5, abs=0.02)
+    assert found["rounding/share_sum/bf16"] == pytest.approx(0.2, abs=0.02)
+    assert found["rounding/unchanged_1e-05/bf16"] == pytest.approx((0.9 + 1) / 2)  # and an embedding as large
+    assert found["rounding/relative/fp32"] == pytest.approx(1e-3)
 
 
 def test_a_benchmarks_figures_are_metrics_of_the_models_that_it_is_about(results: Path, study: Study) -> None:

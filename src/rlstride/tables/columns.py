@@ -28,6 +28,7 @@ SCORED = {
 }
 MEASURED = {
     "unlisted": "Scored exactly: the most that completions which were not followed can add to accuracy.",
+    "asked": "Of a null: which of the study's ways to ask it was, the best on validation problems.",
     "format_*": "Share of completions in this solution format of the pretraining mixture.",
     "*": "Whatever else the task measures of a completion: its mean.",
 }

@@ -17,6 +17,7 @@ from rlstride.study.paths import StudyPaths
 from rlstride.study.plan import planned_jumps, predictions
 from rlstride.study.study import Cell, Study
 from rlstride.tables.results import CellResults, StudyResults
+from rlstride.tables.rounding import rounding_rows
 from rlstride.tables.specs import TABLES
 from rlstride.tables.table import CELL_COLUMNS
 from rlstride.trajectory.manifest import Manifest
@@ -71,6 +72,7 @@ def cell_runs(results: StudyResults, cell: Cell) -> list[TrackedRun]:
         | _validation_metrics(measured.validation, manifest, started)
         | _spectra_metrics(measured, started)
         | _drift_metrics(measured.drift, started)
+        | _rounding_metrics(measured, started)
         | _cost_metrics(ledger, started),
         tags={"rlstride.kind": "cell", "mlflow.note.content": f"{cell.algorithm} on {cell.model}, seed {cell.seed}"},
     )
@@ -192,6 +194,17 @@ def _drift_metrics(frame: pd.DataFrame, started: int) -> Metrics:
         if row["variant"] in ("base", "checkpoint"):
             for name in ("kl_to_base", "kl_from_base", "argmax_changed"):
                 metrics |= _point(f"drift/{name}", int(row["step"]), float(row[name]), started)
+    return metrics
+
+
+def _rounding_metrics(measured: CellResults, started: int) -> Metrics:
+    """Size, norm share and sparsity of the run's updates, as stored and as bfloat16 files show them."""
+    table = rounding_rows(measured)
+    metrics: Metrics = {}
+    rows = table if table.empty else table[(table["update"] == "run") & (table["factor"] == 1)]
+    for row in rows.to_dict("records"):
+        for name in ("relative", "share_sum", "unchanged_1e-05"):
+            metrics |= _point(f"rounding/{name}/{row['dtype']}", int(row["step"]), float(row[name]), started)
     return metrics
 
 
