@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from rlstride.config.study_file import Evaluation
 from rlstride.errors import RequestError
 from rlstride.evaluation import exact
 from rlstride.evaluation.contrast import Contrast
-from rlstride.evaluation.exact import TOLERANCE, right_probabilities
 from rlstride.evaluation.lm import CountingHFLM
 from rlstride.evaluation.score import score_on_study
 from rlstride.study.load import resolve_study
@@ -43,6 +43,8 @@ TOKENS = ["<pad>", "<e>", "<f>", "<s>", "4", "2", "42", "<", "e", ">", "="]
 VOCABULARY = len(TOKENS) + 2
 PAD, END, OTHER_END, SILENT, FOUR, TWO, FORTY_TWO, LEFT, E, RIGHT, EQUALS = range(len(TOKENS))
 TEMPERATURES = [1.0, 0.6, 0.0]
+TOLERANCE = 1e-4  # tighter than the default, as sums over all sequences are
+right_probabilities = partial(exact.right_probabilities, tolerance=TOLERANCE)
 MAX_TOKENS = 4
 
 
@@ -247,7 +249,9 @@ def test_nothing_depends_on_batches_or_on_what_completions_share(
 ) -> None:
     prompts, right = ["=", "4=", "42=", "24=", "2="], ["4", "42", "424"]
     together = right_probabilities(taught, prompts, [right] * 5, TEMPERATURES, MAX_TOKENS, tolerance=1e-5)
-    alone = [right_probabilities(taught, prompts, [[text]] * 5, TEMPERATURES, MAX_TOKENS, 1e-5) for text in right]
+    alone = [
+        right_probabilities(taught, prompts, [[text]] * 5, TEMPERATURES, MAX_TOKENS, tolerance=1e-5) for text in right
+    ]
     np.testing.assert_allclose(together.listed, sum(each.listed for each in alone), atol=1e-4)
     monkeypatch.setattr(exact, "_CPU_TOKENS", 1)
     one_by_one = right_probabilities(taught, prompts, [right] * 5, TEMPERATURES, MAX_TOKENS, tolerance=1e-5)
@@ -373,7 +377,7 @@ def test_it_is_what_sampling_tends_to_and_greedy_decoding_is_the_same(
     assert 0 < by_reading["greedy"].mean() < 1
     assert table["samples"].tolist() == [0, 0, 0]
     assert table["n"].tolist() == drawn["n"].tolist() == [8, 8, 8]
-    assert table["unlisted"].max() < TOLERANCE
+    assert table["unlisted"].max() < exact.TOLERANCE
 
 
 def test_texts_name_right_completions_in_place_of_drawn_ones(

@@ -21,8 +21,8 @@ from rlstride.arrays import Floats
 from rlstride.evaluation.lm import CountingHFLM
 from rlstride.evaluation.spellings import RightTexts, Spellings
 
-TOLERANCE = 1e-4  # of a problem's probability: less is not worth another forward pass
-_SHARE_TOLERANCE = 1e-3  # where many texts are right, each has rarer ways to be written
+TOLERANCE = 1e-3  # of a problem's probability: less is not worth another forward pass; rare spellings add far less
+_FOLLOWED = 1e-5  # silent tokens that are likelier
 _ROUNDS = 8  # of forward passes at most: a model that never ends would take as many as it has tokens
 _PATHS = 32  # of one problem in a round
 _SHORTEST_OPENING = 8  # tokens
@@ -113,7 +113,7 @@ def right_shares(
         RequestError: a completion is written by no whole tokens.
     """
     allowed = [[*texts, *among] for texts in right]
-    found = right_probabilities(lm, prompts, allowed, [*temperatures, 1.0], max_tokens, _SHARE_TOLERANCE, stops)
+    found = right_probabilities(lm, prompts, allowed, [*temperatures, 1.0], max_tokens, stops=stops)
     shares = [_shares(each, texts, temperatures) for each, texts in zip(found.by_text, right, strict=True)]
     by_text = [dict(zip(texts, each, strict=True)) for texts, each in zip(right, shares, strict=True)]
     total = np.where(found.listed > 0, found.listed, 1.0)[:, :-1]
@@ -209,7 +209,7 @@ class _Search:
     def _leave_open(self, tokens: _Tokens, written: str, logs: Floats) -> None:
         """Silent tokens, of which the likely ones alone are followed, and parts of characters, of which none is."""
         count = len(self._spellings.silent)
-        likely = np.flatnonzero(np.exp(logs[:count]).max(axis=1, initial=0) > TOLERANCE / 10)
+        likely = np.flatnonzero(np.exp(logs[:count]).max(axis=1, initial=0) > _FOLLOWED)
         for index in likely:
             self._open[*tokens, int(self._spellings.silent[index])] = written, logs[index]
         self._lost += np.exp(logs).sum(axis=0) - np.exp(logs[likely]).sum(axis=0)
