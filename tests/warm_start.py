@@ -129,7 +129,8 @@ def stay_with(program: socket.socket, own: dict[str, str]) -> None:
     if ended not in select.select([ended, program], [], [])[0]:
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    program.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    with suppress(BrokenPipeError):  # the program is gone
+        program.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
