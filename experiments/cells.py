@@ -74,10 +74,12 @@ def let_weights_go(paths: CellPaths, study: Study) -> None:
 
 
 def keep(made: CellPaths, kept: CellPaths) -> None:
-    """Copies what a run measured, as small as it goes; what says that all is there comes last."""
+    """Copies what a run measured, in single precision: tables have six digits. The last file marks it as whole."""
     for file in made.root.glob("*.parquet"):
         kept.root.mkdir(parents=True, exist_ok=True)
-        pd.read_parquet(file).to_parquet(kept.root / file.name, index=False, compression="zstd", compression_level=19)
+        frame = pd.read_parquet(file)
+        single = dict.fromkeys(frame.select_dtypes("float64"), "float32")
+        frame.astype(single).to_parquet(kept.root / file.name, index=False, compression="zstd", compression_level=19)
     kept.trajectory.mkdir(exist_ok=True)
     shutil.copy(made.manifest, kept.manifest)
     shutil.copytree(made.ledger, kept.ledger, dirs_exist_ok=True)
