@@ -219,7 +219,7 @@ def test_a_study_that_measures_no_drift_is_reported_without_its_tables(tmp_path:
     write_report(results, study, results / "report")
     page = (results / "report/index.html").read_text()
     assert set(re.findall(r'href="\.\./tables/([\w-]+)\.csv"', page)) == {*tables_of(study), "claims"}
-    others = {"jumps", "strides", "stride-progress", "rounding"}
+    others = {"jumps", "strides", "stride-progress", "rounding", "benchmarks"}
     assert {"drift", "tokens"} == set(TABLES) - set(tables_of(study)) - others
 
 
