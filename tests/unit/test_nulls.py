@@ -229,6 +229,13 @@ def test_a_gain_that_a_null_has_too_needed_no_training(
     assert all(name in row["control"] for name in ("forced_format", "best_prompt", "sharpest_base"))
 
 
+def test_a_null_that_is_asked_for_and_not_scored_leaves_the_claim_open(results: Callable[..., StudyResults]) -> None:
+    claims = claims_table(results(forced_format=0.36))  # and no best_prompt
+    row = claims[(claims["id"] == "gain_is_trained") & (claims["algorithm"] == "grpo")].iloc[0]
+    assert row["verdict"] == "not run"
+    assert "all nulls that the study asks for" in row["note"]
+
+
 def test_a_study_without_nulls_is_hashed_as_before() -> None:
     assert "nulls" not in synthetic_study().spec.model_dump()
     assert "nulls" in yaml.safe_load(resolved_yaml(synthetic_study(nulls={"shots": [1]})))

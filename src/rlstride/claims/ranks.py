@@ -34,7 +34,7 @@ def _kept_by_nulls(algorithm: str, evidence: Evidence) -> Found:
     asked = [*evidence.study.spec.nulls.asked, SHARPEST_BASE]
     return Found(
         measured=kept,
-        cells=len(evidence.having(STRONGEST_NULL, "base", "full")),
+        cells=len(evidence.having(STRONGEST_NULL, "base", "full", *asked)),
         control=named({name: evidence.interval(recovered_gain(name)) for name in asked}),
         verdict=verdicts.at_most(kept, published.NULL_KEEPS),
     )
@@ -129,7 +129,7 @@ CLAIMS = (
         rule=f"the strongest null keeps <= {published.NULL_KEEPS:.3g} of full - base",
         bar=f"<= {published.NULL_KEEPS:.3g} of the gain: else what edited and predicted models keep of it says little",
         control="each null's share of the gain: " + ", ".join(f"`{name}`" for name in (*NULL_VARIANTS, SHARPEST_BASE)),
-        needs="base and full scored in one cell",
+        needs="base, full and all nulls that the study asks for, scored in one cell",
         measure=_kept_by_nulls,
     ),
     Claim(
