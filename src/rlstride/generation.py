@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,27 @@ def asked_generation(model: Any) -> Iterator[None]:
         inner.generation_config = own
 
 
+def draw_inside(trainer: Any, inside: Callable[[Any], AbstractContextManager[None]]) -> None:
+    """Has a TRL trainer draw its rollouts, a teacher's too, inside what a function makes of the model that draws.
+
+    Args:
+        trainer: one that draws nothing, such as SFT's, stays as it is.
+        inside: from a model, unwrapped, to a context.
+    """
+    if not hasattr(trainer, "_generate_single_turn"):
+        return
+    draw, models = trainer._generate_single_turn, [trainer.model, getattr(trainer, "teacher_model", None)]
+
+    def draw_so(*arguments: Any, **options: Any) -> Any:
+        with ExitStack() as stack:
+            for model in models:
+                if model is not None:
+                    stack.enter_context(inside(trainer.accelerator.unwrap_model(model)))
+            return draw(*arguments, **options)
+
+    trainer._generate_single_turn = draw_so
+
+
 def generate_as_asked(trainer: Any) -> None:
     """Has a TRL trainer draw its rollouts, a teacher's too, inside :func:`asked_generation`.
 
@@ -38,25 +59,14 @@ def generate_as_asked(trainer: Any) -> None:
     Args:
         trainer: one that draws nothing, such as SFT's, stays as it is.
     """
-    if not hasattr(trainer, "_generate_single_turn"):
-        return
-    draw, models = trainer._generate_single_turn, [trainer.model, getattr(trainer, "teacher_model", None)]
-
-    def draw_as_asked(*arguments: Any, **options: Any) -> Any:
-        with ExitStack() as stack:
-            for model in models:
-                if model is not None:
-                    stack.enter_context(asked_generation(trainer.accelerator.unwrap_model(model)))
-            return draw(*arguments, **options)
-
-    trainer._generate_single_turn = draw_as_asked
+    draw_inside(trainer, asked_generation)
 
 
 @contextmanager
-def generating(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
-    """Inside, ``model.generate`` is another function."""
+def generating(model: Any, generate: Callable[..., Any], *first: Any) -> Iterator[None]:
+    """Inside, ``model.generate`` is another function: it is given the model's own, and what else is to come first."""
     before = vars(model).get("generate")
-    model.generate = generate
+    model.generate = partial(generate, model.generate, *first)
     try:
         yield
     finally:
@@ -75,15 +85,12 @@ def stop_rollouts(trainer: Any, stops: Sequence[str]) -> None:
     """
     if not stops or not hasattr(trainer, "_generate_single_turn"):
         return
-    draw, models = trainer._generate_single_turn, [trainer.model, getattr(trainer, "teacher_model", None)]
     tokenizer = trainer.processing_class
+    draw_inside(trainer, lambda model: generating(model, _generate_to_stop, tokenizer, stops))
+    draw = trainer._generate_single_turn
 
     def draw_to_stop(*arguments: Any, **options: Any) -> Any:
-        with ExitStack() as stack:
-            for model in filter(None, models):
-                own = trainer.accelerator.unwrap_model(model)
-                stack.enter_context(generating(own, partial(_generate_to_stop, own.generate, tokenizer, stops)))
-            drawn = draw(*arguments, **options)
+        drawn = draw(*arguments, **options)
         if not isinstance(drawn, tuple):  # of distillation
             return [ids[: tokens_to_stop(tokenizer, ids, stops)] for ids in drawn]
         rows, logps = drawn

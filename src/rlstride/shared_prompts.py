@@ -4,13 +4,14 @@
 left, ``T`` those of the longest completion.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
-from rlstride.generation import generating
+from rlstride.generation import draw_inside, generating
 
 
 @torch.no_grad()
@@ -47,7 +48,7 @@ def share_prompts(trainer: Any) -> None:
     """
     if not hasattr(trainer, "_get_per_token_logps_and_entropies"):
         return
-    whole_sequences, draw = trainer._get_per_token_logps_and_entropies, trainer._generate_single_turn
+    whole_sequences = trainer._get_per_token_logps_and_entropies
 
     def log_probabilities(
         model: Any,
@@ -74,21 +75,16 @@ def share_prompts(trainer: Any) -> None:
         entropies = torch.cat([part.entropy for part in parts]) if compute_entropy else None
         return torch.cat([part.log_probs for part in parts]), entropies, None
 
-    def draw_from_shared(*arguments: Any, **options: Any) -> Any:
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        generate = model.generate
-
-        def generate_from_shared(input_ids: Tensor, attention_mask: Tensor, **rest: Any) -> Tensor:
-            shared = read_once(model, input_ids, attention_mask)
-            going_on = {} if shared is None else {"past_key_values": shared}
-            ids: Tensor = generate(input_ids=input_ids, attention_mask=attention_mask, **going_on, **rest)
-            return ids
-
-        with generating(model, generate_from_shared):
-            return draw(*arguments, **options)
-
     trainer._get_per_token_logps_and_entropies = log_probabilities
-    trainer._generate_single_turn = draw_from_shared
+    draw_inside(trainer, lambda model: generating(model, _generate_from_shared, model))
+
+
+def _generate_from_shared(
+    generate: Callable[..., Tensor], model: Any, input_ids: Tensor, attention_mask: Tensor, **rest: Any
+) -> Tensor:
+    shared = read_once(model, input_ids, attention_mask)
+    going_on = {} if shared is None else {"past_key_values": shared}
+    return generate(input_ids=input_ids, attention_mask=attention_mask, **going_on, **rest)
 
 
 def _completions(trainer: Any, model: Any, ids: Tensor, mask: Tensor, tokens: int) -> Any:

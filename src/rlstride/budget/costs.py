@@ -123,8 +123,7 @@ def cost_of_evaluate_variants(work: Work) -> Cost:
 def cost_of_nulls(work: Work) -> Cost:
     """Scoring the base in every way on validation problems, and in the best of each kind on test problems."""
     nulls, evaluation = work.spec.nulls, work.spec.evaluation
-    ways = [1 if nulls.forced_format == "answers" else len(nulls.forced_format), len(nulls.prompts), len(nulls.shots)]
-    looks = work.scoring(sum(ways), evaluation.validation_problems, [evaluation.headline])
+    looks = work.scoring(nulls.looks, evaluation.validation_problems, [evaluation.headline])
     return _READ_COPIES, looks + work.scoring(len(nulls.asked), evaluation.test_problems, list(evaluation.decodings))
 
 

@@ -34,3 +34,9 @@ class Nulls(Strict):
         """The variants that there are."""
         given = {FORCED_FORMAT: self.forced_format, BEST_PROMPT: self.prompts, FEW_SHOT: self.shots}
         return [name for name, ways in given.items() if ways]
+
+    @property
+    def looks(self) -> int:
+        """The ways that validation problems choose among; the task's own prompt is one of the prompts."""
+        forced = 1 if self.forced_format == "answers" else len(self.forced_format)
+        return forced + (len(self.prompts) + 1 if self.prompts else 0) + len(self.shots)
