@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from synthetic_study import ACCURACIES, synthetic_study, write_cells
+from synthetic_study import ACCURACIES, PROBLEMS, synthetic_study, write_cells
 from test_evaluation_exact import (
     END,
     FOUR,
@@ -23,6 +23,7 @@ from test_evaluation_exact import (
 )
 from transformers import PreTrainedTokenizerFast
 
+from rlstride.budget.estimates import scored_completions
 from rlstride.claims.table import claims_table
 from rlstride.cli import main
 from rlstride.config.nulls import Nulls
@@ -234,6 +235,16 @@ def test_a_null_that_is_asked_for_and_not_scored_leaves_the_claim_open(results: 
     row = claims[(claims["id"] == "gain_is_trained") & (claims["algorithm"] == "grpo")].iloc[0]
     assert row["verdict"] == "not run"
     assert "all nulls that the study asks for" in row["note"]
+
+
+def test_the_estimate_counts_every_look_and_each_null_at_all_decodings() -> None:
+    plain = synthetic_study()
+    asked = synthetic_study(nulls={"forced_format": ["T", "Q"], "prompts": ["{{ prompt }} "], "shots": [1]})
+    samples = [decoding.samples for decoding in plain.spec.evaluation.decodings.values()]
+    headline = plain.spec.evaluation.decodings[plain.spec.evaluation.headline].samples
+    looks = 2 + 2 + 1  # two beginnings, a wording and the task's own, one number of shots
+    expected = PROBLEMS * (looks * headline + 3 * sum(samples))
+    assert scored_completions(asked) - scored_completions(plain) == expected
 
 
 def test_a_study_without_nulls_is_hashed_as_before() -> None:

@@ -181,7 +181,9 @@ def scored_completions(study: Study) -> int:
     test += edits_of_run(study) * samples_of(study, edit_decodings(study.spec))
     cells = len(study.algorithms) * len(study.spec.seeds)
     tried = evaluation.test_problems * test + tried_in_cell(study) * look
-    return _runs_of_model(study) * scored_steps(study) * look + cells * tried
+    nulls = study.spec.nulls
+    asked = nulls.looks * look + len(nulls.asked) * evaluation.test_problems * samples_of(study, list(decodings))
+    return _runs_of_model(study) * scored_steps(study) * look + cells * tried + asked
 
 
 def samples_of(study: Study, decodings: list[str]) -> int:
