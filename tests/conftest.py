@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from planted_run import SmallRun, plant_run
 from rlstride.zoo.tokenizer import build_tokenizer
@@ -31,18 +33,32 @@ LONGEST = (
 )
 
 
+def group(file: str) -> str:
+    """What one worker runs: a file's tests, with those of the files that share what it starts."""
+    name = Path(file).stem.removeprefix("test_")
+    return TOGETHER.get(name, name)
+
+
+class Groups(LoadScopeScheduling):
+    """Gives each worker whole groups, so that what a file's tests share is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid.partition("::")[0])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    # Not `--dist loadgroup`: pytest-xdist 3.8 loses every group with pytest 9.2.
+    return Groups(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what is fast, says what one worker runs (`--dist loadgroup`), and begins with what takes minutes."""
-
-    def group(item: pytest.Item) -> str:
-        name = item.path.stem.removeprefix("test_")
-        return TOGETHER.get(name, name)
-
+    """Marks what is fast, and begins with what takes minutes."""
     for item in items:
         if item.path.stem.removeprefix("test_") in FAST:
             item.add_marker("fast")
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=lambda item: LONGEST.index(group(item)) if group(item) in LONGEST else len(LONGEST))
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(group(item.path.name), len(order)))
 
 
 def pytest_collection_finish() -> None:
