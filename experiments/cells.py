@@ -17,6 +17,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from rlstride.study.load import load_study
@@ -74,16 +76,25 @@ def let_weights_go(paths: CellPaths, study: Study) -> None:
 
 
 def keep(made: CellPaths, kept: CellPaths) -> None:
-    """Copies what a run measured, in single precision: tables have six digits. The last file marks it as whole."""
+    """Copies what a run measured, to five digits, in half of the space. The last file marks it as whole."""
     for file in made.root.glob("*.parquet"):
         kept.root.mkdir(parents=True, exist_ok=True)
         frame = pd.read_parquet(file)
-        single = dict.fromkeys(frame.select_dtypes("float64"), "float32")
-        frame.astype(single).to_parquet(kept.root / file.name, index=False, compression="zstd", compression_level=19)
+        measured = list(frame.select_dtypes("float64"))
+        frame[measured] = five_digits(frame[measured].to_numpy())
+        others = [column for column in frame if column not in measured]
+        small = {"compression": "zstd", "compression_level": 19, "use_byte_stream_split": measured}
+        frame.to_parquet(kept.root / file.name, index=False, use_dictionary=others, **small)
     kept.trajectory.mkdir(exist_ok=True)
     shutil.copy(made.manifest, kept.manifest)
     shutil.copytree(made.ledger, kept.ledger, dirs_exist_ok=True)
     kept.measured.touch()
+
+
+def five_digits(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Single precision whose last seven bits are zero: off by 8e-6 of a value at most."""
+    rounded = (values.astype(np.float32).view(np.uint32) + np.uint32(64)) & np.uint32(0xFFFFFF80)
+    return np.where(np.isfinite(values), rounded.view(np.float32), values).astype(np.float32)
 
 
 if __name__ == "__main__":
