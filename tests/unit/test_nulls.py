@@ -30,6 +30,8 @@ from rlstride.config.nulls import Nulls
 from rlstride.errors import RequestError
 from rlstride.evaluation import nulls as nulls_module
 from rlstride.evaluation.exact import right_probabilities, right_shares
+from rlstride.evaluation.lm import Bench
+from rlstride.evaluation.models import parse_models
 from rlstride.evaluation.nulls import score_nulls
 from rlstride.study.load import resolved_yaml
 from rlstride.study.paths import StudyPaths
@@ -87,10 +89,14 @@ def test_a_forced_beginning_counts_as_a_part_of_the_completion(
     for decoding in ("t1.0", "t0.6", "greedy"):
         one, other = (table.loc[("forced_format", "test", decoding), "accuracy"] for table in (read, drawn))
         assert abs(one - other) < 4 * 0.5 / np.sqrt(8 * SAMPLES) + 1e-3
-        assert one > 0.05  # sums from 10 on begin so
-    single = [problem for problem in task_of(study()).listed("test") or () if len(problem.answer) == 1]
-    assert single  # and these, which do not, are wrong: the score stays below their share
-    assert read.loc[("forced_format", "test", "t1.0"), "accuracy"] < 1
+    problems = (task_of(study()).listed("test") or ())[:8]  # as many as the study scores
+    teens = [problem for problem in problems if problem.answer.startswith("1")]
+    assert 0 < len(teens) < len(problems)  # whose answers begin so; the others' are wrong
+    lm = Bench("cpu").load(parse_models([f"base@0={folder}"])[0])
+    prompts, rests = [f"{problem.prompt}1" for problem in teens], [[problem.answer[1:]] for problem in teens]
+    right = right_probabilities(lm, prompts, rests, [1.0], MAX_TOKENS).listed.sum() / len(problems)
+    assert right > 2e-3  # above what is left unread
+    np.testing.assert_allclose(read.loc[("forced_format", "test", "t1.0"), "accuracy"], right, atol=1e-3)
 
 
 def test_the_best_way_on_validation_problems_is_the_one_that_is_reported(

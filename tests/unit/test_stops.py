@@ -54,9 +54,8 @@ def test_exact_scoring_with_a_stop_is_what_sampling_tends_to(
 
 def test_samples_end_with_the_text(study: Callable[..., Study], folder: Path) -> None:
     lm = Bench("cpu").load(parse_models([f"base@0={folder}"])[0])
-    prompts = [f"{a}+{10 - a}=" for a in range(1, 10)]
-    texts = {lm.tokenizer.decode(each.tokens) for each in lm.sample(prompts, 0.1, 4, ["0"])}
-    assert "10" in texts
+    texts = [lm.tokenizer.decode(each.tokens) for each in lm.sample(["5+5="] * 200, 2.0, 4, ["0"])]
+    assert any(len(text) > 1 and text.endswith("0") for text in texts)
     assert all("0" not in text[:-1] for text in texts)
 
 
