@@ -43,6 +43,7 @@ from rlstride.tasks import Task, build_task
 from rlstride.tasks.asking import ways_of_asking
 
 __all__ = ["folder", "study", "tokenizer"]  # the fixtures
+TEST_PROBLEMS = 10  # all that the split has
 
 
 def task_of(study: Study) -> Task:
@@ -50,7 +51,7 @@ def task_of(study: Study) -> Task:
 
 
 def with_nulls(study: Callable[..., Study], scorer: str = "exact", **nulls: Any) -> Study:
-    found = study(scorer=scorer)
+    found = study(scorer=scorer, test_problems=TEST_PROBLEMS)
     spec = found.spec.model_copy(update={"nulls": Nulls(**nulls)})
     return Study(**{**vars(found), "spec": spec})
 
@@ -88,10 +89,10 @@ def test_a_forced_beginning_counts_as_a_part_of_the_completion(
     drawn = scored(with_nulls(study, "sampled", forced_format=["1"]), folder, tmp_path / "drawn.parquet")
     for decoding in ("t1.0", "t0.6", "greedy"):
         one, other = (table.loc[("forced_format", "test", decoding), "accuracy"] for table in (read, drawn))
-        assert abs(one - other) < 4 * 0.5 / np.sqrt(8 * SAMPLES) + 1e-3
-    problems = (task_of(study()).listed("test") or ())[:8]  # as many as the study scores
+        assert abs(one - other) < 4 * 0.5 / np.sqrt(TEST_PROBLEMS * SAMPLES) + 1e-3
+    problems = task_of(study()).listed("test") or ()
     teens = [problem for problem in problems if problem.answer.startswith("1")]
-    assert 0 < len(teens) < len(problems)  # whose answers begin so; the others' are wrong
+    assert 0 < len(teens) < len(problems) == TEST_PROBLEMS  # whose answers begin so; the others' are wrong
     lm = Bench("cpu").load(parse_models([f"base@0={folder}"])[0])
     prompts, rests = [f"{problem.prompt}1" for problem in teens], [[problem.answer[1:]] for problem in teens]
     right = right_probabilities(lm, prompts, rests, [1.0], MAX_TOKENS).listed.sum() / len(problems)
