@@ -23,7 +23,7 @@ demo-real: ## the same with a real language model of 134.5 M parameters: a cut o
 	@$(MAKE) --no-print-directory demo STUDY=config/studies/real-demo.yaml
 
 test: lint ## run every test, the smoke study included
-	@$(BIN)/python -m pytest -n $$(($(CORES) + 2)) --dist loadscope --no-loadscope-reorder # those of a cluster wait most of the time
+	@$(BIN)/python -m pytest -n $$(($(CORES) + 3)) --dist loadscope --no-loadscope-reorder # those of a cluster wait most of the time
 
 test-fast: lint ## run what is fast, in less than three minutes: lint, and tests without training, servers or pipelines
 	@$(BIN)/python -m pytest -q -n $(CORES) --dist loadfile -m "fast and not slow" tests/unit

@@ -25,11 +25,12 @@ FAST = {
     "trajectory",
 }
 # Files that one worker runs one after the other: they share what it has started, such as a cluster.
-TOGETHER = dict.fromkeys(("faults", "study_on_slurm", "generic_profile", "executor", "cluster_check"), "cluster")
+TOGETHER = dict.fromkeys(("study_on_slurm", "generic_profile", "executor", "cluster_check"), "cluster")
 # What takes longest comes first: nothing is left alone at the end.
 LONGEST = (
-    *("smoke_study", "cluster", "outages", "kubernetes_profile", "smoke_algorithms", "gpu_standin", "jobs_again"),
-    *("restart", "recipes", "several_processes", "two_processes", "pipeline_plan", "next"),
+    *("outages", "faults", "smoke_study", "cluster", "smoke_algorithms", "kubernetes_profile", "tracking", "report"),
+    *("training_keys", "zoo_published", "gpu_standin", "sources_hub_http", "restart", "several_processes", "package"),
+    *("bring_your_own", "pipeline_plan", "jobs_again", "spectra_memory", "tasks_reasoning_gym", "striding", "zoo"),
 )
 
 

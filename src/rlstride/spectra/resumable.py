@@ -4,15 +4,18 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rlstride.atomic_files import atomic_file
+from rlstride.trajectory.store import Trajectory
 
 
 class ResumableParts:
@@ -22,8 +25,9 @@ class ResumableParts:
         folder: where the parts lie. Those of another request are deleted.
     """
 
-    def __init__(self, out: Path, decided_by: Any) -> None:
-        """The parts of ``out``; ``decided_by`` is all that decides what is in them, as JSON can hold it."""
+    def __init__(self, out: Path, trajectory: Trajectory, asked: Any) -> None:
+        """The parts of ``out``, measured of a trajectory; ``asked`` is how, as JSON can hold it."""
+        decided_by = [_stored_files(trajectory), asked, torch.__version__]
         digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = out.parent / f".{out.name}.parts" / digest
         if not self.folder.is_dir():
@@ -39,10 +43,10 @@ class ResumableParts:
             found: dict[str, Any] = json.loads(part.metadata()["part"])
         return found
 
-    def write(self, index: int, part: dict[str, Any], factors: dict[str, Tensor]) -> None:
+    def write(self, index: int, part: dict[str, Any], factors: Mapping[str, Tensor] = MappingProxyType({})) -> None:
         """Keeps a part: factors, and the rest as their metadata, in one file, which is there whole or not at all."""
         with atomic_file(self._file(index)) as partial:
-            save_file(factors, partial, metadata={"part": json.dumps(part)})
+            save_file(dict(factors), partial, metadata={"part": json.dumps(part)})
 
     def join_factors(self, count: int, out: Path) -> None:
         """Writes the factors of the first ``count`` parts into one safetensors file, or nothing."""
@@ -54,6 +58,13 @@ class ResumableParts:
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"
+
+
+def _stored_files(trajectory: Trajectory) -> list[Any]:
+    """The steps and their files with sizes and times: what was measured from others is not taken for this."""
+    folders = {step: trajectory.model_folder(step) for step in (0, *trajectory.steps)}
+    files = [(step, file) for step, folder in folders.items() for file in sorted(folder.rglob("*")) if file.is_file()]
+    return [[step, str(file), file.stat().st_size, file.stat().st_mtime_ns] for step, file in files] + [[*folders]]
 
 
 def join_safetensors(files: Iterable[Path], out: Path) -> None:

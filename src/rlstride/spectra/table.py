@@ -78,9 +78,7 @@ def write_spectra(
     trajectory = Trajectory(trajectory_folder)
     with ledger_entry(out_parquet.parent / "ledger", "spectra", rank=rank or "full", device=device) as found:
         reader = UpdateReader(trajectory)
-        parts = ResumableParts(
-            out_parquet, [_stored_files(trajectory), rank, list(tolerances), device, torch.__version__]
-        )
+        parts = ResumableParts(out_parquet, trajectory, [rank, list(tolerances), device])
         found_parts = {index: parts.read(index) for index in range(len(reader.weights))}
         missing = [index for index, part in found_parts.items() if part is None]
         for index in track(missing, "spectra: tensors", size=lambda index: reader.stored_bytes(reader.weights[index])):
@@ -163,13 +161,6 @@ def table(rows: list[dict[str, Any]], tolerances: Sequence[float]) -> pd.DataFra
     columns += ["share_1", "stable_rank", "entropy_rank", "tie_1", "residual_1", "max_abs"]
     columns += [*dict.fromkeys(map(sparsity_column, tolerances)), "dtype", "floor_frobenius", "floor_share_1"]
     return frame.reindex(columns=columns).astype({"tie_1": "boolean"})
-
-
-def _stored_files(trajectory: Trajectory) -> list[Any]:
-    """The steps and their files with sizes and times: what was measured from others is not taken for this."""
-    folders = {step: trajectory.model_folder(step) for step in (0, *trajectory.steps)}
-    files = [(step, file) for step, folder in folders.items() for file in sorted(folder.rglob("*")) if file.is_file()]
-    return [[step, str(file), file.stat().st_size, file.stat().st_mtime_ns] for step, file in files] + [[*folders]]
 
 
 def _place(weight: Weight) -> dict[str, Any]:
