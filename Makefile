@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: demo demo-real test test-fast bench docs lint ui help
+LINTS := lint-types lint-rules lint-docs lint-layers lint-style
+.PHONY: demo demo-real test test-fast bench docs lint ui help $(LINTS)
 
 PYTHON ?= python3
 STUDY ?= config/config.yaml
@@ -34,11 +35,22 @@ bench: .venv/installed ## run the smoke study from scratch and print what each s
 	@$(BIN)/python workflow/scripts/summary.py config/studies/smoke.yaml build/bench
 
 lint: .venv/installed ## check style, types, layers and rules
+	@$(MAKE) --no-print-directory --jobs $(CORES) $(LINTS)
+
+lint-types:
+	@$(BIN)/mypy
+
+lint-style:
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+
+lint-docs:
 	@$(BIN)/python docs/write.py --check
+
+lint-layers:
 	@$(BIN)/lint-imports --no-logo --no-cache
+
+lint-rules:
 	@$(BIN)/snakefmt --check Snakefile workflow
 	@$(BIN)/snakemake --lint
 
