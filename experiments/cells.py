@@ -36,6 +36,12 @@ def main() -> None:
     options = parser.parse_args()
     study = load_study(options.study)
     paths = study_paths(study)
+    if asked := nulls_to_make(study, paths, options.keep):
+        print(f"asks {', '.join(asked)} in other ways", flush=True)
+        if status := snakemake(options.study, options.cores, [str(paths.nulls(model)) for model in asked]):
+            sys.exit(status)
+        for model in asked if options.keep else ():
+            keep_tables(paths.nulls(model).parent, StudyPaths(options.keep).nulls(model).parent)
     runs = [run for run in order_of(study) if not is_measured(paths, run, options.keep)][: options.most]
     for start in range(0, len(runs), options.cores):
         together = runs[start : start + options.cores]
@@ -54,6 +60,13 @@ def main() -> None:
 def order_of(study: Study) -> list[Cell]:
     """Controls first, as every cell is scored with them; then seed by seed, so that a part is a whole grid."""
     return study.control_cells + sorted(study.cells, key=lambda cell: cell.seed)
+
+
+def nulls_to_make(study: Study, paths: StudyPaths, kept: Path | None) -> list[str]:
+    """The models whose base is to be asked in other ways, and was not yet."""
+    places = [paths, *([StudyPaths(kept)] if kept else [])]
+    models = study.spec.models if study.spec.nulls.asked else []
+    return [model for model in models if not any(place.nulls(model).is_file() for place in places)]
 
 
 def is_measured(paths: StudyPaths, run: Cell, kept: Path | None) -> bool:
@@ -76,19 +89,24 @@ def let_weights_go(paths: CellPaths, study: Study) -> None:
 
 
 def keep(made: CellPaths, kept: CellPaths) -> None:
-    """Copies what a run measured, to five digits, in half of the space. The last file marks it as whole."""
-    for file in made.root.glob("*.parquet"):
-        kept.root.mkdir(parents=True, exist_ok=True)
-        frame = pd.read_parquet(file)
-        measured = list(frame.select_dtypes("float64"))
-        frame[measured] = five_digits(frame[measured].to_numpy())
-        others = [column for column in frame if column not in measured]
-        small = {"compression": "zstd", "compression_level": 19, "use_byte_stream_split": measured}
-        frame.to_parquet(kept.root / file.name, index=False, use_dictionary=others, **small)
+    """Copies what a run measured. The last file marks it as whole."""
+    keep_tables(made.root, kept.root)
     kept.trajectory.mkdir(exist_ok=True)
     shutil.copy(made.manifest, kept.manifest)
     shutil.copytree(made.ledger, kept.ledger, dirs_exist_ok=True)
     kept.measured.touch()
+
+
+def keep_tables(made: Path, kept: Path) -> None:
+    """Copies a folder's tables, to five digits, in half of the space."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for file in made.glob("*.parquet"):
+        frame = pd.read_parquet(file)
+        measured = list(frame.select_dtypes("float"))
+        frame[measured] = five_digits(frame[measured].to_numpy())
+        others = [column for column in frame if column not in measured]
+        small = {"compression": "zstd", "compression_level": 19, "use_byte_stream_split": measured}
+        frame.to_parquet(kept / file.name, index=False, use_dictionary=others, **small)
 
 
 def five_digits(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -188,11 +188,12 @@ def test_the_verb_shows_them(study: Callable[..., Study], folder: Path, tmp_path
     assert "nulls: it names none" in capsys.readouterr().err
 
 
-def null_tables(root: Path, model: str, **accuracies: float) -> None:
-    """A nulls.parquet with so many of 200 test problems right, and its looks, as the verb writes them."""
+def null_tables(root: Path, model: str, **accuracies: float | dict[str, float]) -> None:
+    """A nulls.parquet with so many of 200 test problems right at t1.0, or at each decoding, as the verb writes it."""
     rows, problems = list[dict[str, Any]](), list[dict[str, Any]]()
-    for variant, accuracy in accuracies.items():
-        where = {"variant": variant, "step": 0, "task": "chain", "decoding": "t1.0"}
+    each = {name: found if isinstance(found, dict) else {"t1.0": found} for name, found in accuracies.items()}
+    for variant, decoding, accuracy in ((name, *item) for name, found in each.items() for item in found.items()):
+        where = {"variant": variant, "step": 0, "task": "chain", "decoding": decoding}
         place = {"study": "demo", "model": model, "algorithm": "", "seed": 0, "split": "test"}
         rows.append({**place, **where, "n": 200, "samples": 1, "accuracy": accuracy, "low": accuracy, "high": accuracy})
         right = round(200 * accuracy)
@@ -205,7 +206,7 @@ def null_tables(root: Path, model: str, **accuracies: float) -> None:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Callable[..., StudyResults]:
-    def made(**accuracies: float) -> StudyResults:
+    def made(**accuracies: float | dict[str, float]) -> StudyResults:
         asked = synthetic_study(models=["tiny-qwen3"], nulls={"forced_format": ["T"], "prompts": ["{{ prompt }} "]})
         write_cells(tmp_path / "demo", asked, ACCURACIES)
         null_tables(tmp_path / "demo", "tiny-qwen3", few_shot=0.95, few_shot_1=0.95, **accuracies)  # of an older study
@@ -218,13 +219,24 @@ def test_the_strongest_null_stands_beside_the_gain(results: Callable[..., StudyR
     found = results(forced_format=0.7, best_prompt=0.5)
     (cell,) = [cell for cell in found.study.cells if cell.algorithm == "grpo"]
     row = learning_rows(found.of(cell)).set_index("decoding").loc["t1.0"]
-    assert (row["null"], row["null_accuracy"]) == ("forced_format", 0.7)
+    assert (row["null"], row["null_decoding"], row["null_accuracy"]) == ("forced_format", "t1.0", 0.7)
     base, full = row["base"], row["full"]
     assert row["null_keeps"] == pytest.approx((0.7 - base) / (full - base))
     assert row["null_keeps_low"] < row["null_keeps"] < row["null_keeps_high"]
     kept = dominance_rows(found.of(cell)).set_index(["variant", "decoding"])
     assert kept.loc[("forced_format", "t1.0"), "gain"] == pytest.approx(row["null_keeps"])
     assert "few_shot" not in kept.index.get_level_values("variant")
+
+
+def test_a_null_counts_at_its_best_decoding(results: Callable[..., StudyResults]) -> None:
+    found = results(forced_format=0.7, best_prompt={"t1.0": 0.5, "greedy": 0.8})
+    (cell,) = [cell for cell in found.study.cells if cell.algorithm == "grpo"]
+    row = learning_rows(found.of(cell)).set_index("decoding").loc["t1.0"]
+    assert (row["null"], row["null_decoding"], row["null_accuracy"]) == ("best_prompt", "greedy", 0.8)
+    assert row["null_keeps"] == pytest.approx((0.8 - row["base"]) / (row["full"] - row["base"]))
+    claims = claims_table(found)
+    judged = claims[(claims["id"] == "gain_is_trained") & (claims["algorithm"] == "grpo")].iloc[0]
+    assert judged["measured"] == pytest.approx(row["null_keeps"])
 
 
 @pytest.mark.parametrize(("forced", "verdict"), [(0.95, "not reproduced"), (0.36, "reproduced")])

@@ -65,10 +65,7 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
     return Evidence(
         study=results.study,
         cells=list(cells),
-        scores={
-            cell: scores | _nulls(found[cell], results.headline)
-            for cell, scores in results.last_scores(list(cells)).items()
-        },
+        scores={cell: scores | _nulls(found[cell]) for cell, scores in results.last_scores(list(cells)).items()},
         shares={cell: shares for cell, each in found.items() if (shares := _shares(each.paths.spectra))},
         dynamics={cell: movement for cell, each in found.items() if (movement := leading(each.dynamics))},
         costs={
@@ -79,9 +76,9 @@ def gather(results: StudyResults, cells: Sequence[Cell]) -> Evidence:
     )
 
 
-def _nulls(results: CellResults, decoding: str) -> dict[str, Floats]:
-    found = {SHARPEST_BASE: results.sharpest_base(), STRONGEST_NULL: results.strongest_null(decoding)}
-    return {name: null[1] for name, null in found.items() if null is not None}
+def _nulls(results: CellResults) -> dict[str, Floats]:
+    found = {SHARPEST_BASE: results.sharpest_base(), STRONGEST_NULL: results.strongest_null()}
+    return {name: null[-1] for name, null in found.items() if null is not None}
 
 
 def of_rounding_table(table: pd.DataFrame) -> dict[str, Floats]:

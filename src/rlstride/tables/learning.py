@@ -16,12 +16,13 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
         (``base_low``, ``base_high``, ...); ``gain``, the full run's accuracy less the frozen control's on the same
         problems, with its interval; ``learns``, whether that interval lies above 0; the same of the run over the base
         at its best decoding: what the base has by itself, if it is only drawn from more narrowly; ``null``, the way of
-        asking the base that scores best without training, and what it keeps of the run's gain over the base;
+        asking the base that scores best without training, at its best decoding, and what that keeps of the run's gain
+        over the base;
         ``stalled``, why the run learnt nothing. Empty where the cell was not scored; what was not scored is missing.
     """
     if results.accuracy.empty:
         return pd.DataFrame()
-    manifest, sharpest = results.manifest, results.sharpest_base()
+    manifest, sharpest, null = results.manifest, results.sharpest_base(), results.strongest_null()
     rows = []
     for decoding, found in results.accuracy.groupby("decoding", sort=True):
         by_variant = found.set_index("variant")
@@ -34,10 +35,11 @@ def learning_rows(results: CellResults) -> pd.DataFrame:
         if {"frozen", "full"} <= set(scores):
             gain = paired_difference_interval(scores["full"], scores["frozen"])
             row |= gain.columns("gain") | {"learns": gain.low > 0}
-        null = results.strongest_null(str(decoding))
         if null is not None and {"base", "full"} <= set(scores):
-            kept = recovered_gain_interval(null[1], scores["base"], scores["full"])
-            row |= {"null": null[0], "null_accuracy": float(null[1].mean())} | kept.columns("null_keeps")
+            name, at, found_there = null
+            kept = recovered_gain_interval(found_there, scores["base"], scores["full"])
+            row |= {"null": name, "null_decoding": at, "null_accuracy": float(found_there.mean())}
+            row |= kept.columns("null_keeps")
         if sharpest is not None:
             row |= {"sharpest": sharpest[0], "sharpest_base": float(sharpest[1].mean())}
             if "full" in scores:

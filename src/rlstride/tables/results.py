@@ -86,17 +86,15 @@ class CellResults:
         found = {name: each for (variant, _, name), each in self.scores.items() if variant == "base"}
         return max(found.items(), key=lambda each: float(each[1].mean())) if found else None
 
-    def strongest_null(self, decoding: str) -> tuple[str, Floats] | None:
-        """What the base scores without training, in whichever way it scores best at a decoding, and the scores.
+    def strongest_null(self) -> tuple[str, str, Floats] | None:
+        """What the base scores without training where it scores best: the variant, the decoding and the scores.
 
-        Of the base at its best decoding (sharpest_base), and asked in the study's other ways. Chosen on the test
-        problems, in the null's favour.
+        Among the base as the task asks it (sharpest_base) and in the study's other ways, at every decoding. Chosen on
+        the test problems, in the null's favour.
         """
-        sharpest, at = self.sharpest_base(), self.last_scores(decoding)
-        found = {name: at[name] for name in NULL_VARIANTS if name in at}
-        if sharpest is not None:
-            found[SHARPEST_BASE] = sharpest[1]
-        return max(found.items(), key=lambda each: float(each[1].mean())) if found else None
+        names = {"base": SHARPEST_BASE} | {name: name for name in NULL_VARIANTS}
+        found = [(names[variant], at, each) for (variant, _, at), each in self.scores.items() if variant in names]
+        return max(found, key=lambda each: float(each[2].mean())) if found else None
 
     def scores_at(self, step: int, decoding: str) -> dict[str, Floats]:
         """Scores of the base, and of the full run and the models edited at one kept step."""

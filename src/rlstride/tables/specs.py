@@ -84,9 +84,10 @@ _ALL = (
             "sharpest": "The decoding at which the base scores best.",
             "sharpest_base": "Accuracy of the base at that decoding: what sharpening alone gives.",
             **interval("over_sharpest", "full less that, on the same problems."),
-            "null": "How the untrained base scores best: at its best decoding (sharpest_base), or at this one, asked "
-            "in another of the study's ways (forced_format, best_prompt, few_shot).",
-            "null_accuracy": "Accuracy of the base asked so.",
+            "null": "How the untrained base scores best: as the task asks it (sharpest_base), or in another of the "
+            "study's ways (forced_format, best_prompt, few_shot).",
+            "null_decoding": "The decoding at which it scores best so.",
+            "null_accuracy": "Accuracy of the base asked and decoded so.",
             **interval(
                 "null_keeps", "Share of full less base that this null reaches; no ends where that is not told from 0."
             ),
