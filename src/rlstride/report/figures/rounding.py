@@ -95,7 +95,8 @@ def draw_accuracy_over_factor(tables: Tables, study: Study) -> Drawing | None:
             rows = select(curves, **panels[title], curve=curve)
             if len(rows):
                 axes.vlines(rows["factor"], rows["low"], rows["high"], color=look.colour, linewidth=1.2)
-                axes.plot(rows["factor"], rows["accuracy"], label=curve, **look.line_kwargs())
+                line = {} if len(rows) > 2 else {"linestyle": "none"}  # between base and one factor nothing is known
+                axes.plot(rows["factor"], rows["accuracy"], label=curve, **look.line_kwargs() | line)
         accuracy_references(axes, select(frame, **panels[title]), {"base": ":", "full": "--"})
         axes.set_ylim(0, 1.02)
         axes.set_xlim(0, None)
