@@ -36,13 +36,14 @@ def main() -> None:
     options = parser.parse_args()
     study = load_study(options.study)
     paths = study_paths(study)
-    if asked := nulls_to_make(study, paths, options.keep):
+    done = StudyPaths(options.keep) if options.keep else paths
+    if asked := nulls_to_make(study, done):
         print(f"asks {', '.join(asked)} in other ways", flush=True)
         if status := snakemake(options.study, options.cores, [str(paths.nulls(model)) for model in asked]):
             sys.exit(status)
         for model in asked if options.keep else ():
-            keep_tables(paths.nulls(model).parent, StudyPaths(options.keep).nulls(model).parent)
-    runs = [run for run in order_of(study) if not is_measured(paths, run, options.keep)][: options.most]
+            keep_tables(paths.nulls(model).parent, done.nulls(model).parent)
+    runs = [run for run in order_of(study) if not done.cell(run).measured.is_file()][: options.most]
     for start in range(0, len(runs), options.cores):
         together = runs[start : start + options.cores]
         print(f"measures {', '.join(map(str, together))}", flush=True)
@@ -52,8 +53,8 @@ def main() -> None:
         for run in together:
             let_weights_go(paths.cell(run), study)
             if options.keep:
-                keep(paths.cell(run), StudyPaths(options.keep).cell(run))
-    left = [run for run in order_of(study) if not is_measured(paths, run, options.keep)]
+                keep(paths.cell(run), done.cell(run))
+    left = [run for run in order_of(study) if not done.cell(run).measured.is_file()]
     print(f"{len(left)} of {len(order_of(study))} runs are left" if left else "all runs are measured")
 
 
@@ -62,17 +63,10 @@ def order_of(study: Study) -> list[Cell]:
     return study.control_cells + sorted(study.cells, key=lambda cell: cell.seed)
 
 
-def nulls_to_make(study: Study, paths: StudyPaths, kept: Path | None) -> list[str]:
+def nulls_to_make(study: Study, done: StudyPaths) -> list[str]:
     """The models whose base is to be asked in other ways, and was not yet."""
-    places = [paths, *([StudyPaths(kept)] if kept else [])]
     models = study.spec.models if study.spec.nulls.asked else []
-    return [model for model in models if not any(place.nulls(model).is_file() for place in places)]
-
-
-def is_measured(paths: StudyPaths, run: Cell, kept: Path | None) -> bool:
-    """Whether all of a run's tables are there, or were kept."""
-    places = [paths, *([StudyPaths(kept)] if kept else [])]
-    return any(place.cell(run).measured.is_file() for place in places)
+    return [model for model in models if not done.nulls(model).is_file()]
 
 
 def snakemake(study: Path, cores: int, targets: Sequence[str]) -> int:

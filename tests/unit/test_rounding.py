@@ -1,10 +1,9 @@
 """What rounding to bfloat16 makes of an update: measured on files, and expected from the grid alone."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,14 +13,13 @@ from safetensors.torch import load_file, save_file
 from scipy.integrate import quad
 from scipy.stats import norm as normal
 
+from interrupted import Killed, watched
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.spectra import rounding as rounding_module
 from rlstride.spectra.grid import Grid, expected, on_bf16_grid, share_through_noise
 from rlstride.spectra.rounding import RANKS, leading_values, write_rounding
-from rlstride.spectra.updates import UpdateReader
 from rlstride.tables.rounding import summary
-from rlstride.trajectory.scope import Weight
 
 LAST = STEPS[-1]
 MATRIX = "model.layers.1.mlp.gate_proj"
@@ -197,30 +195,17 @@ def test_expectations_stand_beside_rounded_updates_alone(table: pd.DataFrame) ->
 # ---- what is refused, and what is said
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_an_interrupted_run_continues_with_the_tensors_that_are_left(
     small_run: SmallRun, tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured: list[str] = []
-    measure, most = rounding_module.measure, 9
-
-    def killed_at_the_tenth(reader: UpdateReader, weight: Weight, *rest: Any) -> Iterator[dict[str, Any]]:
-        if len(measured) == most:
-            raise Killed
-        measured.append(weight.name)
-        return measure(reader, weight, *rest)
-
-    out = tmp_path / "r.parquet"
-    monkeypatch.setattr(rounding_module, "measure", killed_at_the_tenth)
+    measured, out = watched(rounding_module, monkeypatch), tmp_path / "r.parquet"
+    measured.most = 9
     with pytest.raises(Killed):
         write_rounding(small_run.path, out, factors=[0.003])
     assert not out.exists()
-    most = len(small_run.trajectory.source(0).names())
+    measured.most = len(small_run.trajectory.source(0).names())
     write_rounding(small_run.path, out, factors=[0.003])
-    assert len(measured) == len(set(measured)) == most, "each tensor is measured once"
+    assert len(measured.names) == len(set(measured.names)) == measured.most, "each tensor is measured once"
     pd.testing.assert_frame_equal(pd.read_parquet(out), table)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ledger", "r.parquet"]
 

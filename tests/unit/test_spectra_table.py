@@ -1,6 +1,6 @@
 import json
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +10,11 @@ from safetensors.torch import load_file, save_file
 
 import rlstride.spectra.table as table_module
 import rlstride.spectra.updates as updates_module
+from interrupted import Killed, watched
 from planted_run import STEPS, SmallRun
 from rlstride.cli import main
 from rlstride.errors import WorkError
 from rlstride.spectra.table import DEFAULT_TOLERANCES, write_spectra
-from rlstride.spectra.updates import UpdateReader
-from rlstride.trajectory.scope import Weight
 
 
 @pytest.fixture(scope="module")
@@ -158,47 +157,30 @@ def test_16_bit_checkpoints_have_a_floor_and_others_none(small_run: SmallRun, tm
         assert row.floor_frobenius == pytest.approx(float((W.bfloat16().float() - W).norm()), rel=0.2)
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_an_interrupted_run_continues_with_the_tensors_that_are_left(
     small_run: SmallRun, tmp_path: Path, spectra: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured: list[str] = []
-    measure = table_module.measure
-
-    def killed_at_the_tenth(reader: UpdateReader, weight: Weight, *rest: Any) -> Any:
-        if len(measured) == 9:
-            raise Killed
-        measured.append(weight.name)
-        return measure(reader, weight, *rest)
-
-    out = tmp_path / "s.parquet"
-    monkeypatch.setattr(table_module, "measure", killed_at_the_tenth)
+    measured, out = watched(table_module, monkeypatch), tmp_path / "s.parquet"
+    measured.most = 9
     with pytest.raises(Killed):
         write_spectra(small_run.path, out)
     assert not out.exists()
 
-    def noted(reader: UpdateReader, weight: Weight, *rest: Any) -> Any:
-        measured.append(weight.name)
-        return measure(reader, weight, *rest)
-
-    monkeypatch.setattr(table_module, "measure", noted)
+    measured.most = math.inf
     write_spectra(small_run.path, out)
-    assert sorted(measured) == small_run.trajectory.source(0).names(), "each tensor is measured once"
+    assert sorted(measured.names) == small_run.trajectory.source(0).names(), "each tensor is measured once"
     pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(spectra))
     assert out.with_suffix(".safetensors").read_bytes() == spectra.with_suffix(".safetensors").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ledger", "s.parquet", "s.safetensors"]
 
-    monkeypatch.setattr(table_module, "measure", killed_at_the_tenth)
-    measured.clear()
+    measured.names.clear()
+    measured.most = 9
     with pytest.raises(Killed):
         write_spectra(small_run.path, out, force=True)
-    monkeypatch.setattr(table_module, "measure", noted)
-    measured.clear()
+    measured.names.clear()
+    measured.most = math.inf
     write_spectra(small_run.path, out, rank=2, force=True)
-    assert len(measured) == len(small_run.trajectory.source(0).names()), "parts of another rank are of no use"
+    assert len(measured.names) == len(small_run.trajectory.source(0).names()), "parts of another rank are of no use"
 
 
 def test_a_failed_run_leaves_the_table_of_an_earlier_one(small_run: SmallRun, tmp_path: Path) -> None:

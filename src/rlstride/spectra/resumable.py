@@ -4,9 +4,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from rlstride.atomic_files import atomic_file
+from rlstride.progress import track
 from rlstride.trajectory.store import Trajectory
+
+Part = tuple[dict[str, Any], dict[str, Tensor]]  # what is measured of a tensor, as JSON can hold it, and its factors
 
 
 class ResumableParts:
@@ -34,19 +36,24 @@ class ResumableParts:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
             self.folder.mkdir(parents=True)
 
-    def read(self, index: int) -> dict[str, Any] | None:
-        """What :meth:`write` was given beside the factors; None where that part is not there."""
-        file = self._file(index)
-        if not file.is_file():
-            return None
-        with safe_open(file, "pt") as part:
-            found: dict[str, Any] = json.loads(part.metadata()["part"])
-        return found
+    def complete(
+        self, count: int, measure: Callable[[int], Part], description: str, size: Callable[[int], int]
+    ) -> list[dict[str, Any]]:
+        """Measures the parts that are not there yet, keeps each of them, and returns all, without their factors.
 
-    def write(self, index: int, part: dict[str, Any], factors: Mapping[str, Tensor] = MappingProxyType({})) -> None:
-        """Keeps a part: factors, and the rest as their metadata, in one file, which is there whole or not at all."""
-        with atomic_file(self._file(index)) as partial:
-            save_file(dict(factors), partial, metadata={"part": json.dumps(part)})
+        Args:
+            count: of the parts.
+            measure: of a part's number.
+            description: what is shown of the work (:func:`track`).
+            size: the bytes that a part stands for.
+        """
+        found = {index: self._read(index) for index in range(count) if self._file(index).is_file()}
+        for index in track([index for index in range(count) if index not in found], description, size=size):
+            part, factors = measure(index)
+            with atomic_file(self._file(index)) as partial:
+                save_file(factors, partial, metadata={"part": json.dumps(part)})
+            found[index] = part
+        return [found[index] for index in range(count)]
 
     def join_factors(self, count: int, out: Path) -> None:
         """Writes the factors of the first ``count`` parts into one safetensors file, or nothing."""
@@ -55,6 +62,11 @@ class ResumableParts:
 
     def delete(self) -> None:
         shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+    def _read(self, index: int) -> dict[str, Any]:
+        with safe_open(self._file(index), "pt") as part:
+            found: dict[str, Any] = json.loads(part.metadata()["part"])
+        return found
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:06d}.safetensors"

@@ -31,11 +31,10 @@ from rlstride.atomic_files import atomic_file
 from rlstride.errors import RequestError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
-from rlstride.progress import track
 from rlstride.spectra.grid import Expected, Grid, expected, on_bf16_grid, share_through_noise
 from rlstride.spectra.krylov import leading_subspace
 from rlstride.spectra.measures import PANEL_ENTRIES, frobenius
-from rlstride.spectra.resumable import ResumableParts
+from rlstride.spectra.resumable import Part, ResumableParts
 from rlstride.spectra.sparsity import Sparsity
 from rlstride.spectra.updates import UpdateReader
 from rlstride.trajectory.scope import Weight
@@ -89,14 +88,13 @@ def write_rounding(
             print(f"rounding: {sentence}", file=sys.stderr)
         pairs = [(step, weight) for step in asked for weight in reader.weights]
         parts = ResumableParts(out_parquet, trajectory, [asked, list(factors), device])
-        found = {index: parts.read(index) for index in range(len(pairs))}
-        missing = [index for index, part in found.items() if part is None]
-        for index in track(missing, "rounding: tensors", size=lambda index: 4 * pairs[index][1].size):
+
+        def measured(index: int) -> Part:
             step, weight = pairs[index]
-            part = {"rows": list(measure(reader, weight, step, factors, device))}
-            parts.write(index, part)
-            found[index] = part
-        rows = [row for part in found.values() if part for row in part["rows"]]
+            return {"rows": list(measure(reader, weight, step, factors, device))}, {}
+
+        found = parts.complete(len(pairs), measured, "rounding: tensors", size=lambda index: 4 * pairs[index][1].size)
+        rows = [row for part in found for row in part["rows"]]
         with atomic_file(out_parquet) as partial:
             pd.DataFrame(rows).to_parquet(partial, index=False)
         parts.delete()

@@ -26,7 +26,6 @@ from rlstride.atomic_files import atomic_file
 from rlstride.errors import NotFiniteError, RequestError, WorkError
 from rlstride.ledger import ledger_entry
 from rlstride.outputs import require_free_table
-from rlstride.progress import track
 from rlstride.spectra.gaussian import gaussian_share
 from rlstride.spectra.measures import (
     entropy_rank,
@@ -79,14 +78,14 @@ def write_spectra(
     with ledger_entry(out_parquet.parent / "ledger", "spectra", rank=rank or "full", device=device) as found:
         reader = UpdateReader(trajectory)
         parts = ResumableParts(out_parquet, trajectory, [rank, list(tolerances), device])
-        found_parts = {index: parts.read(index) for index in range(len(reader.weights))}
-        missing = [index for index, part in found_parts.items() if part is None]
-        for index in track(missing, "spectra: tensors", size=lambda index: reader.stored_bytes(reader.weights[index])):
-            part, factors = measure(reader, reader.weights[index], rank, tolerances, device)
-            parts.write(index, part, factors)
-            found_parts[index] = part
-        rows = [row for part in found_parts.values() if part for row in part["rows"]]
-        problems = [problem for part in found_parts.values() if part for problem in part["problems"]]
+        found_parts = parts.complete(
+            len(reader.weights),
+            lambda index: measure(reader, reader.weights[index], rank, tolerances, device),
+            "spectra: tensors",
+            size=lambda index: reader.stored_bytes(reader.weights[index]),
+        )
+        rows = [row for part in found_parts for row in part["rows"]]
+        problems = [problem for part in found_parts for problem in part["problems"]]
         if rows:
             parts.join_factors(len(reader.weights), out_parquet.with_suffix(".safetensors"))
             with atomic_file(out_parquet) as partial:

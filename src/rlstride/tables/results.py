@@ -83,8 +83,8 @@ class CellResults:
 
     def sharpest_base(self) -> tuple[str, Floats] | None:
         """The base at the decoding at which it scores best, and its scores: what sharpening alone would give a run."""
-        found = {name: each for (variant, _, name), each in self.scores.items() if variant == "base"}
-        return max(found.items(), key=lambda each: float(each[1].mean())) if found else None
+        best = self._best("base")
+        return best and best[1:]
 
     def strongest_null(self) -> tuple[str, str, Floats] | None:
         """What the base scores without training where it scores best: the variant, the decoding and the scores.
@@ -92,8 +92,12 @@ class CellResults:
         Among the base as the task asks it (sharpest_base) and in the study's other ways, at every decoding. Chosen on
         the test problems, in the null's favour.
         """
-        names = {"base": SHARPEST_BASE} | {name: name for name in NULL_VARIANTS}
-        found = [(names[variant], at, each) for (variant, _, at), each in self.scores.items() if variant in names]
+        best = self._best("base", *NULL_VARIANTS)
+        return best and (SHARPEST_BASE if best[0] == "base" else best[0], *best[1:])
+
+    def _best(self, *variants: str) -> tuple[str, str, Floats] | None:
+        """Of these variants, at every decoding, the one that scores best: its name, the decoding and the scores."""
+        found = [(variant, at, each) for (variant, _, at), each in self.scores.items() if variant in variants]
         return max(found, key=lambda each: float(each[2].mean())) if found else None
 
     def scores_at(self, step: int, decoding: str) -> dict[str, Floats]:
